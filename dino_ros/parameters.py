@@ -1,0 +1,106 @@
+"""The perception node's parameters: one table, from which they are declared, checked and documented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One row of the table."""
+
+    name: str
+    default: str | int | float | bool
+    description: str
+    live: bool = False
+    """May be changed while the node runs; the others are read when it is configured."""
+    bounds: tuple[float, float] | None = None
+    """Smallest and largest value, both allowed."""
+    choices: tuple[str, ...] = ()
+    """The only values allowed."""
+
+
+PARAMETERS = (
+    Parameter(
+        "model", "", "Student file (.onnx), or the name of a bundled student; empty for the default bundled one."
+    ),
+    Parameter(
+        "backend",
+        "auto",
+        "Engine that runs the student; auto takes the fastest that works here.",
+        choices=("auto", "onnxruntime"),
+    ),
+    Parameter(
+        "image_transport",
+        "raw",
+        "raw subscribes to sensor_msgs/Image on `image`, compressed to sensor_msgs/CompressedImage on "
+        "`image/compressed`.",
+        choices=("raw", "compressed"),
+    ),
+    Parameter(
+        "reliability",
+        "best_effort",
+        "QoS reliability asked of the camera; reliable loses no frame on the way, but hears no best-effort camera.",
+        choices=("best_effort", "reliable"),
+    ),
+    Parameter(
+        "mask_keep",
+        0.6,
+        "Share of the attention that the mask keeps: higher masks more of the picture.",
+        live=True,
+        bounds=(0.01, 1.0),
+    ),
+    Parameter(
+        "mask_head",
+        -1,
+        "Attention head the mask is made from, counted from 0; -1 for the mean of all heads.",
+        live=True,
+        bounds=(-1, 63),
+    ),
+    Parameter(
+        "mask_components",
+        0,
+        "Keep only this many of the mask's largest connected parts; 0 keeps all.",
+        live=True,
+        bounds=(0, 1000),
+    ),
+)
+
+
+def declare_parameters(node: Node) -> None:
+    """Declare every row of PARAMETERS on the node, with description and range."""
+    for row in PARAMETERS:
+        descriptor = ParameterDescriptor(description=row.description)
+        if row.choices:
+            descriptor.additional_constraints = "one of " + ", ".join(row.choices)
+        if row.bounds and isinstance(row.default, int):
+            descriptor.integer_range = [IntegerRange(from_value=int(row.bounds[0]), to_value=int(row.bounds[1]))]
+        elif row.bounds:
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=float(row.bounds[0]), to_value=float(row.bounds[1]))
+            ]
+        node.declare_parameter(row.name, row.default, descriptor)
+
+
+def why_refused(parameters: list[RosParameter], configured: bool) -> str:
+    """One sentence that says why these new values cannot be taken, empty if they can.
+
+    `configured` tells whether the node already holds a student. Ranges are checked by ROS itself.
+    """
+    table = {row.name: row for row in PARAMETERS}
+    for parameter in parameters:
+        row = table.get(parameter.name)
+        if row is None:
+            continue  # use_sim_time and the like belong to ROS
+        if configured and not row.live:
+            return (
+                f"{row.name} is read when the node is configured: clean it up first "
+                f"(`ros2 lifecycle set NODE cleanup`), set {row.name}, then configure it again."
+            )
+        if row.choices and parameter.value not in row.choices:
+            return f"{row.name} is {parameter.value!r}: choose one of {', '.join(row.choices)}."
+    return ""

@@ -1,0 +1,85 @@
+"""Checkpoints: written whole or not at all, read without running anything that is in them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dino_ros.errors import UserError
+from dino_train.config import BackboneConfig, Recipe, recipe_from_dict
+from dino_train.backbones import build_backbone, first_line
+
+FORMAT_VERSION = 1
+
+
+@dataclass
+class Checkpoint:
+    """One moment of a run."""
+
+    recipe: Recipe
+    data: list[str]
+    topics: list[str]
+    pictures: int
+    """Number of pictures in the data; a run only goes on with the same."""
+    step: int
+    """Steps done."""
+    objective: dict[str, Any]
+    """State of student, teacher and centre."""
+    optimiser: dict[str, Any]
+    rng: dict[str, torch.Tensor]
+    """States of torch's generators: `cpu`, and `cuda` where there is one."""
+    metrics: dict[str, float]
+    """The last line of the log."""
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write to a temporary file, flush it to the disk and rename it, so that `path` is always a whole checkpoint."""
+    fields = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(checkpoint)}
+    fields["recipe"] = dataclasses.asdict(checkpoint.recipe)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save({"format_version": FORMAT_VERSION, **fields}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of `dino-train pretrain`; only tensors and plain values are unpickled.
+
+    Raises UserError if the file is missing, is something else, or is of a later format.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint {path}: give the file that `dino-train pretrain` wrote.")
+    try:
+        fields = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({first_line(error)}): it may be cut short or of another program."
+        ) from error
+    if not isinstance(fields, dict) or "format_version" not in fields:
+        raise UserError(f"{path} is not a checkpoint of `dino-train pretrain`.")
+    version = fields.pop("format_version")
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"{path} has checkpoint format {version}, this dino_train knows {FORMAT_VERSION}: update dino_ros."
+        )
+    return Checkpoint(**{**fields, "recipe": recipe_from_dict(fields["recipe"])})
+
+
+def checkpoint_backbone(checkpoint: Checkpoint, network: str) -> nn.Module:
+    """Rebuild the ViT of a checkpoint's `network`: "teacher" or "student"."""
+    config: BackboneConfig = dataclasses.replace(checkpoint.recipe.backbone, pretrained=False)
+    vit = build_backbone(config, checkpoint.recipe.crops.global_size)
+    prefix = f"{network}.backbone."
+    vit.load_state_dict(
+        {k.removeprefix(prefix): v for k, v in checkpoint.objective.items() if k.startswith(prefix)}
+    )
+    return vit

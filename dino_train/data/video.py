@@ -1,0 +1,48 @@
+"""Frames of a video file by number."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_ros.errors import UserError
+
+
+class VideoFrames:
+    """Frames of a video, found by seeking. Raises UserError for a video that cannot be opened or has no frame."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self._owner = 0
+        self._capture = self._open()
+        self._count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        if self._count < 1:
+            raise UserError(f"{path} has no frames that can be decoded: convert it, for example to H.264 in .mp4.")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        if self._owner != os.getpid():  # a decoder does not survive a fork: every worker opens its own
+            self._capture = self._open()
+        if int(self._capture.get(cv2.CAP_PROP_POS_FRAMES)) != index:
+            self._capture.set(cv2.CAP_PROP_POS_FRAMES, index)
+        decoded, frame = self._capture.read()
+        if not decoded:
+            raise UserError(f"Frame {index} of {self.path} does not decode: cut the video before it or convert it.")
+        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_capture": None, "_owner": 0}
+
+    def _open(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(str(self.path))
+        if not capture.isOpened():
+            raise UserError(f"{self.path} does not open as a video: convert it, for example to H.264 in .mp4.")
+        self._owner = os.getpid()
+        return capture

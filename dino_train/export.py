@@ -1,0 +1,214 @@
+"""From weights to a student: one ONNX file that dino_ros runs, checked against torch before it is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dino_ros.errors import UserError
+from dino_ros.perceiver import Perceiver
+from dino_ros.student import FORMAT_VERSION, METADATA_KEY, StudentInfo
+from dino_train.backbones import VitOutputs, build_backbone, create_vit, load_dino_v1, mean_and_std, patch_size
+from dino_train.checkpoint import checkpoint_backbone, load_checkpoint
+from dino_train.data.frames import open_frames
+
+log = logging.getLogger(__name__)
+
+OPSET = 18
+OUTPUTS = ("features", "attention", "embedding")
+TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}
+"""Largest difference between ONNX Runtime and torch in fp32, as a share of the output's largest value."""
+PARITY_PICTURES = 8
+
+
+@dataclass
+class Weights:
+    """A ViT and where its weights came from."""
+
+    vit: nn.Module
+    architecture: str
+    origin: dict[str, str | int | float]
+    licence: str
+
+
+class StudentGraph(nn.Module):
+    """What is written into the file: normalisation, ViT and CLS attention.
+
+    Takes uint8 [B, H, W, 3] RGB; returns features [B, h, w, C], attention [B, heads, h, w] and embedding [B, C], all
+    float32 whatever the precision of the weights.
+    """
+
+    def __init__(self, vit: nn.Module, precision: str) -> None:
+        super().__init__()
+        mean, std = mean_and_std(vit)
+        self.dtype = torch.float16 if precision == "fp16" else torch.float32
+        self.outputs = VitOutputs(vit).to(self.dtype)
+        self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)))
+        self.register_buffer("shift", torch.tensor([m / s for m, s in zip(mean, std, strict=True)]).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        normalised = images.permute(0, 3, 1, 2).float() * self.scale - self.shift
+        return tuple(output.float() for output in self.outputs(normalised.to(self.dtype)))
+
+
+def export(
+    weights: str,
+    out: Path,
+    height: int,
+    width: int,
+    precision: str = "fp32",
+    network: str = "teacher",
+    data: tuple[str, ...] = (),
+) -> StudentInfo:
+    """Write the student of `weights` for images of `height` x `width` pixels to `out`; return its description.
+
+    `weights` is a checkpoint of `pretrain`, an official DINO v1 `.pth` file or a timm model name (downloaded).
+    `network` picks "teacher" or "student" of a checkpoint, or "random" for the same ViT untrained. The file is kept only
+    if ONNX Runtime agrees with torch in fp32 on pictures of `data` (default: the demo's bag) within TOLERANCE. Raises
+    UserError otherwise, and for weights, sizes or data that cannot be used.
+    """
+    opened = open_weights(weights, network)
+    vit = fix_size(opened.vit, height, width).eval()
+    mean, std = mean_and_std(vit)
+    info = StudentInfo(
+        format_version=FORMAT_VERSION,
+        architecture=opened.architecture,
+        patch_size=patch_size(vit),
+        embed_dim=int(vit.embed_dim),  # type: ignore[arg-type]
+        heads=int(vit.blocks[-1].attn.num_heads),  # type: ignore[index, union-attr, arg-type]
+        registers=int(vit.num_prefix_tokens) - 1,  # type: ignore[arg-type]
+        height=height,
+        width=width,
+        mean=mean,
+        std=std,
+        precision=precision,
+        weights={**opened.origin, "sha256": weights_hash(vit)},
+        licence=opened.licence,
+    )
+    pictures = parity_pictures(data, height, width)
+    with torch.inference_mode():
+        reference = StudentGraph(vit, "fp32")(torch.from_numpy(pictures))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(out.name + ".tmp")
+    try:
+        write_onnx(StudentGraph(vit, precision).eval(), info, temporary)
+        check_parity(temporary, pictures, reference, precision)
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return info
+
+
+def open_weights(weights: str, network: str) -> Weights:
+    """Find out what `weights` is, and load it; `network` as in `export`."""
+    path = Path(weights)
+    if network == "random" and path.suffix != ".pt":
+        raise UserError("--network random takes the shape of a checkpoint of `dino-train pretrain` (a .pt file).")
+    if path.suffix == ".pt":
+        checkpoint = load_checkpoint(path)
+        backbone = checkpoint.recipe.backbone
+        if network == "random":
+            torch.manual_seed(checkpoint.recipe.seed)
+            vit = build_backbone(backbone, checkpoint.recipe.crops.global_size)
+        else:
+            vit = checkpoint_backbone(checkpoint, network)
+        origin: dict[str, str | int | float] = {
+            "source": f"dino-train pretrain, {network}",
+            "data": ", ".join(Path(path).name for path in checkpoint.data),
+            "pictures": checkpoint.pictures,
+            "steps": checkpoint.step,
+            "batch_size": checkpoint.recipe.batch_size,
+        }
+        architecture = f"{backbone.name.split('_patch')[0]}, patch {patch_size(vit)}, {len(vit.blocks)} blocks"  # type: ignore[arg-type]
+        return Weights(vit, architecture, origin, "the user's own")
+    if path.suffix == ".pth":
+        vit, name = load_dino_v1(path)
+        return Weights(vit, name, {"source": f"official DINO v1 file {path.name}"}, "Apache-2.0")
+    vit = create_vit(weights, pretrained=True)
+    licence = str(vit.pretrained_cfg.get("license") or "not stated")  # type: ignore[union-attr, operator]
+    return Weights(vit, weights, {"source": f"timm {weights}"}, licence)
+
+
+def fix_size(vit: nn.Module, height: int, width: int) -> nn.Module:
+    """Lay the position embedding out for one size, so that the graph holds it as a constant.
+
+    TensorRT's parser rejects the antialiased resize that would compute it at run time.
+    """
+    patch = patch_size(vit)
+    if height < patch or width < patch or height % patch or width % patch:
+        raise UserError(
+            f"--size {height}x{width} is not a multiple of the patch size {patch}: "
+            f"choose {max(height // patch, 1) * patch}x{max(width // patch, 1) * patch}."
+        )
+    vit.set_input_size(img_size=(height, width))  # type: ignore[operator]
+    vit.dynamic_img_size = False
+    vit.patch_embed.dynamic_img_pad = False  # type: ignore[union-attr]
+    vit.patch_embed.flatten = True  # type: ignore[union-attr]
+    vit.patch_embed.output_fmt = type(vit.patch_embed.output_fmt).NCHW  # type: ignore[union-attr]
+    return vit
+
+
+def weights_hash(vit: nn.Module) -> str:
+    """SHA-256 over all weights in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(vit.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_onnx(graph: StudentGraph, info: StudentInfo, path: Path) -> None:
+    """Export to ONNX with a dynamic batch and the description in its metadata."""
+    example = torch.zeros(2, info.height, info.width, 3, dtype=torch.uint8)  # a batch of 1 would become a constant
+    program = torch.onnx.export(
+        graph,
+        (example,),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["images"],
+        output_names=list(OUTPUTS),
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        external_data=False,
+        verbose=False,
+    )
+    assert program is not None  # with dynamo=True torch always returns the program
+    model = program.model_proto
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, info.to_json()
+    onnx.save(model, path)
+
+
+def parity_pictures(data: tuple[str, ...], height: int, width: int) -> NDArray[np.uint8]:
+    """Pictures to compare on, uint8 [N, height, width, 3], spread evenly over the data."""
+    paths = data or (str(resources.files("dino_ros") / "demo" / "table"),)
+    frames = open_frames(paths)
+    count = min(PARITY_PICTURES, len(frames))
+    numbers = np.linspace(0, len(frames) - 1, count).round().astype(int)
+    pictures = [cv2.resize(frames[n], (width, height), interpolation=cv2.INTER_AREA) for n in numbers]
+    return np.stack(pictures).astype(np.uint8, copy=False)
+
+
+def check_parity(path: Path, pictures: NDArray[np.uint8], reference: tuple[Tensor, ...], precision: str) -> None:
+    """Raise UserError, with the numbers, if ONNX Runtime's outputs differ from the reference by more than TOLERANCE."""
+    outputs = Perceiver.load(path, backend="onnxruntime")(list(pictures), outputs=OUTPUTS)
+    for name, expected in zip(OUTPUTS, reference, strict=True):
+        got = np.stack([getattr(output, name) for output in outputs])
+        error = float(np.abs(got - expected.numpy()).max() / np.abs(expected.numpy()).max())
+        log.info("parity: %s differs from torch in fp32 by %.1e of its largest value", name, error)
+        if not error <= TOLERANCE[precision]:
+            raise UserError(
+                f"The exported student's {name} differs from torch by {error:.1e} of its largest value, above the "
+                f"tolerance {TOLERANCE[precision]:.0e} of {precision}: export with --precision fp32."
+            )
