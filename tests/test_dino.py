@@ -1,0 +1,144 @@
+"""The DINO objective against the paper's formulas, written out in float64."""
+
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from dino_train.config import BackboneConfig, CropsConfig, DinoConfig, Recipe  # noqa: E402
+from dino_train.objectives.dino import Dino, DinoHead, dino_loss  # noqa: E402
+from dino_train.schedules import cosine_schedule, linear_schedule, warmup_cosine_schedule  # noqa: E402
+from dino_train.trainer import clip_each_gradient, parameter_groups  # noqa: E402
+
+TINY = Recipe(
+    backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.0),
+    crops=CropsConfig(global_size=32, local_size=16, local_crops=3),
+    dino=DinoConfig(out_dim=48, hidden_dim=24, bottleneck_dim=12),
+)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def random_crops(batch: int = 4) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(batch, 3, size, size, generator=generator) for size in (32, 32, 16, 16, 16)]
+
+
+def reference_loss(teacher: np.ndarray, student: np.ndarray, centre: np.ndarray, tau_t: float, tau_s: float) -> float:
+    """Equation 3: teacher [2, B, K] and student [crops, B, K] logits; every pair of different crops counts alike."""
+    terms = []
+    for t in range(2):
+        target = softmax((teacher[t] - centre) / tau_t)
+        for s in range(len(student)):
+            if s != t:
+                terms.append(-(target * np.log(softmax(student[s] / tau_s))).sum(axis=-1).mean())
+    return float(np.mean(terms))
+
+
+def test_loss_is_the_papers_formula() -> None:
+    rng = np.random.default_rng(0)
+    teacher, student, centre = rng.normal(size=(2, 5, 16)), rng.normal(size=(6, 5, 16)), rng.normal(size=(1, 16))
+    targets = [torch.from_numpy(softmax((logits - centre) / 0.04)) for logits in teacher]
+    loss = dino_loss(targets, [torch.from_numpy(logits) for logits in student], 0.1)
+    assert loss.item() == pytest.approx(reference_loss(teacher, student, centre, 0.04, 0.1), rel=1e-12)
+
+
+def test_whole_objective_loss_entropy_and_centre() -> None:
+    """The module's loss equals the formula on its own networks' outputs, crop by crop, and its centre moves by eq. 4."""
+    torch.manual_seed(0)
+    dino = Dino(TINY).double()
+    dino.centre.normal_()
+    with torch.no_grad():
+        for parameter in dino.student.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))  # so that student and teacher differ
+    crops = [crop.double() for crop in random_crops()]
+
+    def logits(network: torch.nn.ModuleDict, crop: torch.Tensor) -> np.ndarray:
+        return network["head"](network["backbone"](crop)).detach().numpy()
+
+    teacher = np.stack([logits(dino.teacher, crop) for crop in crops[:2]])
+    student = np.stack([logits(dino.student, crop) for crop in crops])
+    before = dino.centre.numpy().copy()
+    loss, health = dino(crops, teacher_temperature=0.05)
+
+    assert loss.item() == pytest.approx(reference_loss(teacher, student, before, 0.05, 0.1), rel=1e-6)
+    targets = softmax((teacher - before) / 0.05)
+    entropy = -(targets * np.log(targets)).sum(axis=-1).mean()
+    assert health["teacher_entropy"].item() == pytest.approx(entropy, rel=1e-6)
+    assert health["kl"].item() == pytest.approx(loss.item() - entropy, rel=1e-6)
+    expected = 0.9 * before + 0.1 * teacher.reshape(-1, 48).mean(axis=0)
+    np.testing.assert_allclose(dino.centre.numpy(), expected, rtol=1e-6)
+
+
+def test_only_the_student_learns_and_the_teacher_follows() -> None:
+    dino = Dino(TINY)
+    for (name, s), t in zip(dino.student.named_parameters(), dino.teacher.parameters(), strict=True):
+        assert torch.equal(s, t), f"{name} differs at the start"
+        assert s is not t
+    loss, _ = dino(random_crops(), 0.04)
+    loss.backward()
+    assert all(p.grad is None for p in dino.teacher.parameters())
+    assert all(p.grad is not None for p in dino.student.parameters() if p.requires_grad)
+    before = [p.double().clone() for p in dino.teacher.parameters()]
+    with torch.no_grad():
+        for p in dino.student.parameters():
+            p.add_(torch.randn_like(p))
+    dino.update_teacher(0.99)
+    for old, s, new in zip(before, dino.student.parameters(), dino.teacher.parameters(), strict=True):
+        torch.testing.assert_close(new.double(), 0.99 * old + 0.01 * s.double(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm_last_layer", [True, False])
+def test_last_layer_is_weight_normalised(norm_last_layer: bool) -> None:
+    head = DinoHead(8, DinoConfig(out_dim=20, hidden_dim=16, bottleneck_dim=6, norm_last_layer=norm_last_layer))
+    optimiser = torch.optim.SGD([p for p in head.parameters() if p.requires_grad], lr=10.0)
+    head(torch.randn(4, 8)).square().sum().backward()
+    optimiser.step()
+    norms = head.last_layer.weight.norm(dim=1)
+    assert torch.allclose(norms, torch.ones(20), atol=1e-5) == norm_last_layer
+
+
+def test_logits_are_cosines_times_the_norm() -> None:
+    """With unit weights and a normalised bottleneck every logit lies in [-1, 1], whatever the input's scale."""
+    head = DinoHead(8, DinoConfig(out_dim=20, hidden_dim=16, bottleneck_dim=6))
+    assert head(1e4 * torch.randn(64, 8)).abs().max() <= 1 + 1e-5
+
+
+def test_schedules() -> None:
+    steps, warmup = 100, 10
+    values = [warmup_cosine_schedule(step, steps, warmup, 2.0, 0.5) for step in range(steps)]
+    np.testing.assert_allclose(values[:11], np.linspace(0, 2.0, 11))
+    angles = np.arange(90) / 89 * math.pi
+    np.testing.assert_allclose(values[10:], 0.5 + 0.5 * 1.5 * (1 + np.cos(angles)))
+    momentum = [cosine_schedule(step, steps, 0.996, 1.0) for step in range(steps)]
+    assert momentum[0] == pytest.approx(0.996)
+    assert momentum[-1] == pytest.approx(1.0)
+    assert np.all(np.diff(momentum) >= 0)
+    temperatures = [linear_schedule(step, 30, 0.04, 0.07) for step in range(steps)]
+    np.testing.assert_allclose(temperatures[:31], np.linspace(0.04, 0.07, 31))
+    assert set(temperatures[30:]) == {0.07}
+    assert linear_schedule(0, 0, 0.04, 0.07) == 0.07
+
+
+def test_biases_and_norms_do_not_decay() -> None:
+    dino = Dino(TINY)
+    decayed, free = (group["params"] for group in parameter_groups(dino.student))
+    names = {id(p): name for name, p in dino.student.named_parameters()}
+    assert all(names[id(p)].endswith("bias") or "norm" in names[id(p)] for p in free)
+    assert not any(names[id(p)].endswith("bias") or ".norm" in names[id(p)] for p in decayed)
+    assert len(decayed) + len(free) == sum(p.requires_grad for p in dino.student.parameters())
+
+
+def test_gradients_are_clipped_each_on_its_own() -> None:
+    model = torch.nn.Linear(4, 3)
+    model.weight.grad = torch.full((3, 4), 5.0)
+    model.bias.grad = torch.full((3,), 0.1)
+    total = clip_each_gradient(model, 3.0)
+    assert total.item() == pytest.approx(math.sqrt(12 * 25 + 3 * 0.01), rel=1e-5)
+    assert model.weight.grad.norm().item() == pytest.approx(3.0, rel=1e-4)
+    torch.testing.assert_close(model.bias.grad, torch.full((3,), 0.1))
