@@ -149,3 +149,7 @@ def evaluate(options: Namespace) -> None:
             str(scores.objects),
         )
     Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -51,28 +51,28 @@ def test_loss_is_the_papers_formula() -> None:
 def test_whole_objective_loss_entropy_and_centre() -> None:
     """The module's loss equals the formula on its own networks' outputs, crop by crop, and its centre moves by eq. 4."""
     torch.manual_seed(0)
-    dino = Dino(TINY).double()
+    dino = Dino(TINY)
     dino.centre.normal_()
     with torch.no_grad():
         for parameter in dino.student.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))  # so that student and teacher differ
-    crops = [crop.double() for crop in random_crops()]
+    crops = random_crops()
 
     def logits(network: torch.nn.ModuleDict, crop: torch.Tensor) -> np.ndarray:
-        return network["head"](network["backbone"](crop)).detach().numpy()
+        return network["head"](network["backbone"](crop)).detach().double().numpy()
 
     teacher = np.stack([logits(dino.teacher, crop) for crop in crops[:2]])
     student = np.stack([logits(dino.student, crop) for crop in crops])
-    before = dino.centre.numpy().copy()
+    before = dino.centre.double().numpy().copy()
     loss, health = dino(crops, teacher_temperature=0.05)
 
-    assert loss.item() == pytest.approx(reference_loss(teacher, student, before, 0.05, 0.1), rel=1e-6)
+    assert loss.item() == pytest.approx(reference_loss(teacher, student, before, 0.05, 0.1), rel=1e-5)
     targets = softmax((teacher - before) / 0.05)
     entropy = -(targets * np.log(targets)).sum(axis=-1).mean()
-    assert health["teacher_entropy"].item() == pytest.approx(entropy, rel=1e-6)
-    assert health["kl"].item() == pytest.approx(loss.item() - entropy, rel=1e-6)
+    assert health["teacher_entropy"].item() == pytest.approx(entropy, rel=1e-5)
+    assert health["kl"].item() == pytest.approx(loss.item() - entropy, rel=1e-4)
     expected = 0.9 * before + 0.1 * teacher.reshape(-1, 48).mean(axis=0)
-    np.testing.assert_allclose(dino.centre.numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(dino.centre.numpy(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_only_the_student_learns_and_the_teacher_follows() -> None:

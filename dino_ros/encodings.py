@@ -1,0 +1,126 @@
+"""Pictures out of image messages: every encoding to RGB, with NumPy and OpenCV, without ROS.
+
+Works on anything that has the fields of sensor_msgs/Image or sensor_msgs/CompressedImage: messages of rclpy (whose data
+is an array.array) and of rosbags (an ndarray) alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_ros.errors import UserError
+
+
+class ImageLike(Protocol):
+    """The fields of sensor_msgs/Image that decoding needs."""
+
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: Any
+
+
+class CompressedImageLike(Protocol):
+    """The fields of sensor_msgs/CompressedImage that decoding needs."""
+
+    format: str
+    data: Any
+
+
+# Encoding -> channels, bytes per channel, OpenCV conversion to RGB (None: it is RGB already).
+# OpenCV names a Bayer pattern by its second row's second and third pixel, ROS by the first row's first two:
+# rggb is "BG" in OpenCV.
+_ENCODINGS: dict[str, tuple[int, int, int | None]] = {
+    "mono8": (1, 1, cv2.COLOR_GRAY2RGB),
+    "8UC1": (1, 1, cv2.COLOR_GRAY2RGB),
+    "mono16": (1, 2, cv2.COLOR_GRAY2RGB),
+    "rgb8": (3, 1, None),
+    "bgr8": (3, 1, cv2.COLOR_BGR2RGB),
+    "8UC3": (3, 1, cv2.COLOR_BGR2RGB),  # OpenCV's own order, as cv_bridge takes it
+    "rgba8": (4, 1, cv2.COLOR_RGBA2RGB),
+    "bgra8": (4, 1, cv2.COLOR_BGRA2RGB),
+    "yuv422": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
+    "uyvy": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
+    "yuyv": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
+    "bayer_rggb8": (1, 1, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr8": (1, 1, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg8": (1, 1, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg8": (1, 1, cv2.COLOR_BayerGB2RGB),
+    "bayer_rggb16": (1, 2, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr16": (1, 2, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg16": (1, 2, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg16": (1, 2, cv2.COLOR_BayerGB2RGB),
+}
+
+
+def to_rgb(message: ImageLike | CompressedImageLike) -> NDArray[np.uint8]:
+    """Decode an image message, raw or compressed, to RGB [H, W, 3] uint8.
+
+    16-bit pictures keep their upper 8 bits. For `rgb8` the result is a view of the message's data. Raises UserError,
+    naming encoding or format, for what cannot be decoded: depth images, unknown encodings, data that does not fit the
+    stated size.
+    """
+    return _raw_to_rgb(message) if hasattr(message, "encoding") else _compressed_to_rgb(message)
+
+
+def pixel_rows(message: ImageLike, row_bytes: int) -> NDArray[np.uint8]:
+    """The picture's bytes [height, row_bytes], a view without the padding at the rows' ends.
+
+    `row_bytes` are the bytes of a row that hold pixels. Raises UserError if size, step and data do not fit together.
+    """
+    height, width, step = message.height, message.width, message.step
+    data = np.frombuffer(message.data, dtype=np.uint8)
+    if height < 1 or width < 1:
+        raise UserError(f"An image of {width}x{height} pixels is empty: check the camera driver.")
+    if step < row_bytes:
+        raise UserError(
+            f"An image of encoding {message.encoding} and width {width} needs a step of at least {row_bytes} bytes, "
+            f"its step is {step}: check the camera driver."
+        )
+    if data.size < step * height:
+        raise UserError(
+            f"An image of step {step} and height {height} needs {step * height} bytes, it has {data.size}: it arrived "
+            "incomplete or the camera driver is wrong."
+        )
+    return data[: step * height].reshape(height, step)[:, :row_bytes]
+
+
+def _raw_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
+    if message.encoding not in _ENCODINGS:
+        raise UserError(
+            f"The image encoding {message.encoding!r} is not a picture that can be used: accepted are "
+            f"{', '.join(_ENCODINGS)}."
+        )
+    channels, size, conversion = _ENCODINGS[message.encoding]
+    rows = pixel_rows(message, message.width * channels * size)
+    if size == 2:
+        rows = rows[:, 0 if message.is_bigendian else 1 :: 2]  # the upper byte of every pixel
+    pixels = rows.reshape(message.height, message.width, channels) if channels > 1 else rows
+    if conversion is None:
+        return pixels
+    if channels == 2 and message.width % 2:
+        raise UserError(
+            f"An image of encoding {message.encoding} has the odd width {message.width}: two pixels share their "
+            "colour, so the width must be even."
+        )
+    return cv2.cvtColor(np.ascontiguousarray(pixels), conversion).astype(np.uint8, copy=False)
+
+
+def _compressed_to_rgb(message: CompressedImageLike) -> NDArray[np.uint8]:
+    data = np.frombuffer(message.data, dtype=np.uint8)
+    if "compressedDepth" in message.format:
+        raise UserError(f"The compressed format {message.format!r} holds depth, not a picture: choose a colour topic.")
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
+    if picture is None:
+        raise UserError(
+            f"A compressed image of format {message.format!r} and {data.size} bytes does not decode: it must be JPEG or "
+            "PNG, and arrive complete."
+        )
+    return picture.astype(np.uint8, copy=False)

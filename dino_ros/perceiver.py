@@ -1,0 +1,110 @@
+"""Pictures in, what the student sees out: the whole runtime, without ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_ros.backends import Backend, open_backend
+from dino_ros.errors import UserError
+from dino_ros.masks import MaskParameters, attention_mask, upsample_mask
+from dino_ros.student import StudentInfo, find_student, read_student
+
+OUTPUTS = ("features", "attention", "embedding", "mask")
+
+
+@dataclass(frozen=True)
+class Perception:
+    """What a student sees in one picture; None where it was not asked for."""
+
+    features: NDArray[np.float32] | None
+    """[h, w, C]: the patch tokens of the last block after the final norm."""
+    attention: NDArray[np.float32] | None
+    """[heads, h, w]: the softmaxed attention of the CLS token to the patches, last block."""
+    embedding: NDArray[np.float32] | None
+    """[C]: the CLS token after the final norm, a descriptor of the whole picture."""
+    mask: NDArray[np.uint8] | None
+    """[H, W] at the picture's own resolution: 255 where attention lies, else 0."""
+
+
+class Perceiver:
+    """A student, ready to look at pictures.
+
+    Example: `Perceiver.load("student.onnx")(rgb).mask`.
+    """
+
+    def __init__(self, info: StudentInfo, backend: Backend) -> None:
+        self.info = info
+        self.backend = backend
+
+    @classmethod
+    def load(cls, path: str | Path = "", backend: str = "auto") -> Perceiver:
+        """Load a student file, or a bundled student by name (empty: the default one).
+
+        Raises UserError if there is no such student, if it cannot be used, or if there is no such backend.
+        """
+        found = find_student(str(path))
+        return cls(read_student(found), open_backend(found, backend))
+
+    @overload
+    def __call__(
+        self, images: NDArray[np.uint8], outputs: Collection[str] = ..., mask: MaskParameters = ...
+    ) -> Perception: ...
+
+    @overload
+    def __call__(
+        self, images: Sequence[NDArray[np.uint8]], outputs: Collection[str] = ..., mask: MaskParameters = ...
+    ) -> list[Perception]: ...
+
+    def __call__(
+        self,
+        images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]],
+        outputs: Collection[str] = OUTPUTS,
+        mask: MaskParameters = MaskParameters(),  # noqa: B008 - frozen
+    ) -> Perception | list[Perception]:
+        """Look at one RGB picture [H, W, 3] uint8 of any size, or at several (of any sizes) in one batch.
+
+        Each picture is resized to the student's input, its aspect ratio with it. Only `outputs` (of OUTPUTS) are
+        computed. Returns a Perception per picture. Raises UserError for an unknown output and for arrays that are not
+        RGB pictures.
+        """
+        if isinstance(images, np.ndarray) and images.ndim == 3:
+            return self([images], outputs, mask)[0]
+        unknown = set(outputs) - set(OUTPUTS)
+        if unknown:
+            raise UserError(f"There is no output {', '.join(sorted(unknown))}: choose among {', '.join(OUTPUTS)}.")
+        if not len(images):
+            return []
+        batch = np.stack([self._resize(image) for image in images])
+        wanted = [name for name in ("features", "attention", "embedding") if name in outputs]
+        computed = wanted if "mask" not in outputs else sorted({*wanted, "attention"})
+        results = self.backend(batch, computed) if computed else {}
+        return [
+            Perception(
+                **{name: results[name][i] if name in wanted else None for name in ("features", "attention", "embedding")},
+                mask=self._mask(results["attention"][i], image, mask) if "mask" in outputs else None,
+            )
+            for i, image in enumerate(images)
+        ]
+
+    def _resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            kind = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise UserError(f"A picture must be a uint8 RGB array [H, W, 3], not {kind}.")
+        height, width = self.info.height, self.info.width
+        if image.shape[:2] == (height, width):
+            return image
+        shrinks = image.shape[0] >= height and image.shape[1] >= width
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        return cv2.resize(image, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)
+
+    def _mask(
+        self, attention: NDArray[np.float32], image: NDArray[np.uint8], parameters: MaskParameters
+    ) -> NDArray[np.uint8]:
+        return upsample_mask(attention_mask(attention, parameters), *image.shape[:2])

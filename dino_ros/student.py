@@ -1,0 +1,138 @@
+"""The student file: one self-describing ONNX file, the only thing that passes from training to the robot."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from dino_ros.errors import UserError
+
+FORMAT_VERSION = 1
+METADATA_KEY = "dino_ros"
+"""Key in the ONNX file's metadata_props under which the description stands, as JSON."""
+DEFAULT_STUDENT = "table_vit_micro_8"
+"""Name of the bundled student that is used when none is named."""
+MODELS = Path(__file__).parent / "models"
+
+
+@dataclass(frozen=True)
+class StudentInfo:
+    """What a student file says of itself."""
+
+    format_version: int
+    architecture: str
+    patch_size: int
+    """Pixels on a patch's side."""
+    embed_dim: int
+    """C, the channels of features and embedding."""
+    heads: int
+    """Attention heads of the last block."""
+    registers: int
+    """Register tokens, which are in none of the outputs."""
+    height: int
+    """Of the input, in pixels."""
+    width: int
+    """Of the input, in pixels."""
+    mean: tuple[float, ...]
+    """Per channel, RGB in 0 to 1; applied inside the graph."""
+    std: tuple[float, ...]
+    """Per channel, RGB in 0 to 1; applied inside the graph."""
+    precision: str
+    """Of the weights: fp32 or fp16."""
+    weights: dict[str, str | int | float]
+    """Where the weights came from: source, data, steps, sha256."""
+    licence: str
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the patch grid."""
+        return self.height // self.patch_size, self.width // self.patch_size
+
+    def to_json(self) -> str:
+        """As it stands in the file."""
+        return json.dumps(dataclasses.asdict(self))
+
+
+def read_student(path: Path) -> StudentInfo:
+    """Read the description of a student file.
+
+    Raises UserError if the file is missing, is not ONNX, has no description, has a later format or does not keep to
+    the contract of inputs and outputs.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no student file {path}: give the path of an .onnx file of `dino-train export`.")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises classes of its own binding
+        raise UserError(f"{path} is not an ONNX file that ONNX Runtime can load: export the student again.") from error
+    description = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if description is None:
+        raise UserError(
+            f"{path} is an ONNX file, but not a student of dino_ros (it has no {METADATA_KEY!r} metadata): make one with "
+            "`dino-train export`."
+        )
+    info = _parse(path, description)
+    _check_contract(path, info, session)
+    return info
+
+
+def find_student(name_or_path: str) -> Path:
+    """Path of a student: a path as it is, the name of a bundled one, or empty for the default bundled one.
+
+    Raises UserError, listing the bundled names, if there is neither.
+    """
+    if name_or_path and Path(name_or_path).is_file():
+        return Path(name_or_path)
+    bundled = MODELS / f"{name_or_path or DEFAULT_STUDENT}.onnx"
+    if bundled.is_file():
+        return bundled
+    names = ", ".join(sorted(file.stem for file in MODELS.glob("*.onnx")))
+    raise UserError(
+        f"There is no student {name_or_path!r}: give the path of an .onnx file, or the name of a bundled one ({names})."
+    )
+
+
+def _parse(path: Path, description: str) -> StudentInfo:
+    try:
+        values: dict[str, Any] = json.loads(description)
+        version = int(values["format_version"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"The description in {path} is damaged: export the student again.") from error
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"{path} has student format {version}, this dino_ros knows {FORMAT_VERSION}: update dino_ros, or export the "
+            "student with the version installed here."
+        )
+    names = [field.name for field in dataclasses.fields(StudentInfo)]
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise UserError(f"The description in {path} lacks {', '.join(missing)}: export the student again.")
+    values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
+    return StudentInfo(**{name: values[name] for name in names})
+
+
+def _check_contract(path: Path, info: StudentInfo, session: onnxruntime.InferenceSession) -> None:
+    """Compare inputs and outputs with what the description says they are; the batch is dynamic."""
+    grid = list(info.grid)
+    expected: dict[str, tuple[str, list[int]]] = {
+        "images": ("tensor(uint8)", [info.height, info.width, 3]),
+        "features": ("tensor(float)", [*grid, info.embed_dim]),
+        "attention": ("tensor(float)", [info.heads, *grid]),
+        "embedding": ("tensor(float)", [info.embed_dim]),
+    }
+    present = {node.name: (node.type, list(node.shape[1:])) for node in [*session.get_inputs(), *session.get_outputs()]}
+    for name, (kind, shape) in expected.items():
+        if name not in present:
+            raise UserError(f"{path} has no input or output {name!r}: export the student again.")
+        if present[name] != (kind, shape):
+            raise UserError(
+                f"{name} of {path} is {present[name][0]} {present[name][1]} per picture, but {kind} {shape} is "
+                "described: export the student again."
+            )

@@ -1,0 +1,62 @@
+"""Packaging: one ament_python package that pip installs too."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+BAGS = ["rosbags>=0.10"]
+TRAIN = [
+    *BAGS,
+    "jsonargparse[signatures]>=4.49",
+    "onnx>=1.16",
+    "onnxscript>=0.3",
+    "rich>=13",
+    "timm>=1.0.15",
+    "torch>=2.6",
+    "torchvision>=0.21",
+]
+
+
+def data_files() -> list[tuple[str, list[str]]]:
+    """Files for share/dino_ros: launch files and everything under config, and ament's marker."""
+    files = [
+        ("share/ament_index/resource_index/packages", ["resource/dino_ros"]),
+        ("share/dino_ros", ["package.xml"]),
+        ("share/dino_ros/launch", [str(path) for path in sorted(Path("launch").glob("*.launch.py"))]),
+    ]
+    for folder in [Path("config"), *sorted(path for path in Path("config").rglob("*") if path.is_dir())]:
+        files.append((f"share/dino_ros/{folder}", [str(path) for path in sorted(folder.iterdir()) if path.is_file()]))
+    return files
+
+
+setup(
+    name="dino_ros",
+    version="0.1.0",
+    description="Self-supervised vision for robots: DINO features and attention-based object masks on ROS 2",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="dino_ros maintainers",
+    license="Apache-2.0",
+    packages=find_packages(include=["dino_ros*", "dino_train*"]),
+    package_data={"dino_ros": ["models/*", "demo/*.xml", "demo/table/*", "py.typed"]},
+    data_files=data_files(),
+    python_requires=">=3.10",
+    # The headless OpenCV: the other one needs libGL, which robots and containers lack.
+    install_requires=["numpy>=1.24", "onnxruntime>=1.17", "opencv-python-headless>=4.11"],
+    extras_require={
+        # For machines without a ROS installation: real rclpy, Fast DDS and messages.
+        "ros": ["ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp", "ros-jazzy-common-interfaces"],
+        "bags": BAGS,
+        "train": TRAIN,
+        "tensorrt": ["tensorrt>=10.3", "cuda-python>=12.4"],
+        "dev": [*BAGS, "colcon-common-extensions", "mypy", "onnx>=1.16", "pybullet", "pytest", "ruff", "types-PyYAML"],
+    },
+    entry_points={
+        "console_scripts": [
+            "dino-ros = dino_ros.cli:main",
+            "dino-train = dino_train.cli:main",
+            "perception_node = dino_ros.perception_node:main",
+            "camera_node = dino_ros.camera_node:main",
+        ]
+    },
+)
