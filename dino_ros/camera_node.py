@@ -21,14 +21,14 @@ from dino_ros.errors import UserError
 from dino_ros.messages import jpeg_message, rgb_message
 from dino_ros.sources import Frame, Source, open_source
 
-PARAMETERS: dict[str, tuple[str | float | bool, str]] = {
+PARAMETERS: dict[str, tuple[str | float | int | bool, str]] = {
     "path": ("", "Bag, video or folder of pictures to play."),
     "topic": ("", "Image topic of a bag; may be left out where there is only one."),
     "rate": (0.0, "Frames per second; 0 for the rate it was recorded with."),
     "loop": (False, "Start again at the end; stamps go on rising."),
     "image_transport": ("raw", "raw publishes sensor_msgs/Image on `image_raw`, compressed on `image_raw/compressed`."),
     "frame_id": ("", "frame_id of the headers; empty for the recorded one."),
-    "wait_for_subscriber": (True, "Play only once somebody subscribes, so that no frame is lost at the start."),
+    "wait_for_subscribers": (1, "Play only once so many subscribe, so that no frame is lost at the start; 0: at once."),
 }
 GAP = 1 / 30
 """Seconds from the last frame to the first of the next round, where a source has a single frame."""
@@ -61,10 +61,9 @@ class CameraNode(Node):
     def play(self) -> None:
         """Publish every frame at its time; returns at the end, or when ROS is shut down."""
         topic = self._publisher.topic_name
-        if self._value("wait_for_subscriber"):
-            self.get_logger().info(f"{self.source.name}: {len(self.source)} frames wait for a subscriber on {topic}.")
-            while rclpy.ok() and not self._publisher.get_subscription_count():
-                rclpy.spin_once(self, timeout_sec=0.05)
+        self.get_logger().info(f"Playing {self.source.name} ({len(self.source)} frames) on {topic} once it is heard.")
+        while rclpy.ok() and self._publisher.get_subscription_count() < self._value("wait_for_subscribers"):
+            rclpy.spin_once(self, timeout_sec=0.05)
         start = time.monotonic()
         for due, stamp, frame in timeline(self.source, self._value("rate"), self._value("loop"), self._now()):
             while rclpy.ok() and (wait := start + due - time.monotonic()) > 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -135,7 +136,7 @@ class BagSource:
 
     def __init__(self, path: Path, topic: str | None) -> None:
         self.path = path
-        with open_bag(path) as reader:
+        with closing(open_bag(path)) as reader:
             chosen = choose_image_topics(path, reader, [topic] if topic else [])
             if len(chosen) > 1:
                 raise UserError(f"{path} has several image topics: choose one of {', '.join(chosen)}.")
@@ -147,7 +148,7 @@ class BagSource:
         return self._count
 
     def __iter__(self) -> Iterator[Frame]:
-        with open_bag(self.path) as reader:
+        with closing(open_bag(self.path)) as reader:
             connections = [c for c in reader.connections if c.topic == self.topic]
             messages = reader.messages(connections)
             while True:

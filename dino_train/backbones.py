@@ -7,6 +7,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
@@ -14,11 +15,14 @@ from dino_ros.errors import UserError
 from dino_train.config import BackboneConfig
 
 
-def build_backbone(config: BackboneConfig, image_size: int, drop_path: float = 0.0) -> nn.Module:
+def build_backbone(
+    config: BackboneConfig, image_size: int, drop_path: float = 0.0, download: bool = True
+) -> nn.Module:
     """Build a timm ViT without classifier that takes images of any size that is a multiple of the patch.
 
     `image_size` (pixels, square) is the size its position embedding is laid out for. Calling the module on [B, 3, H, W]
-    float32 gives the CLS token after the final norm, [B, C]. Raises UserError if timm has no such model, if it is not a
+    float32 gives the CLS token after the final norm, [B, C]. `download` False leaves out the published weights of a
+    `pretrained` config, for a ViT whose weights are about to be replaced. Raises UserError if timm has no such model, if it is not a
     ViT with a CLS token, or if the shape in `config` does not fit together.
     """
     shape = {
@@ -26,9 +30,12 @@ def build_backbone(config: BackboneConfig, image_size: int, drop_path: float = 0
         for name in ("patch_size", "embed_dim", "depth", "num_heads")
         if (value := getattr(config, name)) is not None
     }
-    return create_vit(
-        config.name, pretrained=config.pretrained, drop_path_rate=drop_path, img_size=image_size, **shape
-    )
+    pretrained = config.pretrained and download
+    vit = create_vit(config.name, pretrained, drop_path_rate=drop_path, img_size=image_size, **shape)
+    if not config.pretrained:
+        # As the paper; timm's own values belong to the published weights that are not used here.
+        vit.pretrained_cfg = {**vit.pretrained_cfg, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}  # type: ignore[dict-item]
+    return vit
 
 
 def create_vit(name: str, pretrained: bool = False, **options: Any) -> nn.Module:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dino_ros.errors import UserError
-from dino_train.config import BackboneConfig, Recipe, recipe_from_dict
+from dino_train.config import Recipe, recipe_from_dict
 from dino_train.backbones import build_backbone, first_line
 
 FORMAT_VERSION = 1
@@ -76,8 +76,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def checkpoint_backbone(checkpoint: Checkpoint, network: str) -> nn.Module:
     """Rebuild the ViT of a checkpoint's `network`: "teacher" or "student"."""
-    config: BackboneConfig = dataclasses.replace(checkpoint.recipe.backbone, pretrained=False)
-    vit = build_backbone(config, checkpoint.recipe.crops.global_size)
+    vit = build_backbone(checkpoint.recipe.backbone, checkpoint.recipe.crops.global_size, download=False)
     prefix = f"{network}.backbone."
     vit.load_state_dict(
         {k.removeprefix(prefix): v for k, v in checkpoint.objective.items() if k.startswith(prefix)}

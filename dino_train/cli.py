@@ -15,7 +15,8 @@ from dino_train.config import Recipe, find_recipe
 
 def main() -> None:
     """Run `dino-train`; bad input prints one sentence and exits with code 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("dino_train").setLevel(logging.INFO)
     try:
         run(sys.argv[1:])
     except UserError as error:

@@ -7,12 +7,14 @@ batch of any size. Each field says when to change it.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dino_ros.errors import UserError
+
+SHIPPED = ("config/pretrain", "share/dino_ros/config/pretrain")
+"""Where recipes stand below the source tree, or below an installation's prefix."""
 
 
 @dataclass
@@ -140,9 +142,9 @@ def find_recipe(name_or_path: str) -> Path:
     """
     if Path(name_or_path).is_file():
         return Path(name_or_path)
-    source_tree = Path(__file__).resolve().parents[1] / "config" / "pretrain"
-    installed = Path(sys.prefix) / "share" / "dino_ros" / "config" / "pretrain"
-    shipped = {path.stem: path for folder in (installed, source_tree) for path in sorted(folder.glob("*.yaml"))}
+    # Above this file stand the source tree, or the prefix that pip or colcon installed into.
+    folders = [above / place for above in Path(__file__).resolve().parents for place in SHIPPED]
+    shipped = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
     if name_or_path in shipped:
         return shipped[name_or_path]
     raise UserError(

@@ -121,7 +121,7 @@ def open_weights(weights: str, network: str) -> Weights:
         backbone = checkpoint.recipe.backbone
         if network == "random":
             torch.manual_seed(checkpoint.recipe.seed)
-            vit = build_backbone(backbone, checkpoint.recipe.crops.global_size)
+            vit = build_backbone(backbone, checkpoint.recipe.crops.global_size, download=False)
         else:
             vit = checkpoint_backbone(checkpoint, network)
         origin: dict[str, str | int | float] = {

@@ -1,0 +1,68 @@
+"""Play a recording as a camera and perceive it: perception.launch.py with the camera node on a bag."""
+
+import os
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from dino_ros.transport import profile_environment
+
+SHARE = Path(get_package_share_directory("dino_ros"))
+PASSED_ON = ("model", "backend", "namespace", "params_file", "log_level")
+
+
+def generate_launch_description() -> LaunchDescription:
+    profile = profile_environment(SHARE / "config" / "fastdds.xml", os.environ)
+    arguments = [
+        DeclareLaunchArgument("bag", description="Bag, video or folder of pictures to play."),
+        DeclareLaunchArgument("topic", default_value="", description="Image topic of the bag; may be left out where "
+                              "there is only one."),
+        DeclareLaunchArgument("rate", default_value="0.0", description="Frames per second; 0 as recorded."),
+        DeclareLaunchArgument("loop", default_value="true", choices=["true", "false"],
+                              description="Start again at the end."),
+        DeclareLaunchArgument("image_transport", default_value="raw", choices=["raw", "compressed"],
+                              description="How the camera publishes, and the node subscribes."),
+        DeclareLaunchArgument("model", default_value="", description="Student file (.onnx), or the name of a bundled "
+                              "student. Empty: what params_file says, there the bundled student."),
+        DeclareLaunchArgument("backend", default_value="", choices=["", "auto", "onnxruntime"],
+                              description="Engine that runs the student. Empty: what params_file says."),
+        DeclareLaunchArgument("namespace", default_value="dino",
+                              description="Namespace of the perception node and its topics."),
+        DeclareLaunchArgument("params_file", default_value=str(SHARE / "config" / "perception.yaml"),
+                              description="YAML file with the perception node's parameters."),
+        DeclareLaunchArgument("log_level", default_value="info", choices=["debug", "info", "warn", "error", "fatal"],
+                              description="Least severity that the nodes log."),
+    ]  # fmt: skip
+    camera = Node(
+        package="dino_ros",
+        executable="camera_node",
+        name="camera",
+        namespace="camera",
+        parameters=[
+            {
+                "path": ParameterValue(LaunchConfiguration("bag"), value_type=str),
+                "topic": ParameterValue(LaunchConfiguration("topic"), value_type=str),
+                "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
+                "loop": ParameterValue(LaunchConfiguration("loop"), value_type=bool),
+                "image_transport": LaunchConfiguration("image_transport"),
+            }
+        ],
+        arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+        output="screen",
+    )
+    perception = IncludeLaunchDescription(
+        str(SHARE / "launch" / "perception.launch.py"),
+        launch_arguments={
+            "image_topic": "/camera/image_raw",
+            "image_transport": LaunchConfiguration("image_transport"),
+            **{name: LaunchConfiguration(name) for name in PASSED_ON},
+        }.items(),
+    )
+    return LaunchDescription(
+        [*arguments, *(SetEnvironmentVariable(name, path) for name, path in profile.items()), camera, perception]
+    )
