@@ -1,9 +1,17 @@
 """Fixtures shared by the tests."""
 
 import os
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from students import write_student
+
+from dino_ros.transport import PROFILE_VARIABLES, loopback_profile
+
+# Nothing the tests do over DDS leaves the machine: set before any test imports rclpy, and inherited by its processes.
+os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())))
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +21,21 @@ def test_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("real test data is absent: set DINO_ROS_TEST_DATA to its folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny student whose outputs are simple functions of the pixels; see students.py."""
+    path = tmp_path_factory.mktemp("students") / "tiny.onnx"
+    write_student(path)
+    return path
+
+
+@pytest.fixture
+def ros(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """rclpy in this process, on a domain of this test's own that its child processes inherit."""
+    rclpy = pytest.importorskip("rclpy")
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + zlib.crc32(request.node.nodeid.encode()) % 100))
+    rclpy.init()
+    yield
+    rclpy.shutdown()

@@ -1,0 +1,101 @@
+"""The other side of the nodes under test: a ROS node in the test's own process."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from numpy.typing import NDArray
+from rcl_interfaces.msg import ParameterDescriptor
+from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CompressedImage, Image
+
+PERCEPTION = "/dino/perception"
+
+
+class Client(Node):
+    """A camera and a subscriber; everything received is kept by topic, in order."""
+
+    def __init__(self, camera_type: type[Image] | type[CompressedImage] = Image, topic: str = "/dino/image") -> None:
+        super().__init__("client")
+        self.camera = self.create_publisher(camera_type, topic, QoSProfile(depth=50))
+        self.received: dict[str, list[Any]] = {"/diagnostics": []}
+        self.subscriptions_by_topic = {
+            "/diagnostics": self.create_subscription(
+                DiagnosticArray, "/diagnostics", self.received["/diagnostics"].append, 50
+            )
+        }
+
+    def listen(self, topic: str, kind: type[Image] | type[CompressedImage] = Image) -> list[Any]:
+        """Subscribe; returns the list that fills with messages."""
+        messages = self.received[topic] = []
+        self.subscriptions_by_topic[topic] = self.create_subscription(kind, topic, messages.append, 50)
+        self.wait(lambda: self.count_publishers(topic) > 0, f"a publisher on {topic}")
+        return messages
+
+    def wait(self, condition: Callable[[], Any], what: str, seconds: float = 30.0) -> None:
+        """Receive until the condition holds; fails after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+            rclpy.spin_once(self, timeout_sec=0.05)
+
+    def pause(self, seconds: float) -> None:
+        """Receive for a while."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            rclpy.spin_once(self, timeout_sec=0.05)
+
+    def send(self, number: int, rgb: NDArray[np.uint8], **fields: Any) -> Image:
+        """Publish a picture with the stamp `number` milliseconds; `fields` replace those of the message."""
+        height, width, _ = rgb.shape
+        message = Image(height=height, width=width, encoding="rgb8", step=width * 3, data=rgb.tobytes())
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(number * 1_000_000, 1_000_000_000)
+        message.header.frame_id = f"camera {number}"
+        for name, value in fields.items():
+            setattr(message, name, value)
+        self.camera.publish(message)
+        return message
+
+    def camera_heard(self) -> None:
+        """Wait until the node subscribes to the camera."""
+        self.wait(lambda: self.camera.get_subscription_count() == 1, "the node's subscription")
+
+    def set_parameter(self, name: str, value: Any) -> tuple[bool, str]:
+        """Set a parameter of the perception node; returns success and reason."""
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        result = self._call(SetParameters, f"{PERCEPTION}/set_parameters", request).results[0]
+        return result.successful, result.reason
+
+    def describe(self, names: list[str]) -> list[ParameterDescriptor]:
+        """Descriptors of the perception node's parameters."""
+        request = DescribeParameters.Request(names=names)
+        return self._call(DescribeParameters, f"{PERCEPTION}/describe_parameters", request).descriptors
+
+    def diagnosis(self, condition: Callable[[DiagnosticStatus], bool]) -> DiagnosticStatus:
+        """Wait for a diagnostic of the node that meets the condition, and return it."""
+        self.received["/diagnostics"].clear()
+
+        def found() -> list[DiagnosticStatus]:
+            statuses = [s for array in self.received["/diagnostics"] for s in array.status]
+            return [s for s in statuses if s.name == f"{PERCEPTION}: perception" and condition(s)]
+
+        self.wait(found, "a diagnostic")
+        return found()[0]
+
+    def _call(self, kind: Any, name: str, request: Any) -> Any:
+        client = self.create_client(kind, name)
+        assert client.wait_for_service(timeout_sec=20.0), name
+        future = client.call_async(request)
+        self.wait(future.done, name)
+        return future.result()
+
+
+def values(status: DiagnosticStatus) -> dict[str, str]:
+    """The key-value pairs of a diagnostic."""
+    return {pair.key: pair.value for pair in status.values}

@@ -1,0 +1,94 @@
+"""The camera node as a process of its own, over real DDS."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bags import write_bag
+
+pytest.importorskip("rclpy")
+
+from clients import Client  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+
+from dino_ros.camera_node import timeline  # noqa: E402
+from dino_ros.demo.recorder import stamp_of  # noqa: E402
+from dino_ros.demo.run import running  # noqa: E402
+from dino_ros.encodings import to_rgb  # noqa: E402
+from dino_ros.sources import open_source  # noqa: E402
+
+STAMPS = [1_000_000_000 + 100_000_000 * number for number in range(6)]
+
+
+@pytest.fixture
+def client(ros: None) -> Iterator[Client]:
+    node = Client()
+    yield node
+    node.destroy_node()
+
+
+@pytest.mark.parametrize("topic", ["/raw", "/compressed"])
+@pytest.mark.parametrize("transport", ["raw", "compressed"])
+def test_a_bag_is_played_as_it_was_recorded(client: Client, tmp_path: Path, topic: str, transport: str) -> None:
+    pictures = write_bag(tmp_path / "bag", frames=6)
+    kind = Image if transport == "raw" else CompressedImage
+    received: list[Image | CompressedImage] = []
+    name = "/image_raw" if transport == "raw" else "/image_raw/compressed"
+    client.create_subscription(kind, name, received.append, 50)
+    parameters = {"path": str(tmp_path / "bag"), "topic": topic, "image_transport": transport}
+    with running("camera_node", parameters, ()) as process:
+        client.wait(lambda: process.poll() is not None and len(received) == 6, "all frames")
+        assert process.returncode == 0
+    assert [stamp_of(message) for message in received] == STAMPS
+    assert {message.header.frame_id for message in received} == {"camera"}
+    lossless = not (topic == "/raw" and transport == "compressed")  # that one becomes JPEG
+    for message, picture in zip(received, pictures, strict=True):
+        if lossless:
+            np.testing.assert_array_equal(to_rgb(message), picture)
+        assert to_rgb(message).shape == picture.shape
+    if topic == "/raw" and transport == "raw":
+        assert (received[0].encoding, received[0].step) == ("bgr8", 200)  # unchanged, padding included
+
+
+def test_looping_stamps_go_on_rising(tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", frames=6)
+    events = timeline(open_source(tmp_path / "bag", "/raw"), rate=0, loop=True, now=0)
+    due, stamps, _ = zip(*(next(events) for _ in range(20)), strict=True)
+    np.testing.assert_allclose(np.diff(due), 0.1)
+    np.testing.assert_array_equal(np.diff(stamps), 100_000_000)
+
+
+def test_a_chosen_rate_leaves_recorded_stamps_alone(tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", frames=6)
+    due, stamps, _ = zip(*timeline(open_source(tmp_path / "bag", "/raw"), rate=50, loop=False, now=0), strict=True)
+    np.testing.assert_allclose(np.diff(due), 0.02)
+    assert list(stamps) == STAMPS
+
+
+def test_a_frame_that_does_not_decode_is_passed_over(client: Client, tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", frames=6, broken=2)
+    received: list[Image] = []
+    client.create_subscription(Image, "/image_raw", received.append, 50)
+    with running("camera_node", {"path": str(tmp_path / "bag"), "topic": "/compressed"}, ()) as process:
+        client.wait(lambda: process.poll() is not None, "the end")
+        assert process.returncode == 0
+    assert [stamp_of(message) for message in received] == STAMPS[:2] + STAMPS[3:]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ([], "No path given"),
+        (["-p", "path:=/nowhere/bag"], "/nowhere/bag does not exist"),
+        (["-p", "path:=/nowhere/bag", "-p", "image_transport:=h264"], "choose raw or compressed"),
+    ],
+)
+def test_bad_input_prints_one_sentence_and_exits_with_2(parameters: list[str], sentence: str) -> None:
+    command = [sys.executable, "-m", "dino_ros.camera_node", "--ros-args", *parameters]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 2
+    assert sentence in finished.stderr
+    assert "Traceback" not in finished.stderr

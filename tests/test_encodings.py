@@ -1,0 +1,148 @@
+"""Every encoding, against OpenCV's own conversion into it or a picture of known colours."""
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dino_ros.encodings import to_rgb
+from dino_ros.errors import UserError
+
+HEIGHT, WIDTH = 46, 64
+
+
+@dataclass
+class Image:
+    """The fields of sensor_msgs/Image."""
+
+    encoding: str
+    height: int
+    width: int
+    step: int
+    data: NDArray[np.uint8] = field(repr=False)
+    is_bigendian: int = 0
+
+
+@dataclass
+class Compressed:
+    """The fields of sensor_msgs/CompressedImage."""
+
+    format: str
+    data: bytes
+
+
+def message(pixels: NDArray[np.generic], encoding: str, padding: int = 0, bigendian: int = 0) -> Image:
+    """An Image whose rows are followed by `padding` bytes of rubbish."""
+    height, width = pixels.shape[:2]
+    rows = np.ascontiguousarray(pixels).reshape(height, -1).view(np.uint8)
+    padded = np.hstack([rows, np.full((height, padding), 123, np.uint8)])
+    return Image(encoding, height, width, padded.shape[1], padded.reshape(-1), bigendian)
+
+
+def scene() -> NDArray[np.uint8]:
+    """A smooth picture of many colours, RGB."""
+    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 5).astype(np.float32)
+    return cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+EXACT = {
+    "rgb8": lambda rgb: rgb,
+    "bgr8": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR),
+    "8UC3": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR),
+    "rgba8": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA),
+    "bgra8": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA),
+}
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize("encoding", EXACT)
+def test_colour_encodings_are_exact(encoding: str, padding: int) -> None:
+    rgb = scene()
+    np.testing.assert_array_equal(to_rgb(message(EXACT[encoding](rgb), encoding, padding)), rgb)
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize(("encoding", "order"), [("mono16", "<"), ("mono16", ">"), ("mono8", ""), ("8UC1", "")])
+def test_grey_encodings(encoding: str, order: str, padding: int) -> None:
+    grey = scene()[:, :, 0]
+    pixels = (grey.astype(np.uint16) * 256 + 77).astype(order + "u2") if order else grey
+    got = to_rgb(message(pixels, encoding, padding, bigendian=order == ">"))
+    np.testing.assert_array_equal(got, np.repeat(grey[:, :, None], 3, axis=2))
+
+
+@pytest.mark.parametrize("padding", [0, 4])
+@pytest.mark.parametrize(
+    ("encoding", "luma", "u", "v"),
+    [("yuv422", 1, 0, 2), ("uyvy", 1, 0, 2), ("yuyv", 0, 1, 3), ("yuv422_yuy2", 0, 1, 3)],
+)
+def test_yuv_422(encoding: str, luma: int, u: int, v: int, padding: int) -> None:
+    """ITU-R BT.601, limited range, written out; two neighbours share u and v."""
+    rng = np.random.default_rng(1)
+    y = rng.integers(16, 236, (HEIGHT, WIDTH)).astype(np.float64)
+    cb, cr = rng.integers(90, 166, (2, HEIGHT, WIDTH // 2)).astype(np.float64)
+    packed = np.zeros((HEIGHT, WIDTH * 2), np.uint8)
+    packed[:, luma::2] = y
+    packed[:, u::4] = cb
+    packed[:, v::4] = cr
+    got = to_rgb(message(packed.reshape(HEIGHT, WIDTH, 2), encoding, padding))
+    cb, cr = np.repeat(cb, 2, axis=1) - 128, np.repeat(cr, 2, axis=1) - 128
+    scaled = 1.164 * (y - 16)
+    rgb = np.stack([scaled + 1.596 * cr, scaled - 0.813 * cr - 0.391 * cb, scaled + 2.018 * cb], axis=2)
+    np.testing.assert_allclose(got, np.clip(rgb, 0, 255), atol=2)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+@pytest.mark.parametrize("colour", [(200, 60, 20), (10, 180, 90), (30, 60, 240)])
+def test_bayer_patterns_by_their_name(pattern: str, bits: int, colour: tuple[int, int, int]) -> None:
+    """A picture of one colour, sampled as the encoding's name says, comes back in that colour."""
+    mosaic = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for place, letter in enumerate(pattern):
+        mosaic[place // 2 :: 2, place % 2 :: 2] = colour["rgb".index(letter)]
+    pixels = mosaic if bits == 8 else (mosaic.astype("<u2") << 8)
+    got = to_rgb(message(pixels, f"bayer_{pattern}{bits}", padding=2))
+    np.testing.assert_allclose(got[2:-2, 2:-2].reshape(-1, 3), np.tile(colour, ((HEIGHT - 4) * (WIDTH - 4), 1)), atol=1)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_compressed_colour_and_grey(suffix: str) -> None:
+    rgb = scene()
+    tolerance = 0 if suffix == ".png" else 40
+    colour = cv2.imencode(suffix, rgb[:, :, ::-1])[1].tobytes()
+    np.testing.assert_allclose(to_rgb(Compressed("bgr8; jpeg compressed bgr8", colour)).astype(int), rgb, atol=tolerance)
+    grey = cv2.imencode(suffix, rgb[:, :, 0])[1].tobytes()
+    decoded = to_rgb(Compressed("mono8; png compressed", grey))
+    assert decoded.shape == rgb.shape
+    np.testing.assert_allclose(decoded[:, :, 1].astype(int), rgb[:, :, 0], atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        (Image("16UC1", 4, 4, 8, np.zeros(32, np.uint8)), "'16UC1' is not a picture.*accepted are mono8"),
+        (Image("nv12", 4, 4, 4, np.zeros(16, np.uint8)), "'nv12' is not a picture"),
+        (Image("rgb8", 4, 4, 11, np.zeros(44, np.uint8)), "needs a step of at least 12 bytes, its step is 11"),
+        (Image("rgb8", 4, 4, 12, np.zeros(47, np.uint8)), "needs 48 bytes, it has 47"),
+        (Image("rgb8", 0, 4, 12, np.zeros(0, np.uint8)), "4x0 pixels is empty"),
+        (Image("uyvy", 4, 5, 10, np.zeros(40, np.uint8)), "odd width 5"),
+        (Compressed("jpeg", b""), "'jpeg' and 0 bytes does not decode"),
+        (Compressed("jpeg", b"\xff\xd8\xff rubbish"), "does not decode"),
+        (Compressed("16UC1; compressedDepth png", b"1234"), "holds depth"),
+    ],
+)
+def test_bad_messages_get_one_sentence(bad: Image | Compressed, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        to_rgb(bad)
+
+
+def test_same_pixels_as_cv_bridge() -> None:
+    cv_bridge = pytest.importorskip("cv_bridge")
+    sensor_msgs = pytest.importorskip("sensor_msgs.msg")
+    for encoding, convert in EXACT.items():
+        ours = message(convert(scene()), encoding, padding=3)
+        fields = {"encoding": encoding, "height": ours.height, "width": ours.width, "step": ours.step}
+        real = sensor_msgs.Image(**fields, data=ours.data.tobytes())
+        np.testing.assert_array_equal(to_rgb(real), cv_bridge.CvBridge().imgmsg_to_cv2(real, "rgb8"))

@@ -1,0 +1,196 @@
+"""The perception node as a process of its own, over real DDS."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from clients import PERCEPTION, Client, values  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from sensor_msgs.msg import CompressedImage  # noqa: E402
+
+from dino_ros.demo.lifecycle import bring_up, change_state  # noqa: E402
+from dino_ros.demo.run import running  # noqa: E402
+from dino_ros.encodings import to_rgb  # noqa: E402
+from dino_ros.masks import MaskParameters  # noqa: E402
+from dino_ros.messages import to_array  # noqa: E402
+from dino_ros.parameters import PARAMETERS  # noqa: E402
+from dino_ros.perceiver import Perceiver  # noqa: E402
+
+
+def picture(seed: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return cv2.GaussianBlur(noise, (0, 0), 5)
+
+
+@pytest.fixture
+def client(ros: None) -> Iterator[Client]:
+    node = Client()
+    yield node
+    node.destroy_node()
+
+
+@pytest.fixture
+def active(client: Client, student: Path) -> Iterator[Client]:
+    """A client, and a perception node that is active with the tiny student."""
+    with running("perception_node", {"model": str(student), "reliability": "reliable"}, ()) as process:
+        assert bring_up(client, PERCEPTION)
+        client.camera_heard()
+        yield client
+        assert process.poll() is None, "the node died"
+
+
+def test_every_output_is_what_the_perceiver_says(active: Client, student: Path) -> None:
+    topics = ("attention_mask", "attention", "features", "embedding", "overlay")
+    received = {topic: active.listen(f"/dino/{topic}") for topic in topics}
+    active.pause(0.5)
+    for number in range(1, 9):
+        rgb = picture(number)
+        sent = active.send(number, rgb)
+        active.wait(lambda n=number: all(len(messages) == n for messages in received.values()), "all outputs")
+        seen = Perceiver.load(student)(rgb)
+        assert all(messages[-1].header == sent.header for messages in received.values())
+        np.testing.assert_array_equal(to_array(received["attention_mask"][-1]), seen.mask)
+        np.testing.assert_allclose(to_array(received["attention"][-1]), seen.attention.transpose(1, 2, 0), atol=1e-6)
+        np.testing.assert_allclose(to_array(received["features"][-1]), seen.features, atol=1e-6)
+        np.testing.assert_allclose(to_array(received["embedding"][-1])[0, 0], seen.embedding, atol=1e-6)
+        assert to_rgb(received["overlay"][-1]).shape == rgb.shape
+
+
+def test_nothing_is_computed_that_nobody_subscribes_to(active: Client) -> None:
+    for number in range(1, 6):
+        active.send(number, picture(number))
+        active.pause(0.05)
+    idle = active.diagnosis(lambda s: float(values(s)["input rate (Hz)"]) == 0)
+    assert values(idle)["frames unusable"] == "0"
+    active.send(6, picture(6))
+    report = active.diagnosis(lambda s: float(values(s)["input rate (Hz)"]) > 0)
+    assert values(report)["output rate (Hz)"] == "0.0"
+    assert "nobody subscribes" in report.message
+    masks = active.listen("/dino/attention_mask")
+    active.pause(0.5)
+    active.send(7, picture(7))
+    active.wait(lambda: masks, "a mask now that somebody listens")
+    assert [m.header.frame_id for m in masks] == ["camera 7"]
+
+
+def test_the_newest_frame_wins_and_the_others_are_counted(active: Client) -> None:
+    overlays = active.listen("/dino/overlay")
+    active.pause(0.5)
+    frames = [picture(0, 1080, 1920) for _ in range(3)]
+    for number in range(1, 41):
+        active.send(number, frames[number % 3])
+    active.wait(lambda: overlays and overlays[-1].header.frame_id == "camera 40", "the newest frame")
+    numbers = [int(message.header.frame_id.split()[1]) for message in overlays]
+    assert numbers == sorted(set(numbers))
+    superseded = int(values(active.diagnosis(lambda s: True))["frames superseded"])
+    assert superseded > 0
+    assert len(numbers) + superseded <= 40
+
+
+def test_mask_parameters_change_live_and_the_others_are_refused(active: Client, student: Path) -> None:
+    masks = active.listen("/dino/attention_mask")
+    active.pause(0.5)
+    rgb = picture(3)
+    changes = [("mask_keep", 0.2), ("mask_head", 2), ("mask_components", 1)]
+    for number, (name, value) in enumerate(changes, start=1):
+        assert active.set_parameter(name, value) == (True, "")
+        active.send(number, rgb)
+        active.wait(lambda n=number: len(masks) == n, "a mask")
+        so_far = {name.removeprefix("mask_"): value for name, value in changes[:number]}
+        expected = Perceiver.load(student)(rgb, ["mask"], MaskParameters(**so_far)).mask
+        np.testing.assert_array_equal(to_array(masks[-1]), expected)
+    for name, value, reason in (
+        ("mask_head", 3, "student has the heads 0 to 2"),
+        ("mask_keep", 1.5, "mask_keep"),
+        ("model", "other.onnx", "read when the node is configured"),
+        ("image_transport", "compressed", "read when the node is configured"),
+    ):
+        successful, why = active.set_parameter(name, value)
+        assert not successful
+        assert reason in why
+    active.send(9, rgb)
+    active.wait(lambda: len(masks) == 4, "a mask after refusals")
+    np.testing.assert_array_equal(to_array(masks[-1]), expected)
+
+
+def test_every_parameter_is_described(active: Client) -> None:
+    for row, descriptor in zip(PARAMETERS, active.describe([row.name for row in PARAMETERS]), strict=True):
+        assert descriptor.description == row.description
+        ranges = [*descriptor.integer_range, *descriptor.floating_point_range]
+        assert [(r.from_value, r.to_value) for r in ranges] == ([row.bounds] if row.bounds else [])
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"step": 100}, "needs a step of at least 192 bytes, its step is 100"),
+        ({"data": b"too short"}, "needs 9216 bytes, it has 9"),
+        ({"encoding": "16UC1"}, "'16UC1' is not a picture that can be used"),
+        ({"height": 0, "data": b""}, "is empty"),
+    ],
+)
+def test_a_frame_that_cannot_be_used_is_named_and_the_next_one_served(
+    active: Client, fields: dict[str, object], sentence: str
+) -> None:
+    masks = active.listen("/dino/attention_mask")
+    active.pause(0.5)
+    active.send(1, picture(1), **fields)
+    warning = active.diagnosis(lambda s: sentence in s.message)
+    assert warning.level == DiagnosticStatus.WARN
+    assert values(warning)["frames unusable"] == "1"
+    active.send(2, picture(2))
+    active.wait(lambda: masks, "the next frame's mask")
+    assert masks[0].header.frame_id == "camera 2"
+
+
+def test_lifecycle_round_trips(client: Client, student: Path) -> None:
+    with running("perception_node", {"model": "missing.onnx", "reliability": "reliable"}, ()) as process:
+        assert not change_state(client, PERCEPTION, Transition.TRANSITION_CONFIGURE)
+        warning = client.diagnosis(lambda s: "missing.onnx" in s.message)
+        assert "no student 'missing.onnx'" in warning.message
+        assert client.set_parameter("model", str(student)) == (True, "")
+        assert client.set_parameter("backend", "abacus") == (
+            False,
+            "backend is 'abacus': choose one of auto, onnxruntime.",
+        )
+        for round_trip in range(2):
+            assert change_state(client, PERCEPTION, Transition.TRANSITION_CONFIGURE)
+            for _ in range(2):
+                assert client.count_subscribers("/dino/image") == 0
+                assert change_state(client, PERCEPTION, Transition.TRANSITION_ACTIVATE)
+                client.camera_heard()
+                masks = client.listen("/dino/attention_mask")
+                client.pause(0.5)
+                client.send(round_trip, picture(1))
+                client.wait(lambda masks=masks: masks, "a mask")
+                client.destroy_subscription(client.subscriptions_by_topic.pop("/dino/attention_mask"))
+                assert change_state(client, PERCEPTION, Transition.TRANSITION_DEACTIVATE)
+                client.wait(lambda: client.camera.get_subscription_count() == 0, "the camera to be left")
+            assert change_state(client, PERCEPTION, Transition.TRANSITION_CLEANUP)
+            client.wait(lambda: client.count_publishers("/dino/attention_mask") == 0, "the topics to go")
+        assert process.poll() is None
+
+
+def test_compressed_transport_and_remapping(ros: None, student: Path) -> None:
+    client = Client(CompressedImage, "/front/image_raw/compressed")
+    parameters = {"model": str(student), "reliability": "reliable", "image_transport": "compressed"}
+    remaps = ("image/compressed:=/front/image_raw/compressed", "__ns:=/robot/eyes")
+    with running("perception_node", parameters, remaps):
+        assert bring_up(client, "/robot/eyes/perception")
+        client.camera_heard()
+        masks = client.listen("/robot/eyes/attention_mask")
+        client.pause(0.5)
+        rgb = picture(5, 100, 120)
+        png = cv2.imencode(".png", rgb[:, :, ::-1])[1].tobytes()
+        client.camera.publish(CompressedImage(format="png", data=b"broken"))
+        client.camera.publish(CompressedImage(format="png", data=png))
+        client.wait(lambda: masks, "a mask")
+        np.testing.assert_array_equal(to_array(masks[0]), Perceiver.load(student)(rgb).mask)
+    client.destroy_node()

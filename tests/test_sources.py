@@ -1,0 +1,92 @@
+"""Bags of both storages, good and broken, videos and folders of pictures."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from bags import write_bag
+
+from dino_ros.errors import UserError
+from dino_ros.sources import open_source
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_bag_of_either_storage(tmp_path: Path, storage: str) -> None:
+    pictures = write_bag(tmp_path / "bag", storage, frames=7)
+    for path in (tmp_path / "bag", next((tmp_path / "bag").glob("bag*.[md][cb]*"))):
+        for topic in ("/raw", "/compressed"):
+            source = open_source(path, topic)
+            frames = list(source)
+            assert len(source) == len(frames) == 7
+            assert [frame.stamp for frame in frames] == [1_000_000_000 + 100_000_000 * i for i in range(7)]
+            assert {frame.frame_id for frame in frames} == {"camera"}
+            for frame, picture in zip(frames, pictures, strict=True):
+                np.testing.assert_array_equal(frame.rgb(), picture)
+            assert [frame.stamp for frame in source] == [frame.stamp for frame in frames], "it plays again"
+
+
+def test_bag_topics_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", "mcap", frames=2)
+    with pytest.raises(UserError, match="several image topics: choose one of /compressed, /raw"):
+        open_source(tmp_path / "bag")
+    with pytest.raises(UserError, match="no topic /camera: its image topics are /compressed, /raw"):
+        open_source(tmp_path / "bag", "/camera")
+    with pytest.raises(UserError, match="/text .* is of type std_msgs/msg/String, not of pictures"):
+        open_source(tmp_path / "bag", "/text")
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6])
+def test_truncated_bags_get_one_sentence(tmp_path: Path, storage: str, share: float) -> None:
+    write_bag(tmp_path / "bag", storage, frames=30)
+    file = next((tmp_path / "bag").glob("bag*.[md][cb]*"))
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
+    with pytest.raises(UserError, match=r"cannot be read as a bag .* `ros2 bag reindex`") as caught:
+        list(open_source(tmp_path / "bag", "/raw"))
+    assert "\n" not in str(caught.value)
+
+
+def test_video(tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "v.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 20.0, (64, 48))
+    for level in range(0, 250, 25):
+        writer.write(np.full((48, 64, 3), level, np.uint8))
+    writer.release()
+    frames = list(open_source(tmp_path / "v.mp4"))
+    assert [frame.stamp for frame in frames] == [50_000_000 * i for i in range(10)]
+    levels = [frame.rgb().mean() for frame in frames]
+    np.testing.assert_allclose(levels, range(0, 250, 25), atol=6)
+
+
+def test_folder_in_the_order_of_names(tmp_path: Path) -> None:
+    for name, level in (("b.png", 20), ("a.png", 10), ("c/d.png", 30)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), np.full((4, 5, 3), level, np.uint8))
+    assert [int(frame.rgb()[0, 0, 0]) for frame in open_source(tmp_path)] == [10, 20, 30]
+
+
+def test_paths_that_cannot_be_played_get_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_text("no video")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    for name, sentence in (
+        ("missing", "does not exist"),
+        ("bad.mp4", "does not decode as a video: convert it"),
+        ("empty", "holds no pictures"),
+        ("notes.txt", "neither a bag, a video nor a folder"),
+    ):
+        with pytest.raises(UserError, match=sentence) as caught:
+            open_source(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+
+
+def test_real_robot_log(test_data: Path) -> None:
+    frames = list(open_source(test_data / "bags" / "euroc_micro"))
+    assert len(frames) == 95
+    assert np.all(np.diff([frame.stamp for frame in frames]) > 0)
+    assert all(frame.rgb().shape == (480, 752, 3) for frame in frames[::20])
+
+
+def test_real_video(test_data: Path) -> None:
+    source = open_source(test_data / "videos" / "cups.mp4")
+    assert sum(1 for _ in source) == len(source) == 300

@@ -1,0 +1,67 @@
+"""The student file: what is read, and what is refused with which sentence."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from students import INFO, changed, write_student
+
+from dino_ros.errors import UserError
+from dino_ros.student import find_student, read_student
+
+
+def test_description_survives_the_file(student: Path) -> None:
+    assert read_student(student) == INFO
+    assert read_student(student).grid == (4, 6)
+
+
+def test_a_path_is_found_before_a_name(student: Path) -> None:
+    assert find_student(str(student)) == student
+
+
+def test_unknown_name_lists_the_bundled_ones() -> None:
+    with pytest.raises(UserError, match=r"no student 'nothing'.*bundled one \(.*table_vit_micro_8"):
+        find_student("nothing")
+
+
+def test_bundled_student_is_valid() -> None:
+    info = read_student(find_student(""))
+    assert info.height % info.patch_size == 0
+    assert info.weights["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("description", "sentence"),
+    [
+        ("", "make one with `dino-train export`"),
+        ("{broken", "damaged"),
+        ("[]", "damaged"),
+        (changed(format_version=99).to_json(), "student format 99, this dino_ros knows 1: update"),
+        (json.dumps({"format_version": 1, "height": 32}), "lacks architecture"),
+        (changed(heads=5).to_json(), "attention of .* is .*described: export the student again"),
+        (changed(height=64).to_json(), "images of .* is .*described"),
+        (changed(embed_dim=4).to_json(), "features of .* is .*described"),
+    ],
+)
+def test_what_is_not_a_student_is_refused(tmp_path: Path, description: str, sentence: str) -> None:
+    path = tmp_path / "bad.onnx"
+    write_student(path, description=description)
+    with pytest.raises(UserError, match=sentence) as caught:
+        read_student(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no student file"):
+        read_student(tmp_path / "missing.onnx")
+    text = tmp_path / "text.onnx"
+    text.write_text("not a model")
+    with pytest.raises(UserError, match="not an ONNX file"):
+        read_student(text)
+
+
+def test_the_runtime_never_imports_torch() -> None:
+    code = "import dino_ros.perceiver, dino_ros.overlay, sys; assert not {'torch', 'rosbags', 'rclpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
