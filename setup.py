@@ -49,7 +49,16 @@ setup(
         "bags": BAGS,
         "train": TRAIN,
         "tensorrt": ["tensorrt>=10.3", "cuda-python>=12.4"],
-        "dev": [*BAGS, "colcon-common-extensions", "mypy", "onnx>=1.16", "pybullet", "pytest", "ruff", "types-PyYAML"],
+        "dev": [
+            *BAGS,
+            "colcon-common-extensions",
+            "mypy",
+            "onnx>=1.16",
+            "pybullet",
+            "pytest",
+            "ruff",
+            "types-PyYAML",
+        ],
     },
     entry_points={
         "console_scripts": [

@@ -26,9 +26,15 @@ PARAMETERS: dict[str, tuple[str | float | int | bool, str]] = {
     "topic": ("", "Image topic of a bag; may be left out where there is only one."),
     "rate": (0.0, "Frames per second; 0 for the rate it was recorded with."),
     "loop": (False, "Start again at the end; stamps go on rising."),
-    "image_transport": ("raw", "raw publishes sensor_msgs/Image on `image_raw`, compressed on `image_raw/compressed`."),
+    "image_transport": (
+        "raw",
+        "raw publishes sensor_msgs/Image on `image_raw`, compressed on `image_raw/compressed`.",
+    ),
     "frame_id": ("", "frame_id of the headers; empty for the recorded one."),
-    "wait_for_subscribers": (1, "Play only once so many subscribe, so that no frame is lost at the start; 0: at once."),
+    "wait_for_subscribers": (
+        1,
+        "Play only once so many subscribe, so that no frame is lost at the start; 0: at once.",
+    ),
 }
 GAP = 1 / 30
 """Seconds from the last frame to the first of the next round, where a source has a single frame."""
@@ -79,7 +85,9 @@ class CameraNode(Node):
 
     def _message(self, frame: Frame, stamp: int) -> Image | CompressedImage:
         seconds, nanoseconds = divmod(stamp, 1_000_000_000)
-        header = Header(stamp=Time(sec=seconds, nanosec=nanoseconds), frame_id=self._value("frame_id") or frame.frame_id)
+        header = Header(
+            stamp=Time(sec=seconds, nanosec=nanoseconds), frame_id=self._value("frame_id") or frame.frame_id
+        )
         recorded: Any = frame.image
         if self._type is CompressedImage:
             if not hasattr(recorded, "encoding"):

@@ -47,9 +47,7 @@ def run_demo_command(options: argparse.Namespace) -> int:
         raise UserError(
             f"The demo needs ROS 2 ({error}): source its setup.bash, or run `pip install 'dino_ros[ros,bags]'`."
         ) from error
-    summary = run_demo(
-        options.path, options.topic, options.out, options.model, options.backend, options.transport
-    )
+    summary = run_demo(options.path, options.topic, options.out, options.model, options.backend, options.transport)
     for name, value in flatten(summary):
         print(f"  {name:<18} {value}")
     if not summary["masks_received"]:

@@ -96,7 +96,10 @@ class Diagnostics:
         elif warning:
             level, message = DiagnosticStatus.WARN, warning
         elif state == "active" and not received:
-            level, message = DiagnosticStatus.WARN, f"no images on {facts.get('image topic', 'the image topic')}"
+            level, message = (
+                DiagnosticStatus.WARN,
+                f"no images on {facts.get('image topic', 'the image topic')}",
+            )
         elif state == "active" and not wanted:
             message = "active, nobody subscribes: nothing is computed"
         values = {

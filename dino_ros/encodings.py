@@ -6,7 +6,7 @@ is an array.array) and of rosbags (an ndarray) alike.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import cv2
 import numpy as np
@@ -67,7 +67,9 @@ def to_rgb(message: ImageLike | CompressedImageLike) -> NDArray[np.uint8]:
     naming encoding or format, for what cannot be decoded: depth images, unknown encodings, data that does not fit the
     stated size.
     """
-    return _raw_to_rgb(message) if hasattr(message, "encoding") else _compressed_to_rgb(message)
+    if hasattr(message, "encoding"):
+        return _raw_to_rgb(cast(ImageLike, message))
+    return _compressed_to_rgb(message)
 
 
 def pixel_rows(message: ImageLike, row_bytes: int) -> NDArray[np.uint8]:
@@ -120,7 +122,7 @@ def _compressed_to_rgb(message: CompressedImageLike) -> NDArray[np.uint8]:
     picture = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
     if picture is None:
         raise UserError(
-            f"A compressed image of format {message.format!r} and {data.size} bytes does not decode: it must be JPEG or "
-            "PNG, and arrive complete."
+            f"A compressed image of format {message.format!r} and {data.size} bytes does not decode: it must be JPEG "
+            "or PNG, and arrive complete."
         )
     return picture.astype(np.uint8, copy=False)

@@ -8,6 +8,7 @@ read feature messages with `to_array`.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,7 +35,8 @@ def tensor_message(tensor: NDArray[np.float32], header: Header) -> Image:
 
 def mask_message(mask: NDArray[np.uint8], header: Header) -> Image:
     """A mask [H, W] uint8 as an Image of encoding mono8."""
-    return _image(mask.tobytes(), header, *mask.shape, "mono8", mask.shape[1])
+    height, width = mask.shape
+    return _image(mask.tobytes(), header, height, width, "mono8", width)
 
 
 def rgb_message(rgb: NDArray[np.uint8], header: Header) -> Image:
@@ -50,7 +52,7 @@ def jpeg_message(rgb: NDArray[np.uint8], header: Header, quality: int = 95) -> C
     return CompressedImage(header=header, format="jpeg", data=encoded.tobytes())
 
 
-def to_array(message: ImageLike) -> NDArray[np.generic]:
+def to_array(message: ImageLike) -> NDArray[Any]:
     """The values of an Image message, [H, W] for one channel or [H, W, C].
 
     Reads `32FC<C>` and its like with any number of channels, and mono8, mono16, rgb8, bgr8, rgba8, bgra8, in the

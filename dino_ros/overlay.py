@@ -12,13 +12,11 @@ HEAT = 0.55
 """Opacity of the heat where attention is highest."""
 
 
-def overlay(
-    rgb: NDArray[np.uint8], mask: NDArray[np.uint8], attention: NDArray[np.float32]
-) -> NDArray[np.uint8]:
+def overlay(rgb: NDArray[np.uint8], mask: NDArray[np.uint8], attention: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Draw on a copy of the picture.
 
-    Takes the picture RGB [H, W, 3], the mask [H, W] of 0 and 255, and attention [heads, h, w], whose mean over the heads
-    is shown as heat (relative to its own highest value). Returns RGB [H, W, 3] uint8.
+    Takes the picture RGB [H, W, 3], the mask [H, W] of 0 and 255, and attention [heads, h, w], whose mean over the
+    heads is shown as heat (relative to its own highest value). Returns RGB [H, W, 3] uint8.
     """
     height, width = mask.shape
     mean = attention.mean(axis=0)

@@ -26,7 +26,9 @@ class Parameter:
 
 PARAMETERS = (
     Parameter(
-        "model", "", "Student file (.onnx), or the name of a bundled student; empty for the default bundled one."
+        "model",
+        "",
+        "Student file (.onnx), or the name of a bundled student; empty for the default bundled one.",
     ),
     Parameter(
         "backend",

@@ -87,7 +87,10 @@ class Perceiver:
         results = self.backend(batch, computed) if computed else {}
         return [
             Perception(
-                **{name: results[name][i] if name in wanted else None for name in ("features", "attention", "embedding")},
+                **{
+                    name: results[name][i] if name in wanted else None
+                    for name in ("features", "attention", "embedding")
+                },
                 mask=self._mask(results["attention"][i], image, mask) if "mask" in outputs else None,
             )
             for i, image in enumerate(images)

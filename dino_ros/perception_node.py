@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -174,7 +175,7 @@ class PerceptionNode(LifecycleNode):
         assert self._perceiver is not None  # the worker only runs while active
         rgb = to_rgb(message)
         outputs = set().union(*(NEEDS[topic] for topic in wanted))
-        seen = self._perceiver(rgb, outputs=outputs, mask=self._mask)
+        seen: Any = self._perceiver(rgb, outputs=outputs, mask=self._mask)  # NEEDS asked for all that is read below
         header = message.header
         for topic in wanted:
             if topic == "attention_mask":

@@ -95,7 +95,7 @@ def is_bag(path: Path) -> bool:
 
 
 def open_bag(path: Path) -> AnyReader:
-    """Open a bag for reading. Raises UserError if rosbags is not installed or the bag is missing, cut short or broken."""
+    """Open a bag for reading. Raises UserError if rosbags is not installed, or the bag is cut short or broken."""
     try:
         from rosbags.highlevel import AnyReader
         from rosbags.typesys import Stores, get_typestore
@@ -122,7 +122,8 @@ def choose_image_topics(path: Path, reader: AnyReader, topics: Sequence[str] = (
             raise UserError(f"{path} has no topic {topic}: its image topics are {listing}.")
         if topic not in pictures:
             raise UserError(
-                f"The topic {topic} of {path} is of type {present[topic]}, not of pictures: its image topics are {listing}."
+                f"The topic {topic} of {path} is of type {present[topic]}, not of pictures: its image topics are "
+                f"{listing}."
             )
     if not pictures:
         raise UserError(f"{path} has no image topic: its topics are {', '.join(sorted(present)) or 'none'}.")

@@ -75,8 +75,8 @@ def read_student(path: Path) -> StudentInfo:
     description = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if description is None:
         raise UserError(
-            f"{path} is an ONNX file, but not a student of dino_ros (it has no {METADATA_KEY!r} metadata): make one with "
-            "`dino-train export`."
+            f"{path} is an ONNX file, but not a student of dino_ros (it has no {METADATA_KEY!r} metadata): make one "
+            "with `dino-train export`."
         )
     info = _parse(path, description)
     _check_contract(path, info, session)
@@ -107,8 +107,8 @@ def _parse(path: Path, description: str) -> StudentInfo:
         raise UserError(f"The description in {path} is damaged: export the student again.") from error
     if version > FORMAT_VERSION:
         raise UserError(
-            f"{path} has student format {version}, this dino_ros knows {FORMAT_VERSION}: update dino_ros, or export the "
-            "student with the version installed here."
+            f"{path} has student format {version}, this dino_ros knows {FORMAT_VERSION}: update dino_ros, or export "
+            "the student with the version installed here."
         )
     names = [field.name for field in dataclasses.fields(StudentInfo)]
     missing = [name for name in names if name not in values]

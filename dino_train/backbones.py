@@ -17,13 +17,13 @@ from dino_train.config import BackboneConfig
 
 def build_backbone(
     config: BackboneConfig, image_size: int, drop_path: float = 0.0, download: bool = True
-) -> nn.Module:
+) -> VisionTransformer:
     """Build a timm ViT without classifier that takes images of any size that is a multiple of the patch.
 
     `image_size` (pixels, square) is the size its position embedding is laid out for. Calling the module on [B, 3, H, W]
     float32 gives the CLS token after the final norm, [B, C]. `download` False leaves out the published weights of a
-    `pretrained` config, for a ViT whose weights are about to be replaced. Raises UserError if timm has no such model, if it is not a
-    ViT with a CLS token, or if the shape in `config` does not fit together.
+    `pretrained` config, for a ViT whose weights are about to be replaced. Raises UserError if timm has no such model,
+    if it is not a ViT with a CLS token, or if the shape in `config` does not fit together.
     """
     shape = {
         name: value
@@ -34,17 +34,21 @@ def build_backbone(
     vit = create_vit(config.name, pretrained, drop_path_rate=drop_path, img_size=image_size, **shape)
     if not config.pretrained:
         # As the paper; timm's own values belong to the published weights that are not used here.
-        vit.pretrained_cfg = {**vit.pretrained_cfg, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}  # type: ignore[dict-item]
+        vit.pretrained_cfg = {
+            **vit.pretrained_cfg,
+            "mean": IMAGENET_DEFAULT_MEAN,
+            "std": IMAGENET_DEFAULT_STD,
+        }
     return vit
 
 
-def create_vit(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
+def create_vit(name: str, pretrained: bool = False, **options: Any) -> VisionTransformer:
     """Create timm's ViT `name` without classifier, for images of any size; `options` go to timm.
 
     Raises UserError when timm does not know the name, the download fails, or the model has no CLS token.
     """
     try:
-        vit: nn.Module = timm.create_model(
+        vit: VisionTransformer = timm.create_model(
             name, pretrained=pretrained, num_classes=0, global_pool="token", dynamic_img_size=True, **options
         )
     except (RuntimeError, AssertionError, TypeError, OSError, ValueError) as error:
@@ -54,19 +58,20 @@ def create_vit(name: str, pretrained: bool = False, **options: Any) -> nn.Module
         ) from error
     if not isinstance(vit, VisionTransformer) or vit.cls_token is None:
         raise UserError(
-            f"The model {name!r} is not a plain ViT with a CLS token to take attention from: choose one such as vit_small_patch16_224."
+            f"The model {name!r} is not a plain ViT with a CLS token to take attention from: choose one such as "
+            "vit_small_patch16_224."
         )
     return vit
 
 
-def patch_size(vit: nn.Module) -> int:
+def patch_size(vit: VisionTransformer) -> int:
     """Side of the ViT's square patches, in pixels."""
-    return int(vit.patch_embed.patch_size[0])  # type: ignore[union-attr, index]
+    return int(vit.patch_embed.patch_size[0])
 
 
-def mean_and_std(vit: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def mean_and_std(vit: VisionTransformer) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Per-channel mean and standard deviation (RGB in 0 to 1) that the ViT's inputs are normalised with."""
-    config: dict[str, Any] = vit.pretrained_cfg  # type: ignore[assignment]
+    config = vit.pretrained_cfg
     return tuple(config["mean"]), tuple(config["std"])
 
 
@@ -81,13 +86,13 @@ class VitOutputs(nn.Module):
     own O(N^2), and the block's fused attention stays as it is.
     """
 
-    def __init__(self, vit: nn.Module) -> None:
+    def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
         self.vit = vit
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
-        vit: Any = self.vit
+        vit = self.vit
         tokens = vit.patch_embed(images)
         height, width = images.shape[-2] // patch_size(vit), images.shape[-1] // patch_size(vit)
         tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(tokens)))
@@ -105,21 +110,20 @@ def cls_attention(block: Any, tokens: Tensor) -> Tensor:
     """Softmaxed attention of the CLS token to all tokens, [B, heads, N], in a timm block whose input is `tokens`."""
     attention = block.attn
     x = block.norm1(tokens)
-    batch, count, width = x.shape
+    batch, count, _ = x.shape
     heads, dim = attention.num_heads, attention.head_dim
     weight, bias = attention.qkv.weight, attention.qkv.bias
     inner = heads * dim
     query = nn.functional.linear(x[:, :1], weight[:inner], None if bias is None else bias[:inner])
-    key = nn.functional.linear(
-        x, weight[inner : 2 * inner], None if bias is None else bias[inner : 2 * inner]
-    )
+    key = nn.functional.linear(x, weight[inner : 2 * inner], None if bias is None else bias[inner : 2 * inner])
     query = attention.q_norm(query.reshape(batch, 1, heads, dim).transpose(1, 2))
     key = attention.k_norm(key.reshape(batch, count, heads, dim).transpose(1, 2))
     scores = (query * attention.scale) @ key.transpose(-2, -1)
-    return scores.softmax(dim=-1)[:, :, 0]
+    weights: Tensor = scores.softmax(dim=-1)
+    return weights[:, :, 0]
 
 
-def load_dino_v1(path: Path) -> tuple[nn.Module, str]:
+def load_dino_v1(path: Path) -> tuple[VisionTransformer, str]:
     """Build the ViT that an official DINO v1 `.pth` file holds and load its weights.
 
     Takes both kinds the authors publish: the backbone alone, and the full training checkpoint (its teacher is used).
@@ -145,7 +149,8 @@ def load_dino_v1(path: Path) -> tuple[nn.Module, str]:
     name = f"vit_{'small' if embed_dim == 384 else 'base'}_patch{patch}_224.dino"
     if embed_dim not in (384, 768) or not timm.is_model_pretrained(name):
         raise UserError(
-            f"{path} holds a ViT of width {embed_dim} and patch {patch}: DINO v1 has widths 384 and 768, patches 8 and 16."
+            f"{path} holds a ViT of width {embed_dim} and patch {patch}: DINO v1 has widths 384 and 768, patches 8 "
+            "and 16."
         )
     vit = create_vit(name)
     vit.load_state_dict(state)

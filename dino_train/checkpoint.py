@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from timm.models import VisionTransformer
 
 from dino_ros.errors import UserError
-from dino_train.config import Recipe, recipe_from_dict
 from dino_train.backbones import build_backbone, first_line
+from dino_train.config import Recipe, recipe_from_dict
 
 FORMAT_VERSION = 1
 
@@ -74,11 +74,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(**{**fields, "recipe": recipe_from_dict(fields["recipe"])})
 
 
-def checkpoint_backbone(checkpoint: Checkpoint, network: str) -> nn.Module:
+def checkpoint_backbone(checkpoint: Checkpoint, network: str) -> VisionTransformer:
     """Rebuild the ViT of a checkpoint's `network`: "teacher" or "student"."""
     vit = build_backbone(checkpoint.recipe.backbone, checkpoint.recipe.crops.global_size, download=False)
     prefix = f"{network}.backbone."
-    vit.load_state_dict(
-        {k.removeprefix(prefix): v for k, v in checkpoint.objective.items() if k.startswith(prefix)}
-    )
+    vit.load_state_dict({k.removeprefix(prefix): v for k, v in checkpoint.objective.items() if k.startswith(prefix)})
     return vit

@@ -78,13 +78,20 @@ def export_parser() -> ArgumentParser:
     """Options of `dino-train export`."""
     parser = ArgumentParser(description="Write a student: one ONNX file that the dino_ros nodes run.")
     parser.add_argument(
-        "weights", type=str, help="checkpoint.pt of pretrain, official DINO v1 .pth, or timm model name (downloaded)"
+        "weights",
+        type=str,
+        help="checkpoint.pt of pretrain, official DINO v1 .pth, or timm model name (downloaded)",
     )
     parser.add_argument("--out", type=Path | None, help="file to write (default: student.onnx beside a checkpoint)")
-    parser.add_argument("--size", type=str, default="224x224", help="HxW of the student's input, multiples of the patch")
+    parser.add_argument(
+        "--size", type=str, default="224x224", help="HxW of the student's input, multiples of the patch"
+    )
     parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16"], help="of the weights; fp16 for GPUs")
     parser.add_argument(
-        "--network", default="teacher", choices=["teacher", "student", "random"], help="which weights of a checkpoint"
+        "--network",
+        default="teacher",
+        choices=["teacher", "student", "random"],
+        help="which weights of a checkpoint",
     )
     parser.add_argument("--data", nargs="+", default=[], help="pictures for the parity check (default: the demo's bag)")
     return parser
@@ -99,9 +106,7 @@ def export(options: Namespace) -> None:
     beside = weights.parent if weights.suffix in {".pt", ".pth"} else Path()
     name = "student" if weights.suffix == ".pt" else weights.name.removesuffix(".pth")
     out = options.out or beside / f"{name}.onnx"
-    info = export_student(
-        options.weights, out, height, width, options.precision, options.network, tuple(options.data)
-    )
+    info = export_student(options.weights, out, height, width, options.precision, options.network, tuple(options.data))
     print(f"{out}: {info.architecture}, {height}x{width}, {info.precision}, {out.stat().st_size / 1e6:.1f} MB.")
     print(f"Run it: ros2 launch dino_ros perception.launch.py model:={out.resolve()}")
 

@@ -119,13 +119,25 @@ class Recipe:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1.")
-        if min(self.dino.student_temperature, self.dino.teacher_temperature_start, self.dino.teacher_temperature) <= 0:
+        if (
+            min(
+                self.dino.student_temperature,
+                self.dino.teacher_temperature_start,
+                self.dino.teacher_temperature,
+            )
+            <= 0
+        ):
             raise UserError("The temperatures of dino must be above 0.")
 
 
 def recipe_from_dict(values: dict[str, Any]) -> Recipe:
     """Rebuild the recipe that `dataclasses.asdict` wrote into a checkpoint."""
-    parts = {"backbone": BackboneConfig, "crops": CropsConfig, "dino": DinoConfig, "optimiser": OptimiserConfig}
+    parts = {
+        "backbone": BackboneConfig,
+        "crops": CropsConfig,
+        "dino": DinoConfig,
+        "optimiser": OptimiserConfig,
+    }
     built: dict[str, Any] = {name: part(**values[name]) for name, part in parts.items()}
     built["crops"] = dataclasses.replace(
         built["crops"],

@@ -14,12 +14,20 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from dino_ros.errors import UserError
 from dino_ros.perceiver import Perceiver
 from dino_ros.student import FORMAT_VERSION, METADATA_KEY, StudentInfo
-from dino_train.backbones import VitOutputs, build_backbone, create_vit, load_dino_v1, mean_and_std, patch_size
+from dino_train.backbones import (
+    VitOutputs,
+    build_backbone,
+    create_vit,
+    load_dino_v1,
+    mean_and_std,
+    patch_size,
+)
 from dino_train.checkpoint import checkpoint_backbone, load_checkpoint
 from dino_train.data.frames import open_frames
 
@@ -36,7 +44,7 @@ PARITY_PICTURES = 8
 class Weights:
     """A ViT and where its weights came from."""
 
-    vit: nn.Module
+    vit: VisionTransformer
     architecture: str
     origin: dict[str, str | int | float]
     licence: str
@@ -49,7 +57,10 @@ class StudentGraph(nn.Module):
     float32 whatever the precision of the weights.
     """
 
-    def __init__(self, vit: nn.Module, precision: str) -> None:
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, vit: VisionTransformer, precision: str) -> None:
         super().__init__()
         mean, std = mean_and_std(vit)
         self.dtype = torch.float16 if precision == "fp16" else torch.float32
@@ -75,9 +86,9 @@ def export(
     """Write the student of `weights` for images of `height` x `width` pixels to `out`; return its description.
 
     `weights` is a checkpoint of `pretrain`, an official DINO v1 `.pth` file or a timm model name (downloaded).
-    `network` picks "teacher" or "student" of a checkpoint, or "random" for the same ViT untrained. The file is kept only
-    if ONNX Runtime agrees with torch in fp32 on pictures of `data` (default: the demo's bag) within TOLERANCE. Raises
-    UserError otherwise, and for weights, sizes or data that cannot be used.
+    `network` picks "teacher" or "student" of a checkpoint, or "random" for the same ViT untrained. The file is kept
+    only if ONNX Runtime agrees with torch in fp32 on pictures of `data` (default: the demo's bag) within TOLERANCE.
+    Raises UserError otherwise, and for weights, sizes or data that cannot be used.
     """
     opened = open_weights(weights, network)
     vit = fix_size(opened.vit, height, width).eval()
@@ -86,9 +97,9 @@ def export(
         format_version=FORMAT_VERSION,
         architecture=opened.architecture,
         patch_size=patch_size(vit),
-        embed_dim=int(vit.embed_dim),  # type: ignore[arg-type]
-        heads=int(vit.blocks[-1].attn.num_heads),  # type: ignore[index, union-attr, arg-type]
-        registers=int(vit.num_prefix_tokens) - 1,  # type: ignore[arg-type]
+        embed_dim=int(vit.embed_dim),
+        heads=int(vit.blocks[-1].attn.num_heads),
+        registers=int(vit.num_prefix_tokens) - 1,
         height=height,
         width=width,
         mean=mean,
@@ -131,17 +142,17 @@ def open_weights(weights: str, network: str) -> Weights:
             "steps": checkpoint.step,
             "batch_size": checkpoint.recipe.batch_size,
         }
-        architecture = f"{backbone.name.split('_patch')[0]}, patch {patch_size(vit)}, {len(vit.blocks)} blocks"  # type: ignore[arg-type]
+        architecture = f"{backbone.name.split('_patch')[0]}, patch {patch_size(vit)}, {len(vit.blocks)} blocks"
         return Weights(vit, architecture, origin, "the user's own")
     if path.suffix == ".pth":
         vit, name = load_dino_v1(path)
         return Weights(vit, name, {"source": f"official DINO v1 file {path.name}"}, "Apache-2.0")
     vit = create_vit(weights, pretrained=True)
-    licence = str(vit.pretrained_cfg.get("license") or "not stated")  # type: ignore[union-attr, operator]
+    licence = str(vit.pretrained_cfg.get("license") or "not stated")
     return Weights(vit, weights, {"source": f"timm {weights}"}, licence)
 
 
-def fix_size(vit: nn.Module, height: int, width: int) -> nn.Module:
+def fix_size(vit: VisionTransformer, height: int, width: int) -> VisionTransformer:
     """Lay the position embedding out for one size, so that the graph holds it as a constant.
 
     TensorRT's parser rejects the antialiased resize that would compute it at run time.
@@ -152,15 +163,15 @@ def fix_size(vit: nn.Module, height: int, width: int) -> nn.Module:
             f"--size {height}x{width} is not a multiple of the patch size {patch}: "
             f"choose {max(height // patch, 1) * patch}x{max(width // patch, 1) * patch}."
         )
-    vit.set_input_size(img_size=(height, width))  # type: ignore[operator]
+    vit.set_input_size(img_size=(height, width))
     vit.dynamic_img_size = False
-    vit.patch_embed.dynamic_img_pad = False  # type: ignore[union-attr]
-    vit.patch_embed.flatten = True  # type: ignore[union-attr]
-    vit.patch_embed.output_fmt = type(vit.patch_embed.output_fmt).NCHW  # type: ignore[union-attr]
+    vit.patch_embed.dynamic_img_pad = False
+    vit.patch_embed.flatten = True
+    vit.patch_embed.output_fmt = type(vit.patch_embed.output_fmt).NCHW
     return vit
 
 
-def weights_hash(vit: nn.Module) -> str:
+def weights_hash(vit: VisionTransformer) -> str:
     """SHA-256 over all weights in the order of their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(vit.state_dict().items()):

@@ -9,10 +9,17 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor, nn
 
 from dino_ros.errors import UserError
@@ -55,7 +62,7 @@ def pretrain(
     steps = steps_per_epoch * recipe.epochs
 
     dino = Dino(recipe).to(accelerator)
-    vit: nn.Module = dino.student["backbone"]
+    vit: Any = dino.student["backbone"]
     check_crop_sizes(recipe, patch_size(vit))
     mean, std = mean_and_std(vit)
     optimiser = torch.optim.AdamW(parameter_groups(dino.student), lr=0.0, fused=True)
@@ -102,7 +109,11 @@ def pretrain(
     with progress_bar(first_step, steps) as advance, truncated_log(out / LOG_NAME, first_step) as jsonl:
         for step, batch in enumerate(loader, start=first_step):
             lr = warmup_cosine_schedule(
-                step, steps, recipe.optimiser.warmup_epochs * steps_per_epoch, lr_peak, recipe.optimiser.min_lr
+                step,
+                steps,
+                recipe.optimiser.warmup_epochs * steps_per_epoch,
+                lr_peak,
+                recipe.optimiser.min_lr,
             )
             weight_decay = cosine_schedule(
                 step, steps, recipe.optimiser.weight_decay, recipe.optimiser.weight_decay_end
@@ -129,8 +140,7 @@ def pretrain(
             loss.backward()
             gradient_norm = clip_each_gradient(dino.student, recipe.optimiser.clip_grad)
             if step < recipe.dino.freeze_last_layer_epochs * steps_per_epoch:
-                for parameter in dino.student["head"].last_layer.parameters():  # type: ignore[union-attr]
-                    parameter.grad = None
+                dino.freeze_last_layer()
             optimiser.step()
             dino.update_teacher(momentum)
 
@@ -202,7 +212,8 @@ def clip_each_gradient(student: nn.Module, limit: float) -> Tensor:
     if limit:
         scales = [(limit / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
         torch._foreach_mul_(gradients, scales)
-    return torch.stack(norms).norm()
+    total: Tensor = torch.stack(norms).norm()
+    return total
 
 
 def rng_state() -> dict[str, Tensor]:

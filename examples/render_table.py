@@ -2,8 +2,8 @@
 
     python examples/render_table.py OUT --seconds 20 --rate 15 --seed 0 --size 320x240
 
-One table, one floor and one light whatever the seed, as in one robot's log; the seed decides which objects come, how they
-move and when they go. The scene is a function of time, so a bag of another rate shows the same motion. Topics:
+One table, one floor and one light whatever the seed, as in one robot's log; the seed decides which objects come, how
+they move and when they go. The scene is a function of time, so a bag of another rate shows the same motion. Topics:
 
     /camera/image_raw/compressed     sensor_msgs/CompressedImage, JPEG
     /camera/camera_info              sensor_msgs/CameraInfo
@@ -170,7 +170,10 @@ class Scene:
     def _primitive(self, visit: Visit) -> int:
         radius, length = visit.size * 0.3, visit.size * 0.8
         geometry: dict[str, Any] = (
-            {"shapeType": pybullet.GEOM_BOX, "halfExtents": (visit.size * 0.35, visit.size * 0.25, radius * 0.6)},
+            {
+                "shapeType": pybullet.GEOM_BOX,
+                "halfExtents": (visit.size * 0.35, visit.size * 0.25, radius * 0.6),
+            },
             {"shapeType": pybullet.GEOM_CYLINDER, "radius": radius, "length": length},
             {"shapeType": pybullet.GEOM_SPHERE, "radius": visit.size * 0.38},
         )[visit.shape % 3]

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -24,6 +23,7 @@ from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
 from dino_ros.transport import profile_environment
+from launch import LaunchContext, LaunchDescription
 
 SHARE = Path(get_package_share_directory("dino_ros"))
 

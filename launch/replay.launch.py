@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from dino_ros.transport import profile_environment
+from launch import LaunchDescription
 
 SHARE = Path(get_package_share_directory("dino_ros"))
 PASSED_ON = ("model", "backend", "namespace", "params_file", "log_level")
@@ -64,5 +64,10 @@ def generate_launch_description() -> LaunchDescription:
         }.items(),
     )
     return LaunchDescription(
-        [*arguments, *(SetEnvironmentVariable(name, path) for name, path in profile.items()), camera, perception]
+        [
+            *arguments,
+            *(SetEnvironmentVariable(name, path) for name, path in profile.items()),
+            camera,
+            perception,
+        ]
     )

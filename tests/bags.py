@@ -12,8 +12,8 @@ from rosbags.typesys import Stores, get_typestore
 def write_bag(path: Path, storage: str = "mcap", frames: int = 5, broken: int | None = None) -> list[NDArray[np.uint8]]:
     """Write a rosbag2 and return its pictures, RGB [48, 64, 3].
 
-    Topics: /raw (bgr8, padded rows), /compressed (PNG), both at 10 Hz from stamp 1 s, and /text (String). The compressed
-    picture number `broken` does not decode.
+    Topics: /raw (bgr8, padded rows), /compressed (PNG), both at 10 Hz from stamp 1 s, and /text (String). The
+    compressed picture number `broken` does not decode.
     """
     store = get_typestore(Stores.ROS2_JAZZY)
     types = store.types

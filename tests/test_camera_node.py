@@ -11,14 +11,14 @@ from bags import write_bag
 
 pytest.importorskip("rclpy")
 
-from clients import Client  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+from clients import Client
+from sensor_msgs.msg import CompressedImage, Image
 
-from dino_ros.camera_node import timeline  # noqa: E402
-from dino_ros.demo.recorder import stamp_of  # noqa: E402
-from dino_ros.demo.run import running  # noqa: E402
-from dino_ros.encodings import to_rgb  # noqa: E402
-from dino_ros.sources import open_source  # noqa: E402
+from dino_ros.camera_node import timeline
+from dino_ros.demo.recorder import stamp_of
+from dino_ros.demo.run import running
+from dino_ros.encodings import to_rgb
+from dino_ros.sources import open_source
 
 STAMPS = [1_000_000_000 + 100_000_000 * number for number in range(6)]
 

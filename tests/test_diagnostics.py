@@ -5,9 +5,9 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticStatus
 
-from dino_ros.diagnostics import Diagnostics  # noqa: E402
+from dino_ros.diagnostics import Diagnostics
 
 PERIOD = 33_333_333
 VGA, SMALL = 640 * 480 * 3, 320 * 240
@@ -53,7 +53,11 @@ def test_report_counts_since_the_last_one() -> None:
     first = report(diagnostics)
     shown = {pair.key: pair.value for pair in first.values}
     assert (first.level, first.message) == (DiagnosticStatus.WARN, "A frame is bad.")
-    assert (shown["input rate (Hz)"], shown["output rate (Hz)"], shown["frames unusable"]) == ("10.0", "10.0", "1")
+    assert (shown["input rate (Hz)"], shown["output rate (Hz)"], shown["frames unusable"]) == (
+        "10.0",
+        "10.0",
+        "1",
+    )
     assert shown["latency p50 (ms)"] == f"{np.percentile(np.arange(10.0), 50):.1f}"
     second = report(diagnostics)
     assert (second.level, second.message) == (DiagnosticStatus.WARN, "no images on /camera")

@@ -42,14 +42,18 @@ def reference_loss(teacher: np.ndarray, student: np.ndarray, centre: np.ndarray,
 
 def test_loss_is_the_papers_formula() -> None:
     rng = np.random.default_rng(0)
-    teacher, student, centre = rng.normal(size=(2, 5, 16)), rng.normal(size=(6, 5, 16)), rng.normal(size=(1, 16))
+    teacher, student, centre = (
+        rng.normal(size=(2, 5, 16)),
+        rng.normal(size=(6, 5, 16)),
+        rng.normal(size=(1, 16)),
+    )
     targets = [torch.from_numpy(softmax((logits - centre) / 0.04)) for logits in teacher]
     loss = dino_loss(targets, [torch.from_numpy(logits) for logits in student], 0.1)
     assert loss.item() == pytest.approx(reference_loss(teacher, student, centre, 0.04, 0.1), rel=1e-12)
 
 
 def test_whole_objective_loss_entropy_and_centre() -> None:
-    """The module's loss equals the formula on its own networks' outputs, crop by crop, and its centre moves by eq. 4."""
+    """The module's loss equals the formula on its own networks' outputs, crop by crop; its centre moves by eq. 4."""
     torch.manual_seed(0)
     dino = Dino(TINY)
     dino.centre.normal_()

@@ -112,7 +112,9 @@ def test_compressed_colour_and_grey(suffix: str) -> None:
     rgb = scene()
     tolerance = 0 if suffix == ".png" else 40
     colour = cv2.imencode(suffix, rgb[:, :, ::-1])[1].tobytes()
-    np.testing.assert_allclose(to_rgb(Compressed("bgr8; jpeg compressed bgr8", colour)).astype(int), rgb, atol=tolerance)
+    np.testing.assert_allclose(
+        to_rgb(Compressed("bgr8; jpeg compressed bgr8", colour)).astype(int), rgb, atol=tolerance
+    )
     grey = cv2.imencode(suffix, rgb[:, :, 0])[1].tobytes()
     decoded = to_rgb(Compressed("mono8; png compressed", grey))
     assert decoded.shape == rgb.shape
@@ -124,7 +126,10 @@ def test_compressed_colour_and_grey(suffix: str) -> None:
     [
         (Image("16UC1", 4, 4, 8, np.zeros(32, np.uint8)), "'16UC1' is not a picture.*accepted are mono8"),
         (Image("nv12", 4, 4, 4, np.zeros(16, np.uint8)), "'nv12' is not a picture"),
-        (Image("rgb8", 4, 4, 11, np.zeros(44, np.uint8)), "needs a step of at least 12 bytes, its step is 11"),
+        (
+            Image("rgb8", 4, 4, 11, np.zeros(44, np.uint8)),
+            "needs a step of at least 12 bytes, its step is 11",
+        ),
         (Image("rgb8", 4, 4, 12, np.zeros(47, np.uint8)), "needs 48 bytes, it has 47"),
         (Image("rgb8", 0, 4, 12, np.zeros(0, np.uint8)), "4x0 pixels is empty"),
         (Image("uyvy", 4, 5, 10, np.zeros(40, np.uint8)), "odd width 5"),

@@ -5,13 +5,13 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
-from std_msgs.msg import Header  # noqa: E402
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
-from dino_ros.encodings import to_rgb  # noqa: E402
-from dino_ros.errors import UserError  # noqa: E402
-from dino_ros.messages import jpeg_message, mask_message, rgb_message, tensor_message, to_array  # noqa: E402
+from dino_ros.encodings import to_rgb
+from dino_ros.errors import UserError
+from dino_ros.messages import jpeg_message, mask_message, rgb_message, tensor_message, to_array
 
 
 def over_the_wire(message: Image | CompressedImage) -> Image | CompressedImage:

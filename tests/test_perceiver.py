@@ -26,9 +26,7 @@ def test_outputs_at_the_students_own_size(student: Path) -> None:
     np.testing.assert_allclose(seen.features, answer["features"][0], atol=1e-5)
     np.testing.assert_allclose(seen.attention, answer["attention"][0], atol=1e-6)
     np.testing.assert_allclose(seen.embedding, answer["embedding"][0], atol=1e-5)
-    np.testing.assert_array_equal(
-        seen.mask, upsample_mask(attention_mask(seen.attention, MaskParameters()), 32, 48)
-    )
+    np.testing.assert_array_equal(seen.mask, upsample_mask(attention_mask(seen.attention, MaskParameters()), 32, 48))
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (17, 23), (720, 40)])

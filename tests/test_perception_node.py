@@ -9,19 +9,19 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from clients import PERCEPTION, Client, values  # noqa: E402
-from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
-from lifecycle_msgs.msg import Transition  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-from sensor_msgs.msg import CompressedImage  # noqa: E402
+from clients import PERCEPTION, Client, values
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from numpy.typing import NDArray
+from sensor_msgs.msg import CompressedImage
 
-from dino_ros.demo.lifecycle import bring_up, change_state  # noqa: E402
-from dino_ros.demo.run import running  # noqa: E402
-from dino_ros.encodings import to_rgb  # noqa: E402
-from dino_ros.masks import MaskParameters  # noqa: E402
-from dino_ros.messages import to_array  # noqa: E402
-from dino_ros.parameters import PARAMETERS  # noqa: E402
-from dino_ros.perceiver import Perceiver  # noqa: E402
+from dino_ros.demo.lifecycle import bring_up, change_state
+from dino_ros.demo.run import running
+from dino_ros.encodings import to_rgb
+from dino_ros.masks import MaskParameters
+from dino_ros.messages import to_array
+from dino_ros.parameters import PARAMETERS
+from dino_ros.perceiver import Perceiver
 
 
 def picture(seed: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:

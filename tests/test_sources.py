@@ -32,7 +32,7 @@ def test_bag_topics_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         open_source(tmp_path / "bag")
     with pytest.raises(UserError, match="no topic /camera: its image topics are /compressed, /raw"):
         open_source(tmp_path / "bag", "/camera")
-    with pytest.raises(UserError, match="/text .* is of type std_msgs/msg/String, not of pictures"):
+    with pytest.raises(UserError, match=r"/text .* is of type std_msgs/msg/String, not of pictures"):
         open_source(tmp_path / "bag", "/text")
 
 

@@ -1,1 +1,1 @@
-"""The demo: a recording through the real camera node and the real perception node, over DDS, into pictures and numbers."""
+"""The demo: a recording goes through the real nodes over DDS, and comes out as pictures and numbers."""

@@ -38,7 +38,12 @@ SHEET = (4, 3)
 
 
 def run_demo(
-    path: Path | None, topic: str | None, out: Path, model: str = "", backend: str = "auto", transport: str = "raw"
+    path: Path | None,
+    topic: str | None,
+    out: Path,
+    model: str = "",
+    backend: str = "auto",
+    transport: str = "raw",
 ) -> dict[str, Any]:
     """Play a bag, video or folder (default: the bundled table) and write overlay.mp4, contact_sheet.png, summary.json.
 
@@ -52,7 +57,9 @@ def run_demo(
     truth = ground_truth() if embedded else {}
     out.mkdir(parents=True, exist_ok=True)
     # A domain of its own and the loopback profile: nothing leaves the machine, nothing else comes in.
-    os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())), ROS_DOMAIN_ID=str(random.randint(1, 100)))
+    os.environ.update(
+        dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())), ROS_DOMAIN_ID=str(random.randint(1, 100))
+    )
 
     rclpy.init()
     camera_topic = "/camera/image_raw" + ("/compressed" if transport == "compressed" else "")
@@ -60,7 +67,12 @@ def run_demo(
     recorder = Recorder(camera_topic, transport == "compressed", video, truth)
     try:
         perception = {"model": str(find_student(model)), "backend": backend, "image_transport": transport}
-        camera = {"path": str(path), "topic": topic or "", "image_transport": transport, "wait_for_subscribers": "2"}
+        camera = {
+            "path": str(path),
+            "topic": topic or "",
+            "image_transport": transport,
+            "wait_for_subscribers": "2",
+        }
         remap = ("image:=/camera/image_raw", "image/compressed:=/camera/image_raw/compressed")
         with running("perception_node", {**perception, "reliability": "reliable"}, remap):
             if not bring_up(recorder, "/dino/perception"):
@@ -71,7 +83,11 @@ def run_demo(
         recorder.close()
         rclpy.shutdown()
     summary = summarise(recorder)
-    summary |= {"model": find_student(model).stem, "backend": perceiver.backend.description, "input": source.name}
+    summary |= {
+        "model": find_student(model).stem,
+        "backend": perceiver.backend.description,
+        "input": source.name,
+    }
     if recorder.overlays:
         write_contact_sheet(video, out / "contact_sheet.png")
         os.replace(video, out / "overlay.mp4")

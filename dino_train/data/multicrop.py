@@ -22,9 +22,7 @@ class MultiCrop:
     def __init__(self, config: CropsConfig) -> None:
         def crop(size: int, scale: tuple[float, float]) -> list[v2.Transform]:
             return [
-                v2.RandomResizedCrop(
-                    size, scale=scale, interpolation=v2.InterpolationMode.BICUBIC, antialias=True
-                ),
+                v2.RandomResizedCrop(size, scale=scale, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
                 v2.RandomHorizontalFlip(0.5),
                 v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
                 v2.RandomGrayscale(0.2),

@@ -1,6 +1,7 @@
 """How well attention outlines objects: Jaccard index (IoU) of attention masks against ground truth.
 
-Caron et al. 2021, table 7 and figure 4: the mask of a head is the smallest set of patches that keeps 60 % of its attention.
+Caron et al. 2021, table 7 and figure 4: the mask of a head is the smallest set of patches that keeps 60 % of its
+attention.
 """
 
 from __future__ import annotations

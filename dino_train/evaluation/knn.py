@@ -13,7 +13,12 @@ CHUNK = 1024
 
 
 def knn_accuracy(
-    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int = 20, temperature: float = 0.07
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
 ) -> float:
     """Share of test pictures, 0 to 1, whose label wins the vote of the k nearest training pictures.
 

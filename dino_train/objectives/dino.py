@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,16 +34,15 @@ class DinoHead(nn.Module):
                 # The reference's 0.02 is 1/sqrt(2048); narrower heads need more, or the biases drown the signal.
                 nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5)
                 nn.init.zeros_(layer.bias)
-        self.last_layer = parametrizations.weight_norm(
-            nn.Linear(config.bottleneck_dim, config.out_dim, bias=False)
-        )
-        norms = self.last_layer.parametrizations.weight.original0  # type: ignore[union-attr]
-        nn.init.ones_(norms)  # type: ignore[arg-type]
-        norms.requires_grad_(not config.norm_last_layer)  # type: ignore[operator]
+        self.last_layer = parametrizations.weight_norm(nn.Linear(config.bottleneck_dim, config.out_dim, bias=False))
+        norms: Any = self.last_layer.parametrizations.weight.original0
+        nn.init.ones_(norms)
+        norms.requires_grad_(not config.norm_last_layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        return self.last_layer(functional.normalize(self.mlp(x), dim=-1))  # type: ignore[no-any-return]
+        logits: Tensor = self.last_layer(functional.normalize(self.mlp(x), dim=-1))
+        return logits
 
 
 class Dino(nn.Module):
@@ -60,7 +60,7 @@ class Dino(nn.Module):
         size = recipe.crops.global_size
         student = build_backbone(recipe.backbone, size, drop_path=recipe.backbone.drop_path)
         teacher = build_backbone(recipe.backbone, size, download=False)
-        width = int(student.embed_dim)  # type: ignore[arg-type]
+        width = int(student.embed_dim)
         self.student = nn.ModuleDict({"backbone": student, "head": DinoHead(width, self.config)})
         self.teacher = nn.ModuleDict({"backbone": teacher, "head": DinoHead(width, self.config)})
         self.teacher.load_state_dict(self.student.state_dict())
@@ -90,11 +90,18 @@ class Dino(nn.Module):
         """Logits [crops * B, K], float32; crops of one size go through the backbone together."""
         groups = [crops[:2]] + ([crops[2:]] if len(crops) > 2 else [])
         tokens = torch.cat([network["backbone"](torch.cat(group)) for group in groups])
-        return network["head"](tokens).float()  # type: ignore[no-any-return]
+        logits: Tensor = network["head"](tokens)
+        return logits.float()
 
     def _update_centre(self, teacher_logits: Tensor) -> None:
         """Equation 4: EMA of the mean of the teacher's logits over the batch."""
         self.centre.lerp_(teacher_logits.mean(dim=0, keepdim=True), 1 - self.config.centre_momentum)
+
+    def freeze_last_layer(self) -> None:
+        """Forget the gradients of the student's last layer, so that this step leaves it as it is."""
+        head: Any = self.student["head"]
+        for parameter in head.last_layer.parameters():
+            parameter.grad = None
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
