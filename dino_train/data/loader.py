@@ -81,6 +81,7 @@ def crop_loader(frames: Frames, recipe: Recipe, first_step: int, workers: int, p
         CropDataset(frames, recipe),
         batch_sampler=EpochSampler(len(frames), recipe, first_step),
         num_workers=workers,
+        generator=torch.Generator(),  # else it draws from the global one, and a resumed run would differ
         pin_memory=pin,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,

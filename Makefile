@@ -1,0 +1,33 @@
+# make demo   set up .venv (no torch) and run the demo: a recording through the real nodes, into demo_output/
+# make test   set up .venv (with torch) and run every check
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# make demo BAG=path [TOPIC=name], or VIDEO=path, plays another recording; MODEL=path runs another student.
+DEMO_ARGS = $(BAG) $(VIDEO) $(if $(TOPIC),--topic $(TOPIC)) $(if $(MODEL),--model $(MODEL))
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.runtime
+	$(BIN)/dino-ros demo $(DEMO_ARGS)
+
+test: $(VENV)/.development lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.runtime: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[ros,bags]'
+	touch $@
+
+$(VENV)/.development: setup.py $(VENV)/.runtime
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[ros,train,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build install log demo_output *.egg-info
