@@ -38,7 +38,7 @@ setup(
     author="dino_ros maintainers",
     license="Apache-2.0",
     packages=find_packages(include=["dino_ros*", "dino_train*"]),
-    package_data={"dino_ros": ["models/*", "demo/*.xml", "demo/table/*", "py.typed"]},
+    package_data={"dino_ros": ["models/*", "demo/*.xml", "demo/table_bag/*", "py.typed"]},
     data_files=data_files(),
     python_requires=">=3.10",
     # The headless OpenCV: the other one needs libGL, which robots and containers lack.

@@ -58,7 +58,6 @@ class PerceptionNode(LifecycleNode):
         self._worker: NewestItemWorker[tuple[Image | CompressedImage, float]] | None = None
         self._facts: dict[str, str] = {}
         self._state = "unconfigured"
-        self._warned_at = -WARN_EVERY
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._take_mask_parameters)
         self._diagnostics = Diagnostics()
@@ -195,9 +194,7 @@ class PerceptionNode(LifecycleNode):
 
     def _warn(self, sentence: str) -> None:
         self._diagnostics.problem(sentence)
-        if time.monotonic() - self._warned_at >= WARN_EVERY:
-            self._warned_at = time.monotonic()
-            self.get_logger().warning(sentence)
+        self.get_logger().warning(sentence, throttle_duration_sec=WARN_EVERY)
 
     def _check_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         reason = why_refused(parameters, configured=self._perceiver is not None)
@@ -231,6 +228,8 @@ class PerceptionNode(LifecycleNode):
             self._facts,
         )
         self._reported_at = now
+        if warning := self._diagnostics.transport_warning():
+            self.get_logger().warning(warning, throttle_duration_sec=30.0)
         array = DiagnosticArray(status=[status])
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics_publisher.publish(array)

@@ -106,7 +106,7 @@ def export(options: Namespace) -> None:
     beside = weights.parent if weights.suffix in {".pt", ".pth"} else Path()
     name = "student" if weights.suffix == ".pt" else weights.name.removesuffix(".pth")
     out = options.out or beside / f"{name}.onnx"
-    info = export_student(options.weights, out, height, width, options.precision, options.network, tuple(options.data))
+    info = export_student(options.weights, out, height, width, options.precision, options.network, options.data)
     print(f"{out}: {info.architecture}, {height}x{width}, {info.precision}, {out.stat().st_size / 1e6:.1f} MB.")
     print(f"Run it: ros2 launch dino_ros perception.launch.py model:={out.resolve()}")
 

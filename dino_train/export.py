@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import cv2
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
+from dino_ros.demo.table import TABLE
 from dino_ros.errors import UserError
 from dino_ros.perceiver import Perceiver
 from dino_ros.student import FORMAT_VERSION, METADATA_KEY, StudentInfo
@@ -81,7 +82,7 @@ def export(
     width: int,
     precision: str = "fp32",
     network: str = "teacher",
-    data: tuple[str, ...] = (),
+    data: Sequence[str | Path] = (),
 ) -> StudentInfo:
     """Write the student of `weights` for images of `height` x `width` pixels to `out`; return its description.
 
@@ -201,9 +202,9 @@ def write_onnx(graph: StudentGraph, info: StudentInfo, path: Path) -> None:
     onnx.save(model, path)
 
 
-def parity_pictures(data: tuple[str, ...], height: int, width: int) -> NDArray[np.uint8]:
+def parity_pictures(data: Sequence[str | Path], height: int, width: int) -> NDArray[np.uint8]:
     """Pictures to compare on, uint8 [N, height, width, 3], spread evenly over the data."""
-    paths = data or (str(resources.files("dino_ros") / "demo" / "table"),)
+    paths = data or (TABLE,)
     frames = open_frames(paths)
     count = min(PARITY_PICTURES, len(frames))
     numbers = np.linspace(0, len(frames) - 1, count).round().astype(int)

@@ -74,6 +74,8 @@ def test_whole_objective_loss_entropy_and_centre() -> None:
     targets = softmax((teacher - before) / 0.05)
     entropy = -(targets * np.log(targets)).sum(axis=-1).mean()
     assert health["teacher_entropy"].item() == pytest.approx(entropy, rel=1e-5)
+    mean = targets.reshape(-1, 48).mean(axis=0)
+    assert health["marginal_entropy"].item() == pytest.approx(-(mean * np.log(mean)).sum(), rel=1e-5)
     assert health["kl"].item() == pytest.approx(loss.item() - entropy, rel=1e-4)
     expected = 0.9 * before + 0.1 * teacher.reshape(-1, 48).mean(axis=0)
     np.testing.assert_allclose(dino.centre.numpy(), expected, rtol=1e-4, atol=1e-6)

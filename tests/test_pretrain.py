@@ -132,7 +132,7 @@ def test_a_run_resumes_only_on_the_same_data(pictures: Path, tmp_path: Path) -> 
 def test_bad_settings_get_one_sentence(pictures: Path, tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "run"), "--device", "cpu"]
     for arguments, sentence in (
-        ([str(pictures), "--config", "nothing"], "no recipe 'nothing'.*table_vit_micro_8"),
+        ([str(pictures), "--config", "nothing"], "no recipe 'nothing'.*robot_bag"),
         ([str(pictures), "--batch_size", "1000"], "has 640 pictures, fewer than one batch: set batch_size to 640"),
         ([str(pictures), "--crops.global_size", "100"], "global_size is 100, .* patch size 16: choose 96"),
         ([str(pictures), "--backbone.name", "vit_nothing"], "cannot make the backbone 'vit_nothing'"),

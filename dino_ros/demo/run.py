@@ -10,27 +10,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import rclpy
-from numpy.typing import NDArray
 
 from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.recorder import Recorder
-from dino_ros.encodings import to_rgb
+from dino_ros.demo.table import TABLE, TOPIC, ground_truth
 from dino_ros.errors import UserError
 from dino_ros.perceiver import Perceiver
 from dino_ros.sources import open_source
 from dino_ros.student import find_student
 from dino_ros.transport import PROFILE_VARIABLES, loopback_profile
 
-TABLE = Path(str(resources.files("dino_ros") / "demo" / "table"))
-TABLE_TOPIC = "/camera/image_raw/compressed"
-TABLE_TRUTH = "/ground_truth/mask/compressed"
 SILENCE = 2.0
 """Seconds without a message after the camera's end that end the recording."""
 SHEET = (4, 3)
@@ -51,7 +46,7 @@ def run_demo(
     anything is started.
     """
     embedded = path is None
-    path, topic = (TABLE, TABLE_TOPIC) if path is None else (path, topic)
+    path, topic = (TABLE, TOPIC) if path is None else (path, topic)
     source = open_source(path, topic)
     perceiver = Perceiver.load(model, backend)
     truth = ground_truth() if embedded else {}
@@ -95,11 +90,6 @@ def run_demo(
     temporary.write_text(json.dumps(summary, indent=2) + "\n")
     os.replace(temporary, out / "summary.json")
     return summary
-
-
-def ground_truth() -> dict[int, NDArray[np.uint8]]:
-    """Masks [H, W] of the bundled bag by stamp, 0 for background."""
-    return {frame.stamp: to_rgb(frame.image)[:, :, 0] for frame in open_source(TABLE, TABLE_TRUTH)}
 
 
 @contextlib.contextmanager

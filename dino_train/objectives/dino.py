@@ -70,8 +70,10 @@ class Dino(nn.Module):
     def forward(self, crops: list[Tensor], teacher_temperature: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch, and what shows its health.
 
-        `crops` are normalised float32: two of [B, 3, G, G], then any number of [B, 3, L, L]. Returns the scalar loss
-        and `teacher_entropy` and `kl` (nats, without gradient): cross-entropy = entropy + KL. Moves the centre.
+        `crops` are normalised float32: two of [B, 3, G, G], then any number of [B, 3, L, L]. Returns the scalar loss and,
+        in nats and without gradient: `teacher_entropy` and `kl`, whose sum is the loss, and `marginal_entropy`, that of
+        the teacher's mean output (the more it is above `teacher_entropy`, the better the teacher tells pictures apart).
+        Moves the centre.
         """
         with torch.no_grad():
             teacher = self._project(self.teacher, crops[:2])
@@ -82,9 +84,11 @@ class Dino(nn.Module):
         ]
         loss = dino_loss(targets, list(student.chunk(len(crops))), self.config.student_temperature)
         with torch.no_grad():
-            entropy = torch.stack([torch.special.entr(target).sum(dim=-1).mean() for target in targets]).mean()
+            outputs = torch.cat(targets)
+            entropy = torch.special.entr(outputs).sum(dim=-1).mean()
+            marginal = torch.special.entr(outputs.mean(dim=0)).sum()
             self._update_centre(teacher)
-        return loss, {"teacher_entropy": entropy, "kl": loss.detach() - entropy}
+        return loss, {"teacher_entropy": entropy, "kl": loss.detach() - entropy, "marginal_entropy": marginal}
 
     def _project(self, network: nn.ModuleDict, crops: list[Tensor]) -> Tensor:
         """Logits [crops * B, K], float32; crops of one size go through the backbone together."""

@@ -1,0 +1,22 @@
+"""The recording that ships: a robot's camera over a table, rendered by examples/render_table.py."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_ros.encodings import to_rgb
+from dino_ros.sources import open_source
+
+TABLE = Path(str(resources.files("dino_ros") / "demo" / "table_bag"))
+"""rosbag2 (MCAP) of 20 s at 15 Hz."""
+TOPIC = "/camera/image_raw/compressed"
+TRUTH_TOPIC = "/ground_truth/mask/compressed"
+
+
+def ground_truth() -> dict[int, NDArray[np.uint8]]:
+    """Masks [H, W] by stamp in nanoseconds: 0 for background, 1..n for the objects."""
+    return {frame.stamp: to_rgb(frame.image)[:, :, 0] for frame in open_source(TABLE, TRUTH_TOPIC)}

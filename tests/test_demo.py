@@ -1,0 +1,80 @@
+"""The demo command, whole: processes, DDS, pictures and numbers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+from bags import write_bag
+
+pytest.importorskip("rclpy")
+
+from dino_ros.demo.table import TABLE, ground_truth
+from dino_ros.sources import open_source
+
+
+def demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dino_ros.cli", "demo", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("transport", ["raw", "compressed"])
+def test_a_bag_of_ones_own(tmp_path: Path, student: Path, transport: str) -> None:
+    write_bag(tmp_path / "bag", frames=15)
+    out = tmp_path / "out"
+    finished = demo(
+        tmp_path / "bag", "--topic", "/compressed", "--model", student, "--out", out, "--transport", transport
+    )
+    assert finished.returncode == 0, finished.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["frames_published"] == 15
+    assert summary["stamps_matched"] == summary["masks_received"] > 0
+    assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p90"] <= summary["latency_ms"]["p99"]
+    assert summary["mask_iou"] is None
+    assert summary["model"] == student.stem
+    assert cv2.VideoCapture(str(out / "overlay.mp4")).read()[1].shape == (48, 64, 3)
+    assert cv2.imread(str(out / "contact_sheet.png")) is not None
+    assert "mask_iou" in finished.stdout
+    assert not list(out.glob("*tmp*"))
+
+
+def test_the_bundled_table(tmp_path: Path) -> None:
+    """What `make demo` promises: masks for nearly every frame, and an IoU of 0.45 against the rendered truth."""
+    finished = demo("--out", tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["frames_published"] == 300
+    assert summary["stamps_matched"] == summary["masks_received"] > 200
+    assert summary["mask_iou"] >= 0.45
+
+
+def test_the_table_is_as_described() -> None:
+    truth = ground_truth()
+    frames = list(open_source(TABLE, "/camera/image_raw/compressed"))
+    assert [frame.stamp for frame in frames] == list(truth)
+    shares = sorted((mask > 0).mean() for mask in truth.values())
+    assert shares[len(shares) // 10] > 0.03
+    assert shares[-len(shares) // 10] < 0.25
+    assert sum(file.stat().st_size for file in TABLE.iterdir()) < 6e6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["/nowhere"], "/nowhere does not exist"),
+        ([TABLE], "has several image topics: choose one of"),
+        ([TABLE, "--topic", "/camera"], "has no topic /camera"),
+        (["--model", "nothing"], "no student 'nothing'"),
+        (["--backend", "abacus"], "no backend 'abacus'"),
+    ],
+)
+def test_bad_input_prints_one_sentence_and_exits_with_2(
+    tmp_path: Path, arguments: list[str | Path], sentence: str
+) -> None:
+    finished = demo(*arguments, "--out", tmp_path / "out")
+    assert finished.returncode == 2
+    assert sentence in finished.stderr
+    assert len(finished.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()

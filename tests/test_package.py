@@ -1,0 +1,79 @@
+"""The package as colcon and ROS see it."""
+
+import os
+import shutil
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.skipif(shutil.which("colcon") is None, reason="colcon is not installed")
+def test_colcon_builds_what_ros_needs(tmp_path: Path) -> None:
+    shutil.copytree(
+        ROOT,
+        tmp_path / "src" / "dino_ros",
+        ignore=shutil.ignore_patterns(".*", "build", "install", "log", "runs", "demo_output", "*.egg-info"),
+    )
+    subprocess.run(["colcon", "build"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    prefix = tmp_path / "install" / "dino_ros"
+    for executable in ("perception_node", "camera_node", "dino-ros", "dino-train"):
+        assert os.access(prefix / "lib" / "dino_ros" / executable, os.X_OK)
+    share = prefix / "share" / "dino_ros"
+    for file in (
+        "package.xml",
+        "launch/perception.launch.py",
+        "launch/replay.launch.py",
+        "config/perception.yaml",
+        "config/fastdds.xml",
+        "config/pretrain/robot_bag.yaml",
+    ):
+        assert (share / file).is_file(), file
+    assert (prefix / "share" / "ament_index" / "resource_index" / "packages" / "dino_ros").is_file()
+    package = next(prefix.glob("lib/python3*/site-packages/dino_ros"))
+    for file in ("demo/fastdds_loopback.xml", "demo/table_bag/metadata.yaml", "models/table_vit_micro_8.onnx"):
+        assert (package / file).is_file(), file
+
+
+def test_package_xml_names_what_the_code_imports() -> None:
+    package = ElementTree.parse(ROOT / "package.xml").getroot()
+    depends = {element.text for element in package.iter("exec_depend")}
+    messages = {"diagnostic_msgs", "lifecycle_msgs", "rcl_interfaces", "rclpy", "sensor_msgs", "std_msgs"}
+    assert messages | {"cv_bridge", "python3-opencv", "python3-numpy", "launch", "launch_ros"} <= depends
+
+
+def test_the_parameters_file_is_the_table() -> None:
+    pytest.importorskip("rclpy")
+    from dino_ros.parameters import PARAMETERS
+
+    file = yaml.safe_load((ROOT / "config" / "perception.yaml").read_text())
+    assert file["/**/perception"]["ros__parameters"] == {row.name: row.default for row in PARAMETERS}
+
+
+def test_the_loopback_profile_is_the_shipped_one_held_to_the_loopback() -> None:
+    def transports(path: Path) -> dict[str, dict[str, str]]:
+        tags = "{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}"
+        found = ElementTree.parse(path).getroot().iter(f"{tags}transport_descriptor")
+        return {
+            t.findtext(f"{tags}type", ""): {e.tag.removeprefix(tags): (e.text or "").strip() for e in t} for t in found
+        }
+
+    shipped = transports(ROOT / "config" / "fastdds.xml")
+    loopback = transports(ROOT / "dino_ros" / "demo" / "fastdds_loopback.xml")
+    assert "interfaceWhiteList" in loopback["UDPv4"]
+    del loopback["UDPv4"]["interfaceWhiteList"]
+    assert loopback == shipped
+    assert int(shipped["SHM"]["segment_size"]) == 32 * 2**20
+    assert int(shipped["SHM"]["maxMessageSize"]) == 16 * 2**20
+
+
+@pytest.mark.parametrize("variable", ["FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"])
+def test_a_profile_of_the_users_own_is_kept(variable: str) -> None:
+    from dino_ros.transport import PROFILE_VARIABLES, profile_environment
+
+    assert profile_environment(Path("p.xml"), {variable: "mine.xml"}) == {}
+    assert profile_environment(Path("p.xml"), {"OTHER": "x"}) == dict.fromkeys(PROFILE_VARIABLES, "p.xml")
