@@ -11,7 +11,10 @@ from typing import Any
 import rclpy
 from builtin_interfaces.msg import Time
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.duration import Duration
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
@@ -50,7 +53,12 @@ class CameraNode(Node):
     def __init__(self) -> None:
         super().__init__("camera")
         for name, (default, description) in PARAMETERS.items():
-            self.declare_parameter(name, default, ParameterDescriptor(description=description, read_only=True))
+            try:
+                self.declare_parameter(name, default, ParameterDescriptor(description=description, read_only=True))
+            except InvalidParameterTypeException as error:
+                raise UserError(
+                    f"The parameter {name} must be of the type of {default!r} (write 10.0 for a rate of 10): {error}."
+                ) from error
         if not self._value("path"):
             raise UserError("No path given: set the parameter `path` to a bag, a video or a folder of pictures.")
         if self._value("rate") < 0:
@@ -73,7 +81,7 @@ class CameraNode(Node):
         start = time.monotonic()
         for due, stamp, frame in timeline(self.source, self._value("rate"), self._value("loop"), self._now()):
             while rclpy.ok() and (wait := start + due - time.monotonic()) > 0:
-                rclpy.spin_once(self, timeout_sec=min(wait, 0.05)) if wait > 0.05 else time.sleep(wait)
+                rclpy.spin_once(self, timeout_sec=min(wait, 0.05))
             if not rclpy.ok():
                 break
             try:
@@ -81,6 +89,12 @@ class CameraNode(Node):
                 self.published += 1
             except UserError as error:
                 self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+            except rclpy_implementation.RCLError:
+                if rclpy.ok():
+                    raise
+                break  # interrupted between the check and the publishing
+        if rclpy.ok():  # a process that ends takes with it what is not delivered yet
+            self._publisher.wait_for_all_acked(Duration(seconds=5))
         self.get_logger().info(f"Played {self.published} frames of {self.source.name}.")
 
     def _message(self, frame: Frame, stamp: int) -> Image | CompressedImage:
@@ -114,10 +128,10 @@ def timeline(source: Source, rate: float, loop: bool, now: int) -> Iterator[tupl
 
     `rate` 0 keeps the recorded spacing; another one sets it, and leaves the stamps of a recording as they are. Every
     further round of a loop comes later by the length of the source, so that neither times nor stamps go back. Stamps
-    of sources that are no recording count from `now`.
+    of sources that are no recording are `now` plus the time at which each frame is due.
     """
     played = 0
-    shift = 0 if source.recorded else now
+    shift = 0
     first: int | None = None
     for _ in itertools.count():
         stamps: list[int] = []
@@ -125,11 +139,12 @@ def timeline(source: Source, rate: float, loop: bool, now: int) -> Iterator[tupl
             stamps.append(frame.stamp)
             stamp = frame.stamp + shift
             first = stamp if first is None else first
-            yield (played / rate if rate else (stamp - first) / 1e9), stamp, frame
+            due = played / rate if rate else (stamp - first) / 1e9
+            yield due, stamp if source.recorded else now + round(due * 1e9), frame
             played += 1
         if not loop or not stamps:
             return
-        length = stamps[-1] - stamps[0]
+        length = max(stamps) - min(stamps)
         shift += length + (round(length / (len(stamps) - 1)) if length else round(GAP * 1e9))
 
 

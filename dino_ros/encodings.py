@@ -119,10 +119,13 @@ def _compressed_to_rgb(message: CompressedImageLike) -> NDArray[np.uint8]:
     data = np.frombuffer(message.data, dtype=np.uint8)
     if "compressedDepth" in message.format:
         raise UserError(f"The compressed format {message.format!r} holds depth, not a picture: choose a colour topic.")
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
-    if picture is None:
+    try:
+        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # a header that asks for more pixels than OpenCV allows
+        bgr = None
+    if bgr is None:
         raise UserError(
             f"A compressed image of format {message.format!r} and {data.size} bytes does not decode: it must be JPEG "
             "or PNG, and arrive complete."
         )
-    return picture.astype(np.uint8, copy=False)
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)

@@ -59,7 +59,7 @@ def to_array(message: ImageLike) -> NDArray[Any]:
     message's own channel order, whatever its byte order and padding. Raises UserError for other encodings and for data
     that does not fit the stated size.
     """
-    match = re.fullmatch(r"(8U|8S|16U|16S|32S|32F|64F)C(\d+)", message.encoding)
+    match = re.fullmatch(r"(8U|8S|16U|16S|32S|32F|64F)C([1-9]\d*)", message.encoding)
     if match:
         kind, channels = _TYPES[match[1]], int(match[2])
     elif message.encoding in _NAMED:

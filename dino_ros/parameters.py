@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
+
+from dino_ros.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,10 @@ PARAMETERS = (
 
 
 def declare_parameters(node: Node) -> None:
-    """Declare every row of PARAMETERS on the node, with description and range."""
+    """Declare every row of PARAMETERS on the node, with description and range.
+
+    Raises UserError, naming the parameter, for a value of the wrong type or out of range.
+    """
     for row in PARAMETERS:
         descriptor = ParameterDescriptor(description=row.description)
         if row.choices:
@@ -85,7 +91,14 @@ def declare_parameters(node: Node) -> None:
             descriptor.floating_point_range = [
                 FloatingPointRange(from_value=float(row.bounds[0]), to_value=float(row.bounds[1]))
             ]
-        node.declare_parameter(row.name, row.default, descriptor)
+        try:
+            node.declare_parameter(row.name, row.default, descriptor)
+        except InvalidParameterTypeException as error:
+            raise UserError(
+                f"The parameter {row.name} must be of the type of {row.default!r} (write 1.0, not 1): {error}."
+            ) from error
+        except InvalidParameterValueException as error:
+            raise UserError(f"The parameter {row.name} is out of its range: {error}.") from error
 
 
 def why_refused(parameters: list[RosParameter], configured: bool) -> str:

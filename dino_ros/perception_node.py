@@ -236,15 +236,16 @@ class PerceptionNode(LifecycleNode):
 
 
 def main() -> None:
-    """Run the node until it is interrupted."""
+    """Run the node until it is interrupted; a bad parameter prints one sentence and exits with code 2."""
     rclpy.init(args=sys.argv)
-    node = PerceptionNode()
     try:
-        rclpy.spin(node)
+        rclpy.spin(PerceptionNode())
+    except UserError as error:
+        rclpy.logging.get_logger("perception").error(str(error))
+        sys.exit(2)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
-        node.destroy_node()
         rclpy.try_shutdown()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -36,6 +37,14 @@ class RgbImage:
     step: int
     encoding: str = "rgb8"
     is_bigendian: int = 0
+
+
+@dataclass
+class EncodedImage:
+    """The bytes of a picture's file, with the fields of sensor_msgs/CompressedImage."""
+
+    format: str
+    data: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ def open_source(path: str | Path, topic: str | None = None) -> Source:
     `topic` picks a bag's image topic; it may be left out where there is only one. Raises UserError if the path is
     missing, is of no known kind or cannot be read, or if the topic is missing, ambiguous or not of pictures.
     """
-    path = Path(path)
+    path = Path(path).expanduser()  # no shell does it for `-p path:=~/bag`
     if not path.exists():
         raise UserError(f"{path} does not exist: give the path of a bag, a video or a folder of pictures.")
     if is_bag(path):
@@ -174,7 +183,7 @@ class VideoSource:
         self.name = path.name
         capture = self._open()
         self._rate = capture.get(cv2.CAP_PROP_FPS) or FOLDER_RATE
-        self._count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self._count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))  # negative where the length is not known
         decoded, _ = capture.read()
         if not decoded:
             raise self._undecodable()
@@ -203,13 +212,14 @@ class VideoSource:
 
 
 class FolderSource:
-    """The pictures of a folder and its subfolders, in the order of their names."""
+    """The pictures of a folder and its subfolders, in the order of their names, where 2 comes before 10."""
 
     recorded = False
 
     def __init__(self, path: Path) -> None:
-        self.name = path.name
-        self.files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        self.name = path.resolve().name
+        pictures = (f for f in path.rglob("[!.]*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
+        self.files = sorted(pictures, key=_natural)
         if not self.files:
             raise UserError(f"{path} holds no pictures: known endings are {' '.join(sorted(IMAGE_SUFFIXES))}.")
 
@@ -218,10 +228,13 @@ class FolderSource:
 
     def __iter__(self) -> Iterator[Frame]:
         for number, file in enumerate(self.files):
-            bgr = cv2.imread(str(file), cv2.IMREAD_COLOR)
-            if bgr is None:
-                raise UserError(f"{file} does not decode as a picture: remove it or repair it.")
-            yield _decoded_frame(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), number / FOLDER_RATE)
+            encoded = EncodedImage(file.suffix[1:].lower().replace("jpg", "jpeg"), np.fromfile(file, np.uint8))
+            yield Frame(round(number / FOLDER_RATE * 1e9), "", encoded)
+
+
+def _natural(file: Path) -> list[tuple[int, str]]:
+    """Sort key of a path that compares runs of digits as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(file))]
 
 
 def _decoded_frame(rgb: Any, seconds: float) -> Frame:

@@ -35,7 +35,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ros(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """rclpy in this process, on a domain of this test's own that its child processes inherit."""
     rclpy = pytest.importorskip("rclpy")
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + zlib.crc32(request.node.nodeid.encode()) % 100))
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + zlib.crc32(f"{os.getpid()} {request.node.nodeid}".encode()) % 100))
     rclpy.init()
     yield
     rclpy.shutdown()

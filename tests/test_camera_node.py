@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from bags import write_bag
@@ -12,6 +13,7 @@ from bags import write_bag
 pytest.importorskip("rclpy")
 
 from clients import Client
+from rcl_interfaces.srv import GetParameters
 from sensor_msgs.msg import CompressedImage, Image
 
 from dino_ros.camera_node import timeline
@@ -68,6 +70,41 @@ def test_a_chosen_rate_leaves_recorded_stamps_alone(tmp_path: Path) -> None:
     assert list(stamps) == STAMPS
 
 
+def test_stamps_of_a_folder_keep_to_the_chosen_rate(tmp_path: Path) -> None:
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((4, 5, 3), np.uint8))
+    due, stamps, _ = zip(*timeline(open_source(tmp_path), rate=5, loop=False, now=7_000_000_000), strict=True)
+    np.testing.assert_allclose(due, [0, 0.2, 0.4, 0.6])
+    assert list(stamps) == [7_000_000_000 + 200_000_000 * number for number in range(4)]
+
+
+def test_compressed_frames_of_a_real_log_pass_unchanged(client: Client, test_data: Path) -> None:
+    path = test_data / "bags" / "euroc_micro"
+    received: list[CompressedImage] = []
+    client.create_subscription(CompressedImage, "/image_raw/compressed", received.append, 100)
+    parameters = {"path": str(path), "image_transport": "compressed"}
+    with running("camera_node", parameters, ()) as process:
+        client.wait(lambda: process.poll() is not None and len(received) == 95, "all frames")
+    for message, frame in zip(received, open_source(path), strict=True):
+        assert (stamp_of(message), message.format) == (frame.stamp, frame.image.format)
+        assert bytes(message.data) == bytes(frame.image.data)
+
+
+def test_services_answer_while_a_fast_source_plays(client: Client, tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", frames=6)
+    command = [sys.executable, "-m", "dino_ros.camera_node", "--ros-args", "-p", f"path:={tmp_path / 'bag'}"]
+    options = ("topic:=/raw", "rate:=50.0", "loop:=true", "wait_for_subscribers:=0")
+    with subprocess.Popen(command + [word for option in options for word in ("-p", option)]) as process:
+        service = client.create_client(GetParameters, "/camera/get_parameters")
+        assert service.wait_for_service(timeout_sec=20.0)
+        answer = service.call_async(GetParameters.Request(names=["topic"]))
+        try:
+            client.wait(answer.done, "an answer", seconds=10)
+        finally:
+            process.send_signal(2)
+    assert answer.result().values[0].string_value == "/raw"
+
+
 def test_a_frame_that_does_not_decode_is_passed_over(client: Client, tmp_path: Path) -> None:
     write_bag(tmp_path / "bag", frames=6, broken=2)
     received: list[Image] = []
@@ -84,6 +121,7 @@ def test_a_frame_that_does_not_decode_is_passed_over(client: Client, tmp_path: P
         ([], "No path given"),
         (["-p", "path:=/nowhere/bag"], "/nowhere/bag does not exist"),
         (["-p", "path:=/nowhere/bag", "-p", "image_transport:=h264"], "choose raw or compressed"),
+        (["-p", "path:=/nowhere/bag", "-p", "rate:=10"], "expecting type 'DOUBLE'"),
     ],
 )
 def test_bad_input_prints_one_sentence_and_exits_with_2(parameters: list[str], sentence: str) -> None:

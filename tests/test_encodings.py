@@ -1,5 +1,7 @@
 """Every encoding, against OpenCV's own conversion into it or a picture of known colours."""
 
+import struct
+import zlib
 from dataclasses import dataclass, field
 
 import cv2
@@ -46,6 +48,13 @@ def scene() -> NDArray[np.uint8]:
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     smooth = cv2.GaussianBlur(noise, (0, 0), 5).astype(np.float32)
     return cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A small PNG whose header claims another size."""
+    png = cv2.imencode(".png", scene())[1].tobytes()
+    header = b"IHDR" + struct.pack(">II", width, height) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
 
 
 EXACT = {
@@ -135,6 +144,7 @@ def test_compressed_colour_and_grey(suffix: str) -> None:
         (Image("uyvy", 4, 5, 10, np.zeros(40, np.uint8)), "odd width 5"),
         (Compressed("jpeg", b""), "'jpeg' and 0 bytes does not decode"),
         (Compressed("jpeg", b"\xff\xd8\xff rubbish"), "does not decode"),
+        (Compressed("png", png_of_size(100_000, 100_000)), "does not decode"),
         (Compressed("16UC1; compressedDepth png", b"1234"), "holds depth"),
     ],
 )

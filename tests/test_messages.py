@@ -46,3 +46,5 @@ def test_foreign_layouts_are_read() -> None:
     np.testing.assert_array_equal(to_array(message), values)
     with pytest.raises(UserError, match="'bayer_rggb8' cannot be read as an array"):
         to_array(Image(height=1, width=1, encoding="bayer_rggb8", step=1, data=b"0"))
+    with pytest.raises(UserError, match="'32FC0' cannot be read as an array"):
+        to_array(Image(height=1, width=1, encoding="32FC0", step=4, data=b"0000"))

@@ -1,5 +1,7 @@
 """The perception node as a process of its own, over real DDS."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -194,3 +196,12 @@ def test_compressed_transport_and_remapping(ros: None, student: Path) -> None:
         client.wait(lambda: masks, "a mask")
         np.testing.assert_array_equal(to_array(masks[0]), Perceiver.load(student)(rgb).mask)
     client.destroy_node()
+
+
+@pytest.mark.parametrize("value", ["mask_keep:=1", "mask_keep:=2.0"])
+def test_a_start_with_a_bad_parameter_says_so(value: str) -> None:
+    command = [sys.executable, "-m", "dino_ros.perception_node", "--ros-args", "-p", value]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 2
+    assert "The parameter mask_keep" in finished.stderr
+    assert "Traceback" not in finished.stderr

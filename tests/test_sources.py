@@ -58,11 +58,37 @@ def test_video(tmp_path: Path) -> None:
     np.testing.assert_allclose(levels, range(0, 250, 25), atol=6)
 
 
+def test_video_of_unknown_length(tmp_path: Path) -> None:
+    """As a recorder leaves it that was killed: Matroska without a duration."""
+    path = tmp_path / "v.mkv"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (64, 48))
+    for _ in range(10):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    start, duration, rest = path.read_bytes().partition(b"\x44\x89\x88")
+    assert duration
+    path.write_bytes(start + b"\xec\x89" + bytes(9) + rest[8:])
+    source = open_source(path)
+    assert len(source) == 0
+    assert sum(1 for _ in source) == 10
+
+
 def test_folder_in_the_order_of_names(tmp_path: Path) -> None:
-    for name, level in (("b.png", 20), ("a.png", 10), ("c/d.png", 30)):
+    for name, level in (("a10.png", 20), ("a9.png", 10), ("c/d.png", 30)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         cv2.imwrite(str(tmp_path / name), np.full((4, 5, 3), level, np.uint8))
+    (tmp_path / "._a9.png").write_text("what macOS leaves behind")
     assert [int(frame.rgb()[0, 0, 0]) for frame in open_source(tmp_path)] == [10, 20, 30]
+
+
+def test_a_bad_picture_spares_the_others(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((4, 5, 3), np.uint8))
+    (tmp_path / "b.png").write_text("no picture")
+    good, bad, last = open_source(tmp_path)
+    assert good.rgb().shape == last.rgb().shape == (4, 5, 3)
+    with pytest.raises(UserError, match="does not decode"):
+        bad.rgb()
 
 
 def test_paths_that_cannot_be_played_get_one_sentence(tmp_path: Path) -> None:

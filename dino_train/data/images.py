@@ -63,7 +63,7 @@ class TarFrames:
 
 def decode(encoded: bytes, name: str) -> NDArray[np.uint8]:
     """Decode a picture file's bytes to RGB [H, W, 3]; raises UserError with `name` if that fails."""
-    picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB) if encoded else None
-    if picture is None:
+    bgr = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
+    if bgr is None:
         raise UserError(f"{name} does not decode as a picture: remove it or repair it.")
-    return picture.astype(np.uint8, copy=False)
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)

@@ -70,10 +70,10 @@ class Dino(nn.Module):
     def forward(self, crops: list[Tensor], teacher_temperature: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch, and what shows its health.
 
-        `crops` are normalised float32: two of [B, 3, G, G], then any number of [B, 3, L, L]. Returns the scalar loss and,
-        in nats and without gradient: `teacher_entropy` and `kl`, whose sum is the loss, and `marginal_entropy`, that of
-        the teacher's mean output (the more it is above `teacher_entropy`, the better the teacher tells pictures apart).
-        Moves the centre.
+        `crops` are normalised float32: two of [B, 3, G, G], then any number of [B, 3, L, L]. Returns the scalar loss
+        and, in nats and without gradient: `teacher_entropy` and `kl`, whose sum is the loss, and `marginal_entropy`,
+        that of the teacher's mean output (the more it is above `teacher_entropy`, the better the teacher tells pictures
+        apart). Moves the centre.
         """
         with torch.no_grad():
             teacher = self._project(self.teacher, crops[:2])

@@ -1,0 +1,151 @@
+"""The rendered table: reproducible, and its masks and poses say where the objects are."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.highlevel import AnyReader
+
+pybullet = pytest.importorskip("pybullet")
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+from render_table import Scene, messages  # noqa: E402
+
+TOPICS = {
+    "/camera/image_raw/compressed": "camera",
+    "/camera/camera_info": "camera",
+    "/ground_truth/mask/compressed": "camera",
+    "/ground_truth/poses": "table",
+}
+
+
+def render(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(EXAMPLES / "render_table.py"), str(out), "--size", "64x48", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def read(bag: Path) -> list[tuple[str, int, bytes, Any]]:
+    with AnyReader([bag]) as reader:
+        return [
+            (connection.topic, stamp, bytes(raw), reader.deserialize(raw, connection.msgtype))
+            for connection, stamp, raw in reader.messages()
+        ]
+
+
+def masks(bag: Path) -> dict[int, Any]:
+    return {
+        stamp: cv2.imdecode(message.data, cv2.IMREAD_UNCHANGED)
+        for topic, stamp, _, message in read(bag)
+        if topic == "/ground_truth/mask/compressed"
+    }
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("rendered") / "bag"
+    finished = render(out, "--seconds", "2", "--rate", "5")
+    assert finished.returncode == 0, finished.stderr
+    return out
+
+
+@pytest.fixture(params=[5, 6])
+def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
+    # One scene at a time: its pybullet calls all go to the first client.
+    scene = Scene(40.0, request.param, 160, 120)
+    yield scene
+    scene.close()
+
+
+def test_the_same_seed_gives_the_same_bytes(bag: Path, tmp_path: Path) -> None:
+    assert render(tmp_path / "again", "--seconds", "2", "--rate", "5").returncode == 0
+    assert [entry[:3] for entry in read(tmp_path / "again")] == [entry[:3] for entry in read(bag)]
+
+
+def test_another_seed_gives_other_objects(bag: Path, tmp_path: Path) -> None:
+    assert render(tmp_path / "other", "--seconds", "2", "--rate", "5", "--seed", "1").returncode == 0
+    ours, theirs = masks(bag), masks(tmp_path / "other")
+    assert ours.keys() == theirs.keys()
+    # A few objects cover a tenth of the picture: those elsewhere leave few pixels that both call object.
+    both = [((a > 0) & (b > 0)).sum() / ((a > 0) | (b > 0)).sum() for a, b in zip(ours.values(), theirs.values())]
+    assert max(both) < 0.5
+
+
+def test_the_motion_does_not_depend_on_the_rate(bag: Path, tmp_path: Path) -> None:
+    assert render(tmp_path / "faster", "--seconds", "2", "--rate", "10").returncode == 0
+    slow, fast = masks(bag), masks(tmp_path / "faster")
+    assert len(fast) == 2 * len(slow) == 20
+    for stamp, mask in slow.items():
+        np.testing.assert_array_equal(mask, fast[stamp])
+
+
+def test_every_frame_has_its_four_messages(bag: Path) -> None:
+    entries = read(bag)
+    assert len(entries) == 10 * len(TOPICS)
+    by_stamp: dict[int, dict[str, Any]] = {}
+    for topic, stamp, _, message in entries:
+        assert message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec == stamp
+        assert message.header.frame_id == TOPICS[topic]
+        by_stamp.setdefault(stamp, {})[topic] = message
+    assert np.diff(list(by_stamp)).tolist() == [200_000_000] * 9
+    for frame in by_stamp.values():
+        assert frame.keys() == TOPICS.keys()
+        image = cv2.imdecode(frame["/camera/image_raw/compressed"].data, cv2.IMREAD_UNCHANGED)
+        mask = cv2.imdecode(frame["/ground_truth/mask/compressed"].data, cv2.IMREAD_UNCHANGED)
+        assert (image.shape, mask.shape, mask.dtype) == ((48, 64, 3), (48, 64), np.uint8)
+        assert mask.max() <= len(frame["/ground_truth/poses"].poses)
+
+
+def test_an_existing_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "bag").mkdir()
+    (tmp_path / "bag" / "mine.txt").write_text("mine")
+    finished = render(tmp_path / "bag")
+    assert finished.returncode != 0
+    assert f"{tmp_path / 'bag'} exists already" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert [file.name for file in tmp_path.rglob("*")] == ["bag", "mine.txt"]
+
+
+def test_poses_project_into_the_masks_of_the_same_number(scene: Scene) -> None:
+    info = next(messages(scene, 0.1, 10.0))[1]["/camera/camera_info"]
+    optical = np.diag([1.0, -1.0, -1.0])  # OpenGL's camera looks along -z with y up, ROS's along z with y down
+    compared = 0
+    for time in np.arange(1.0, 40.0, 1.5):
+        _, mask, poses = scene.render(time)
+        view = np.reshape(scene._view(time), (4, 4)).T
+        for number, (position, _) in enumerate(poses, start=1):
+            x, y, depth = info.k.reshape(3, 3) @ optical @ (view[:3, :3] @ position + view[:3, 3])
+            column, row = x / depth, y / depth
+            # One that is still above the picture, or hidden, has no pixels to compare with.
+            if 0 <= column < 160 and 0 <= row < 120 and (mask == number).any():
+                rows, columns = np.nonzero(mask == number)
+                assert np.hypot(columns + 0.5 - column, rows + 0.5 - row).min() < 4
+                compared += 1
+    assert compared > 30
+
+
+def test_objects_rest_on_the_table_and_keep_clear_of_each_other(scene: Scene) -> None:
+    rested = 0
+    for time in np.arange(0.0, 40.0, 0.5):
+        scene._move(time)
+        bodies = [body for body, _ in scene.bodies.values()]
+        for number, (body, _) in scene.bodies.items():
+            visit = scene.visits[number]
+            if visit.arrives + 0.5 <= time < visit.leaves - 0.5:
+                assert abs(pybullet.getAABB(body)[0][2]) < 0.005
+                rested += 1
+            for other in bodies[bodies.index(body) + 1 :]:
+                assert not pybullet.getClosestPoints(body, other, 0.0)
+    assert rested > 100
+
+
+def test_objects_cover_five_to_twenty_per_cent_of_most_frames(scene: Scene) -> None:
+    rendered = [scene.render(time) for time in np.arange(0.0, 40.0, 0.8)]
+    shares = np.array([(mask > 0).mean() for _, mask, _ in rendered])
+    assert ((shares >= 0.05) & (shares <= 0.20)).mean() > 0.7
+    assert max(len(poses) for _, _, poses in rendered) <= 4
