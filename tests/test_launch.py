@@ -45,7 +45,8 @@ def launched(name: str, arguments: dict[str, str], body: Callable[[], None]) -> 
         try:
             await asyncio.get_running_loop().run_in_executor(None, body)
         finally:
-            await service.shutdown() if not running.done() else None
+            if (stopping := service.shutdown()) is not None:  # None when it has ended by itself
+                await stopping
         return int(await running)
 
     return asyncio.new_event_loop().run_until_complete(both())

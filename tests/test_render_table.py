@@ -72,7 +72,10 @@ def test_another_seed_gives_other_objects(bag: Path, tmp_path: Path) -> None:
     ours, theirs = masks(bag), masks(tmp_path / "other")
     assert ours.keys() == theirs.keys()
     # A few objects cover a tenth of the picture: those elsewhere leave few pixels that both call object.
-    both = [((a > 0) & (b > 0)).sum() / ((a > 0) | (b > 0)).sum() for a, b in zip(ours.values(), theirs.values())]
+    both = [
+        ((a > 0) & (b > 0)).sum() / ((a > 0) | (b > 0)).sum()
+        for a, b in zip(ours.values(), theirs.values(), strict=True)
+    ]
     assert max(both) < 0.5
 
 
@@ -118,14 +121,19 @@ def test_poses_project_into_the_masks_of_the_same_number(scene: Scene) -> None:
     for time in np.arange(1.0, 40.0, 1.5):
         _, mask, poses = scene.render(time)
         view = np.reshape(scene._view(time), (4, 4)).T
-        for number, (position, _) in enumerate(poses, start=1):
-            x, y, depth = info.k.reshape(3, 3) @ optical @ (view[:3, :3] @ position + view[:3, 3])
-            column, row = x / depth, y / depth
-            # One that is still above the picture, or hidden, has no pixels to compare with.
-            if 0 <= column < 160 and 0 <= row < 120 and (mask == number).any():
+        positions = np.reshape([position for position, _ in poses], (-1, 3))
+        projected = (positions @ view[:3, :3].T + view[:3, 3]) @ (info.k.reshape(3, 3) @ optical).T
+        depths = projected[:, 2]
+        for number, (column, row) in enumerate(projected[:, :2] / depths[:, None], start=1):
+            if not (0 <= column < 160 and 0 <= row < 120):
+                continue  # still in the air above the picture
+            seen = mask[int(row), int(column)]
+            if seen in (0, number):
                 rows, columns = np.nonzero(mask == number)
-                assert np.hypot(columns + 0.5 - column, rows + 0.5 - row).min() < 4
+                assert np.hypot(columns - column, rows - row).min() < 2.0
                 compared += 1
+            else:  # hidden there, which only a nearer object can do
+                assert depths[seen - 1] < depths[number - 1]
     assert compared > 30
 
 
