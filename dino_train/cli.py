@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from dino_ros.errors import UserError
 from dino_train.config import Recipe, find_recipe
@@ -28,6 +28,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> None:
     """Parse the command line and do what it says."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the recipe's fields explain themselves in --help
     parser = ArgumentParser(prog="dino-train", description="Pretrain, evaluate and export DINO students.")
     commands = parser.add_subcommands(required=True, dest="command")
     commands.add_subcommand("pretrain", pretrain_parser(), help="learn from pictures, without labels")

@@ -90,7 +90,7 @@ def pretrain(
         save_checkpoint(
             Checkpoint(
                 recipe=recipe,
-                data=[str(path) for path in data],
+                data=[str(Path(path).resolve()) for path in data],
                 topics=list(topics),
                 pictures=len(frames),
                 step=step,
