@@ -51,6 +51,9 @@ class CropsConfig:
     """Share of the picture's area that a global crop covers. (0.25, 1) for long runs with 10 local crops."""
     local_scale: tuple[float, float] = (0.05, 0.4)
     """Share of the picture's area that a local crop covers."""
+    colour: float = 1.0
+    """Strength of colour jitter, greyscale and solarisation: 1 as the paper. Lower it where frames look alike and
+    colour is what tells them apart, as in the log of one robot in one place."""
 
 
 @dataclass

@@ -8,7 +8,8 @@ from torchvision.transforms import v2
 
 from dino_train.config import CropsConfig
 
-MIN_BLUR_SIGMA, MAX_BLUR_SIGMA = 0.1, 2.0
+BLUR_SIGMA = (0.1, 2.0)
+"""Standard deviation of the blur in pixels, at the paper's crop sizes of 224 and 96; smaller crops get less."""
 
 
 class MultiCrop:
@@ -20,26 +21,28 @@ class MultiCrop:
     """
 
     def __init__(self, config: CropsConfig) -> None:
+        strength = config.colour
+
         def crop(size: int, scale: tuple[float, float]) -> list[v2.Transform]:
             return [
                 v2.RandomResizedCrop(size, scale=scale, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
                 v2.RandomHorizontalFlip(0.5),
-                v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
-                v2.RandomGrayscale(0.2),
+                v2.RandomApply([v2.ColorJitter(0.4 * strength, 0.4 * strength, 0.2 * strength, 0.1 * strength)], p=0.8),
+                v2.RandomGrayscale(0.2 * strength),
             ]
 
-        def blur(size: int, p: float) -> v2.Transform:
-            # Odd and about a tenth of the side, as BYOL; never under 3 pixels.
-            kernel = max(3, size // 10 // 2 * 2 + 1)
-            return v2.RandomApply([v2.GaussianBlur(kernel, (MIN_BLUR_SIGMA, MAX_BLUR_SIGMA))], p=p)
+        def blur(size: int, paper_size: int, p: float) -> v2.Transform:
+            low, high = (sigma * min(size / paper_size, 1.0) for sigma in BLUR_SIGMA)
+            kernel = max(3, size // 10 // 2 * 2 + 1)  # odd and about a tenth of the side, as BYOL; never under 3 pixels
+            return v2.RandomApply([v2.GaussianBlur(kernel, (low, high))], p=p)
 
         globally, locally = config.global_size, config.local_size
         # The asymmetry of the two global crops (blur always and rarely, solarise only the second) is BYOL's.
-        self.first_global = v2.Compose([*crop(globally, config.global_scale), blur(globally, 1.0)])
+        self.first_global = v2.Compose([*crop(globally, config.global_scale), blur(globally, 224, 1.0)])
         self.second_global = v2.Compose(
-            [*crop(globally, config.global_scale), blur(globally, 0.1), v2.RandomSolarize(128, p=0.2)]
+            [*crop(globally, config.global_scale), blur(globally, 224, 0.1), v2.RandomSolarize(128, p=0.2 * strength)]
         )
-        self.local = v2.Compose([*crop(locally, config.local_scale), blur(locally, 0.5)])
+        self.local = v2.Compose([*crop(locally, config.local_scale), blur(locally, 96, 0.5)])
         self.local_crops = config.local_crops
 
     def __call__(self, picture: Tensor) -> list[Tensor]:
