@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -23,7 +24,6 @@ from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
 from dino_ros.transport import profile_environment
-from launch import LaunchContext, LaunchDescription
 
 SHARE = Path(get_package_share_directory("dino_ros"))
 
@@ -54,6 +54,8 @@ def perception_node(context: LaunchContext) -> list:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
+    if not Path(value("params_file")).is_file():
+        raise FileNotFoundError(f"params_file {value('params_file')} does not exist: give the path of a YAML file.")
     # An argument left empty must not override what the file says.
     given = {name: value(name) for name in ("model", "backend", "image_transport") if value(name)}
     node = LifecycleNode(

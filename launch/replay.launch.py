@@ -4,13 +4,20 @@ import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, SetEnvironmentVariable
+from launch import LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+    Shutdown,
+)
+from launch.event_handlers import OnProcessExit
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from dino_ros.transport import profile_environment
-from launch import LaunchDescription
 
 SHARE = Path(get_package_share_directory("dino_ros"))
 PASSED_ON = ("model", "backend", "namespace", "params_file", "log_level")
@@ -54,6 +61,13 @@ def generate_launch_description() -> LaunchDescription:
         ],
         arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
         output="screen",
+    )
+    # The camera says what is wrong with its input; without a camera there is nothing to perceive.
+    ended = RegisterEventHandler(
+        OnProcessExit(
+            target_action=camera,
+            on_exit=lambda event, context: Shutdown(reason="the camera failed") if event.returncode else None,
+        )
     )
     perception = IncludeLaunchDescription(
         str(SHARE / "launch" / "perception.launch.py"),

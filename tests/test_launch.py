@@ -12,12 +12,11 @@ pytest.importorskip("launch_ros")
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from clients import Client
+from launch import LaunchContext, LaunchDescription, LaunchService
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from lifecycle_msgs.srv import GetState
 from sensor_msgs.msg import CompressedImage, Image
-
-from launch import LaunchDescription, LaunchService
 
 try:
     LAUNCH = Path(get_package_share_directory("dino_ros")) / "launch"
@@ -120,7 +119,9 @@ def test_the_large_frame_profile_is_set_unless_there_is_one(monkeypatch: pytest.
     from launch.actions import SetEnvironmentVariable
 
     def variables() -> dict[str, str]:
-        description = PythonLaunchDescriptionSource(str(LAUNCH / "perception.launch.py")).get_launch_description(None)
+        description = PythonLaunchDescriptionSource(str(LAUNCH / "perception.launch.py")).get_launch_description(
+            LaunchContext()
+        )
         actions = [action for action in description.entities if isinstance(action, SetEnvironmentVariable)]
         return {action.name[0].text: action.value[0].text for action in actions}
 
@@ -129,3 +130,15 @@ def test_the_large_frame_profile_is_set_unless_there_is_one(monkeypatch: pytest.
         monkeypatch.delenv(variable)
     assert set(variables()) == {"FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"}
     assert all(Path(path).is_file() for path in variables().values())
+
+
+def test_replay_of_a_missing_bag_ends_the_launch(client: Client) -> None:
+    def body() -> None:
+        client.wait(lambda: client.count_publishers("/diagnostics") == 1, "the node")
+        client.wait(lambda: client.count_publishers("/diagnostics") == 0, "the end of the node")
+
+    launched("replay.launch.py", {"bag": "/nowhere"}, body)
+
+
+def test_a_missing_params_file_ends_the_launch() -> None:
+    assert launched("perception.launch.py", {"params_file": "/nowhere.yaml"}, lambda: None) == 1

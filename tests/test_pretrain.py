@@ -24,13 +24,14 @@ from dino_train.evaluation.knn import knn_accuracy  # noqa: E402
 
 RECIPE = Recipe(
     backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=64, depth=3, num_heads=2, drop_path=0.0),
-    crops=CropsConfig(global_size=32, local_size=16, local_crops=2, local_scale=(0.2, 0.4)),
+    crops=CropsConfig(32, 16, local_crops=2, global_scale=(0.6, 1.0), local_scale=(0.25, 0.6), colour=0.3),
     dino=DinoConfig(
         out_dim=256,
         hidden_dim=256,
         bottleneck_dim=64,
-        teacher_temperature_start=0.01,
-        teacher_temperature=0.01,
+        teacher_temperature_start=0.015,
+        teacher_temperature=0.015,
+        centre_momentum=0.8,
         teacher_momentum=0.98,
     ),
     optimiser=OptimiserConfig(lr=4e-3, warmup_epochs=2),
