@@ -8,8 +8,8 @@ they move and when they go. The scene is a function of time, so a bag of another
     /camera/image_raw/compressed     sensor_msgs/CompressedImage, JPEG
     /camera/camera_info              sensor_msgs/CameraInfo
     /ground_truth/mask/compressed    sensor_msgs/CompressedImage, PNG mono8: 0 background, 1..n the objects
-    /ground_truth/poses              geometry_msgs/PoseArray in the frame `table` (z up, origin at the middle of the
-                                     table's top), in the order of the mask's numbers
+    /ground_truth/poses              geometry_msgs/PoseArray in the camera's optical frame (x right, y down, z forward,
+                                     metres), in the order of the mask's numbers
 """
 
 from __future__ import annotations
@@ -108,6 +108,15 @@ def find_path(size: float, present: list[Visit], rng: np.random.Generator) -> ND
         if clear:
             return np.stack([start, end])
     return None
+
+
+def optical_from_world(view: list[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Position and quaternion that take the world into the optical frame, from OpenGL's view matrix."""
+    # OpenGL looks along -z with y up, ROS's optical frames along z with y down.
+    matrix = np.diag([1.0, -1.0, -1.0, 1.0]) @ np.reshape(view, (4, 4)).T
+    half_vector = cv2.Rodrigues(matrix[:3, :3])[0].ravel() / 2
+    half_angle = np.linalg.norm(half_vector)
+    return matrix[:3, 3], np.append(half_vector * np.sinc(half_angle / np.pi), np.cos(half_angle))
 
 
 def ease(x: float) -> float:
@@ -219,13 +228,17 @@ class Scene:
         return view
 
     def render(self, time: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[Any]]:
-        """Picture RGB [H, W, 3], mask [H, W] with 1..n for the objects, and their poses as pybullet gives them."""
+        """Picture RGB [H, W, 3], mask [H, W] with 1..n for the objects, and their poses as seen by the camera.
+
+        A pose is a position (metres) and a quaternion (x, y, z, w) in the optical frame.
+        """
         bodies = self._move(time)
         aspect = self.width / self.height
+        view = self._view(time)
         _, _, rgba, _, segmentation = pybullet.getCameraImage(
             self.width,
             self.height,
-            self._view(time),
+            view,
             pybullet.computeProjectionMatrixFOV(FIELD_OF_VIEW, aspect, 0.05, 5.0),
             lightDirection=(0.6, -0.5, 1.4),
             lightAmbientCoeff=0.55,
@@ -240,7 +253,8 @@ class Scene:
         mask = np.zeros((self.height, self.width), np.uint8)
         for number, body in enumerate(bodies, start=1):
             mask[segmentation == body] = number
-        poses = [pybullet.getBasePositionAndOrientation(body) for body in bodies]
+        camera = optical_from_world(view)
+        poses = [pybullet.multiplyTransforms(*camera, *pybullet.getBasePositionAndOrientation(b)) for b in bodies]
         return np.clip(rgb, 0, 255).astype(np.uint8), mask, poses
 
     def close(self) -> None:
@@ -255,7 +269,8 @@ def messages(scene: Scene, seconds: float, rate: float) -> Iterator[tuple[int, d
     compressed = types["sensor_msgs/msg/CompressedImage"]
     point, quaternion = types["geometry_msgs/msg/Point"], types["geometry_msgs/msg/Quaternion"]
     focal = scene.height / 2 / math.tan(math.radians(FIELD_OF_VIEW / 2))
-    k = np.array([focal, 0, scene.width / 2, 0, focal, scene.height / 2, 0, 0, 1.0])
+    # The renderer's principal point, measured with pixel centres at whole numbers.
+    k = np.array([focal, 0, scene.width / 2, 0, focal, scene.height / 2 - 1, 0, 0, 1.0])
     p = np.insert(k, [3, 6, 9], 0.0)
     region = types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
     for number in track(range(round(seconds * rate)), description="rendering"):
@@ -277,7 +292,7 @@ def messages(scene: Scene, seconds: float, rate: float) -> Iterator[tuple[int, d
                 ),
                 "/ground_truth/mask/compressed": compressed(header("camera"), "png", png.ravel()),
                 "/ground_truth/poses": types["geometry_msgs/msg/PoseArray"](
-                    header("table"),
+                    header("camera"),
                     [types["geometry_msgs/msg/Pose"](point(*at), quaternion(*turn)) for at, turn in poses],
                 ),
             },
@@ -317,8 +332,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.out.exists():
         sys.exit(f"{options.out} exists already: remove it or choose another name.")
-    width, height = (int(side) for side in options.size.split("x"))
-    render_bag(options.out, options.seconds, options.rate, options.seed, width, height)
+    width, _, height = options.size.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        sys.exit(f"--size {options.size} is not WxH: write for example 320x240.")
+    if options.seconds * options.rate < 1 or options.seed < 0:
+        sys.exit("--seconds and --rate must give at least one frame, and --seed must not be negative.")
+    render_bag(options.out, options.seconds, options.rate, options.seed, int(width), int(height))
 
 
 if __name__ == "__main__":

@@ -119,9 +119,8 @@ def test_the_large_frame_profile_is_set_unless_there_is_one(monkeypatch: pytest.
     from launch.actions import SetEnvironmentVariable
 
     def variables() -> dict[str, str]:
-        description = PythonLaunchDescriptionSource(str(LAUNCH / "perception.launch.py")).get_launch_description(
-            LaunchContext()
-        )
+        source = PythonLaunchDescriptionSource(str(LAUNCH / "perception.launch.py"))
+        description = source.get_launch_description(LaunchContext())
         actions = [action for action in description.entities if isinstance(action, SetEnvironmentVariable)]
         return {action.name[0].text: action.value[0].text for action in actions}
 

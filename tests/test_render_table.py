@@ -21,7 +21,7 @@ TOPICS = {
     "/camera/image_raw/compressed": "camera",
     "/camera/camera_info": "camera",
     "/ground_truth/mask/compressed": "camera",
-    "/ground_truth/poses": "table",
+    "/ground_truth/poses": "camera",
 }
 
 
@@ -114,15 +114,22 @@ def test_an_existing_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.rglob("*")] == ["bag", "mine.txt"]
 
 
+@pytest.mark.parametrize("arguments", [("--size", "320"), ("--size", "0x0"), ("--rate", "0"), ("--seed", "-1")])
+def test_arguments_that_make_no_sense_get_one_sentence(tmp_path: Path, arguments: tuple[str, str]) -> None:
+    finished = render(tmp_path / "bag", *arguments)
+    assert finished.returncode != 0
+    assert arguments[0] in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_poses_project_into_the_masks_of_the_same_number(scene: Scene) -> None:
     info = next(messages(scene, 0.1, 10.0))[1]["/camera/camera_info"]
-    optical = np.diag([1.0, -1.0, -1.0])  # OpenGL's camera looks along -z with y up, ROS's along z with y down
     compared = 0
     for time in np.arange(1.0, 40.0, 1.5):
         _, mask, poses = scene.render(time)
-        view = np.reshape(scene._view(time), (4, 4)).T
         positions = np.reshape([position for position, _ in poses], (-1, 3))
-        projected = (positions @ view[:3, :3].T + view[:3, 3]) @ (info.k.reshape(3, 3) @ optical).T
+        projected = positions @ info.k.reshape(3, 3).T
         depths = projected[:, 2]
         for number, (column, row) in enumerate(projected[:, :2] / depths[:, None], start=1):
             if not (0 <= column < 160 and 0 <= row < 120):
@@ -135,6 +142,16 @@ def test_poses_project_into_the_masks_of_the_same_number(scene: Scene) -> None:
             else:  # hidden there, which only a nearer object can do
                 assert depths[seen - 1] < depths[number - 1]
     assert compared > 30
+
+
+def test_orientations_are_those_seen_by_the_camera(scene: Scene) -> None:
+    _, _, poses = scene.render(10.0)
+    # OpenGL's camera looks along -z with y up, ROS's along z with y down.
+    rotation = np.diag([1.0, -1.0, -1.0]) @ np.reshape(scene._view(10.0), (4, 4)).T[:3, :3]
+    for (body, _), (_, turn) in zip(scene.bodies.values(), poses, strict=True):
+        in_world = np.reshape(pybullet.getMatrixFromQuaternion(pybullet.getBasePositionAndOrientation(body)[1]), (3, 3))
+        seen = np.reshape(pybullet.getMatrixFromQuaternion(turn), (3, 3))
+        np.testing.assert_allclose(seen, rotation @ in_world, atol=1e-6)
 
 
 def test_objects_rest_on_the_table_and_keep_clear_of_each_other(scene: Scene) -> None:
