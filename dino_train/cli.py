@@ -95,6 +95,7 @@ def export_parser() -> ArgumentParser:
         help="which weights of a checkpoint",
     )
     parser.add_argument("--data", nargs="+", default=[], help="pictures for the parity check (default: the demo's bag)")
+    parser.add_argument("--licence", default="", help="of the weights (default: what their source states)")
     return parser
 
 
@@ -107,7 +108,9 @@ def export(options: Namespace) -> None:
     beside = weights.parent if weights.suffix in {".pt", ".pth"} else Path()
     name = "student" if weights.suffix == ".pt" else weights.name.removesuffix(".pth")
     out = options.out or beside / f"{name}.onnx"
-    info = export_student(options.weights, out, height, width, options.precision, options.network, options.data)
+    info = export_student(
+        options.weights, out, height, width, options.precision, options.network, options.data, options.licence
+    )
     print(f"{out}: {info.architecture}, {height}x{width}, {info.precision}, {out.stat().st_size / 1e6:.1f} MB.")
     print(f"Run it: ros2 launch dino_ros perception.launch.py model:={out.resolve()}")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -83,13 +85,15 @@ def export(
     precision: str = "fp32",
     network: str = "teacher",
     data: Sequence[str | Path] = (),
+    licence: str = "",
 ) -> StudentInfo:
     """Write the student of `weights` for images of `height` x `width` pixels to `out`; return its description.
 
     `weights` is a checkpoint of `pretrain`, an official DINO v1 `.pth` file or a timm model name (downloaded).
-    `network` picks "teacher" or "student" of a checkpoint, or "random" for the same ViT untrained. The file is kept
-    only if ONNX Runtime agrees with torch in fp32 on pictures of `data` (default: the demo's bag) within TOLERANCE.
-    Raises UserError otherwise, and for weights, sizes or data that cannot be used.
+    `network` picks "teacher" or "student" of a checkpoint, or "random" for the same ViT untrained; `licence` replaces
+    what the weights' source states. The file is kept only if ONNX Runtime agrees with torch in fp32 on pictures of
+    `data` (default: the demo's bag) within TOLERANCE. Raises UserError otherwise, and for weights, sizes or data that
+    cannot be used.
     """
     opened = open_weights(weights, network)
     vit = fix_size(opened.vit, height, width).eval()
@@ -107,7 +111,7 @@ def export(
         std=std,
         precision=precision,
         weights={**opened.origin, "sha256": weights_hash(vit)},
-        licence=opened.licence,
+        licence=licence or opened.licence,
     )
     pictures = parity_pictures(data, height, width)
     with torch.inference_mode():
@@ -141,10 +145,10 @@ def open_weights(weights: str, network: str) -> Weights:
             "data": ", ".join(Path(path).name for path in checkpoint.data),
             "pictures": checkpoint.pictures,
             "steps": checkpoint.step,
-            "batch_size": checkpoint.recipe.batch_size,
+            "recipe": json.dumps(dataclasses.asdict(checkpoint.recipe)),
         }
         architecture = f"{backbone.name.split('_patch')[0]}, patch {patch_size(vit)}, {len(vit.blocks)} blocks"
-        return Weights(vit, architecture, origin, "the user's own")
+        return Weights(vit, architecture, origin, "not stated")
     if path.suffix == ".pth":
         vit, name = load_dino_v1(path)
         return Weights(vit, name, {"source": f"official DINO v1 file {path.name}"}, "Apache-2.0")
