@@ -42,7 +42,7 @@ setup(
     data_files=data_files(),
     python_requires=">=3.10",
     # The headless OpenCV: the other one needs libGL, which robots and containers lack.
-    install_requires=["numpy>=1.24", "onnxruntime>=1.17", "opencv-python-headless>=4.11"],
+    install_requires=["numpy>=1.24", "onnxruntime>=1.18", "opencv-python-headless>=4.11"],
     extras_require={
         # For machines without a ROS installation: real rclpy, Fast DDS and messages.
         "ros": ["ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp", "ros-jazzy-common-interfaces"],

@@ -12,6 +12,8 @@ SHARED_MEMORY_SEGMENT = 512 * 1024
 """Bytes of Fast DDS's default shared-memory segment; larger frames go over UDP and may be lost there."""
 STAMPS_KEPT = 100
 """Stamps over which the camera's gaps are counted."""
+SUPERSEDED = "frames superseded"
+"""Key under which the report says how many frames a newer one replaced."""
 GAPS_TOLERATED = 0.1
 """Share of frames that may be missing before the transport is suspected."""
 
@@ -107,7 +109,7 @@ class Diagnostics:
             **facts,
             "input rate (Hz)": f"{received / seconds:.1f}",
             "output rate (Hz)": f"{published / seconds:.1f}",
-            "frames superseded": str(dropped),
+            SUPERSEDED: str(dropped),
             "frames lost before the node (%)": f"{lost * 100:.0f}",
             "frames unusable": str(total_problems),
         }

@@ -47,15 +47,17 @@ def attention_mask(attention: NDArray[np.float32], parameters: MaskParameters) -
 def keep_mass(attention: NDArray[np.float32], keep: float) -> NDArray[np.bool_]:
     """The smallest set of patches that holds the share `keep` of the attention [h, w]; of equal patches the first.
 
-    Caron et al. 2021, figure 4 and table 7 (there `keep` is 0.6). Empty where there is no attention at all.
+    Caron et al. 2021, figure 4 and table 7 (there `keep` is 0.6). Empty where there is no attention at all. Raises
+    UserError for attention that is not finite, which half precision can bring about.
     """
     values = attention.astype(np.float64).ravel()
     order = np.argsort(-values, kind="stable")
     mass = np.cumsum(values[order])
-    if not mass[-1] > 0:
+    if not np.isfinite(mass[-1]):
+        raise UserError("The student's attention is not finite (NaN or infinite): export it with --precision fp32.")
+    if mass[-1] == 0:
         return np.zeros(attention.shape, dtype=np.bool_)
-    # Where rounding keeps the sum from ever reaching the whole, all patches are kept.
-    count = min(int(np.searchsorted(mass, keep * mass[-1])) + 1, values.size)
+    count = int(np.searchsorted(mass, keep * mass[-1])) + 1
     mask = np.zeros(values.size, dtype=np.bool_)
     mask[order[:count]] = True
     return mask.reshape(attention.shape)

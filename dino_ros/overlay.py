@@ -6,24 +6,30 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-OUTLINE = (255, 214, 10)
-"""RGB of the mask's outline."""
-HEAT = 0.55
+OUTLINE = (0, 255, 255)
+"""RGB of the mask's outline: a colour the heat never takes."""
+HEAT = 0.6
 """Opacity of the heat where attention is highest."""
+OPACITY = np.round(HEAT * np.arange(256)).astype(np.uint8)
+"""Of the heat, 0 to 255, by its strength."""
 
 
 def overlay(rgb: NDArray[np.uint8], mask: NDArray[np.uint8], attention: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Draw on a copy of the picture.
 
     Takes the picture RGB [H, W, 3], the mask [H, W] of 0 and 255, and attention [heads, h, w], whose mean over the
-    heads is shown as heat (relative to its own highest value). Returns RGB [H, W, 3] uint8.
+    heads is shown as heat: what it has above the picture's average, relative to its highest value, so that attention
+    spread evenly does not veil the picture. Returns RGB [H, W, 3] uint8. In 8 bits: several times faster than floats.
     """
     height, width = mask.shape
     mean = attention.mean(axis=0)
-    strength = cv2.resize(mean / max(float(mean.max()), 1e-12), (width, height), interpolation=cv2.INTER_LINEAR)
-    heat = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
-    opacity = (HEAT * np.sqrt(strength))[:, :, None]
-    drawn = np.ascontiguousarray((rgb + opacity * (heat.astype(np.float32) - rgb)).astype(np.uint8))
+    above = np.clip(mean - mean.mean(), 0, None)
+    grid = np.round(above * (255 / max(float(mean.max()), 1e-12))).astype(np.uint8)
+    strength = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR)
+    heat = cv2.cvtColor(cv2.applyColorMap(strength, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    opacity = cv2.cvtColor(cv2.LUT(strength, OPACITY), cv2.COLOR_GRAY2RGB)
+    blended = cv2.add(cv2.multiply(rgb, 255 - opacity, scale=1 / 255), cv2.multiply(heat, opacity, scale=1 / 255))
+    drawn = blended.astype(np.uint8, copy=False)
     outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(drawn, outlines, -1, OUTLINE, thickness=max(1, round(height / 240)), lineType=cv2.LINE_AA)
+    cv2.drawContours(drawn, outlines, -1, OUTLINE, thickness=max(1, round(height / 240)))
     return drawn

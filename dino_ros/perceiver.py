@@ -74,7 +74,7 @@ class Perceiver:
         computed. Returns a Perception per picture. Raises UserError for an unknown output and for arrays that are not
         RGB pictures.
         """
-        if isinstance(images, np.ndarray) and images.ndim == 3:
+        if isinstance(images, np.ndarray) and images.ndim != 4:
             return self([images], outputs, mask)[0]
         unknown = set(outputs) - set(OUTPUTS)
         if unknown:
@@ -97,8 +97,9 @@ class Perceiver:
         ]
 
     def _resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            kind = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+        is_array = isinstance(image, np.ndarray)
+        if not is_array or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            kind = f"{image.dtype} {list(image.shape)}" if is_array else type(image).__name__
             raise UserError(f"A picture must be a uint8 RGB array [H, W, 3], not {kind}.")
         height, width = self.info.height, self.info.width
         if image.shape[:2] == (height, width):

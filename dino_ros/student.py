@@ -71,7 +71,11 @@ def read_student(path: Path) -> StudentInfo:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises classes of its own binding
-        raise UserError(f"{path} is not an ONNX file that ONNX Runtime can load: export the student again.") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} is not an ONNX file that ONNX Runtime {onnxruntime.__version__} can load ({reason}): update "
+            "onnxruntime, or export the student again."
+        ) from error
     description = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if description is None:
         raise UserError(
@@ -102,9 +106,11 @@ def find_student(name_or_path: str) -> Path:
 def _parse(path: Path, description: str) -> StudentInfo:
     try:
         values: dict[str, Any] = json.loads(description)
-        version = int(values["format_version"])
+        version = values["format_version"]
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"The description in {path} is damaged: export the student again.") from error
+    if not _is_count(version):
+        raise UserError(f"The description in {path} has the format {version!r}, no number: export the student again.")
     if version > FORMAT_VERSION:
         raise UserError(
             f"{path} has student format {version}, this dino_ros knows {FORMAT_VERSION}: update dino_ros, or export "
@@ -114,8 +120,22 @@ def _parse(path: Path, description: str) -> StudentInfo:
     missing = [name for name in names if name not in values]
     if missing:
         raise UserError(f"The description in {path} lacks {', '.join(missing)}: export the student again.")
+    wrong = [
+        *(name for name in ("patch_size", "embed_dim", "heads", "height", "width") if not _is_count(values[name])),
+        *(name for name in ("architecture", "precision", "licence") if not isinstance(values[name], str)),
+        *(name for name in ("mean", "std") if not isinstance(values[name], list) or len(values[name]) != 3),
+        *(["registers"] if not _is_count(values["registers"], least=0) else []),
+        *(["weights"] if not isinstance(values["weights"], dict) else []),
+    ]
+    if wrong:
+        given = ", ".join(f"{name} {values[name]!r}" for name in wrong)
+        raise UserError(f"The description in {path} has an impossible {given}: export the student again.")
     values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
     return StudentInfo(**{name: values[name] for name in names})
+
+
+def _is_count(value: object, least: int = 1) -> bool:
+    return type(value) is int and value >= least
 
 
 def _check_contract(path: Path, info: StudentInfo, session: onnxruntime.InferenceSession) -> None:
@@ -127,6 +147,12 @@ def _check_contract(path: Path, info: StudentInfo, session: onnxruntime.Inferenc
         "attention": ("tensor(float)", [info.heads, *grid]),
         "embedding": ("tensor(float)", [info.embed_dim]),
     }
+    inputs = [node.name for node in session.get_inputs()]
+    if inputs != ["images"]:
+        raise UserError(f"{path} takes {', '.join(inputs)}, not images alone: export the student again.")
+    batch = session.get_inputs()[0].shape[0]
+    if isinstance(batch, int):
+        raise UserError(f"{path} takes batches of {batch} only, not of any size: export the student again.")
     present = {node.name: (node.type, list(node.shape[1:])) for node in [*session.get_inputs(), *session.get_outputs()]}
     for name, (kind, shape) in expected.items():
         if name not in present:

@@ -31,6 +31,7 @@ def test_a_bag_of_ones_own(tmp_path: Path, student: Path, transport: str) -> Non
     summary = json.loads((out / "summary.json").read_text())
     assert summary["frames_published"] == 15
     assert summary["stamps_matched"] == summary["masks_received"] > 0
+    assert summary["stamps_matched"] + summary["frames_superseded"] == 15, "every frame comes back or was superseded"
     assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p90"] <= summary["latency_ms"]["p99"]
     assert summary["mask_iou"] is None
     assert summary["model"] == student.stem
@@ -47,6 +48,7 @@ def test_the_bundled_table(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["frames_published"] == 300
     assert summary["stamps_matched"] == summary["masks_received"] > 200
+    assert summary["stamps_matched"] + summary["frames_superseded"] == 300
     assert summary["mask_iou"] >= 0.45
 
 
@@ -78,3 +80,16 @@ def test_bad_input_prints_one_sentence_and_exits_with_2(
     assert sentence in finished.stderr
     assert len(finished.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("recording", "topic", "frames"),
+    [("bags/euroc_micro", "/cam0/image_raw/compressed", 95), ("videos/cups.mp4", "", 300)],
+)
+def test_real_recordings(test_data: Path, tmp_path: Path, recording: str, topic: str, frames: int) -> None:
+    finished = demo(test_data / recording, *(["--topic", topic] if topic else []), "--out", tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["frames_published"] == frames
+    assert summary["stamps_matched"] == summary["masks_received"] > 0
+    assert summary["stamps_matched"] + summary["frames_superseded"] == frames

@@ -50,6 +50,22 @@ def test_head_and_mean_of_heads() -> None:
         attention_mask(attention, MaskParameters(head=3))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_attention_that_is_not_finite_is_refused(value: float) -> None:
+    attention = np.ones((2, 3, 4), np.float32)
+    attention[0, 1, 1] = value
+    with pytest.raises(UserError, match="not finite"):
+        attention_mask(attention, MaskParameters())
+
+
+def test_components_are_applied_to_the_mask() -> None:
+    attention = np.zeros((1, 5, 5), np.float32)
+    attention[0, 0, 0] = 1.0
+    attention[0, 3:, 3:] = 0.5
+    assert attention_mask(attention, MaskParameters(1.0)).sum() == 5
+    assert attention_mask(attention, MaskParameters(1.0, components=1)).sum() == 4
+
+
 def flood(mask: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
     """8-connected parts, by flooding."""
     parts, seen = [], set()
@@ -87,7 +103,8 @@ def test_upsampled_mask_keeps_resolution_and_area() -> None:
     assert set(np.unique(picture)) == {0, 255}
     nearest = cv2.resize(mask.astype(np.uint8) * 255, (640, 480), interpolation=cv2.INTER_NEAREST)
     assert (picture != nearest).mean() < 0.01  # only the corners are rounded
-    assert picture[240, 360] == 255
+    assert picture[241, 360] == 255
+    assert picture[160, 240] == 0  # a corner of the patches, rounded off
     assert picture[0, 0] == 0
 
 

@@ -1,5 +1,6 @@
 """The Perceiver against the tiny student's formula in float64."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,11 +81,27 @@ def test_only_what_is_asked_for_is_computed(outputs: list[str], asked: list[str]
 
 
 @pytest.mark.parametrize(
-    "bad", [np.zeros((32, 48), np.uint8), np.zeros((32, 48, 4), np.uint8), np.zeros((32, 48, 3), np.float32)]
+    "bad",
+    [
+        np.zeros((32, 48), np.uint8),
+        np.zeros((32, 48, 4), np.uint8),
+        np.zeros((32, 48, 3), np.float32),
+        np.zeros((0, 48, 3), np.uint8),
+    ],
 )
 def test_what_is_no_picture_is_refused(student: Path, bad: NDArray[np.generic]) -> None:
-    with pytest.raises(UserError, match=r"uint8 RGB array \[H, W, 3\], not"):
-        Perceiver.load(student)([bad])
+    perceiver = Perceiver.load(student)
+    for images in (bad, [bad]):
+        with pytest.raises(UserError, match=re.escape(f"uint8 RGB array [H, W, 3], not {bad.dtype} {list(bad.shape)}")):
+            perceiver(images)
+
+
+def test_mask_parameters_reach_the_mask(student: Path) -> None:
+    rgb = picture(32, 48)
+    parameters = MaskParameters(keep=0.2, head=1)
+    seen = Perceiver.load(student)(rgb, mask=parameters)
+    np.testing.assert_array_equal(seen.mask, upsample_mask(attention_mask(seen.attention, parameters), 32, 48))
+    assert not np.array_equal(seen.mask, Perceiver.load(student)(rgb).mask)
 
 
 def test_unknown_names_are_refused(student: Path) -> None:

@@ -3,9 +3,13 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import GraphProto, TensorProto
+from onnx.helper import make_node, make_tensor_value_info
 from students import INFO, changed, write_student
 
 from dino_ros.errors import UserError
@@ -40,6 +44,9 @@ def test_bundled_student_is_valid() -> None:
         ("[]", "damaged"),
         (changed(format_version=99).to_json(), "student format 99, this dino_ros knows 1: update"),
         (json.dumps({"format_version": 1, "height": 32}), "lacks architecture"),
+        (changed(patch_size=0).to_json(), "impossible patch_size 0"),
+        (changed(patch_size="8", mean=None).to_json(), "impossible patch_size '8', mean None"),
+        (changed(format_version="1").to_json(), "format '1', no number"),
         (changed(heads=5).to_json(), "attention of .* is .*described: export the student again"),
         (changed(height=64).to_json(), "images of .* is .*described"),
         (changed(embed_dim=4).to_json(), "features of .* is .*described"),
@@ -51,6 +58,36 @@ def test_what_is_not_a_student_is_refused(tmp_path: Path, description: str, sent
     with pytest.raises(UserError, match=sentence) as caught:
         read_student(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda graph: graph.output.pop(), "no input or output 'embedding'"),
+        (lambda graph: graph.input.append(make_tensor_value_info("more", TensorProto.FLOAT, [1])), "not images alone"),
+        (lambda graph: set_batch(graph, 1), "batches of 1 only"),
+        (lambda graph: answer_double(graph), r"embedding of .* is tensor\(double\)"),
+    ],
+)
+def test_a_graph_off_the_contract_is_refused(
+    student: Path, tmp_path: Path, change: Callable[[GraphProto], object], sentence: str
+) -> None:
+    model = onnx.load(student)
+    change(model.graph)
+    onnx.save(model, tmp_path / "bad.onnx")
+    with pytest.raises(UserError, match=sentence):
+        read_student(tmp_path / "bad.onnx")
+
+
+def set_batch(graph: GraphProto, size: int) -> None:
+    for value in [*graph.input, *graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_value = size
+
+
+def answer_double(graph: GraphProto) -> None:
+    graph.node[-1].output[0] = "single"
+    graph.node.append(make_node("Cast", ["single"], ["embedding"], to=TensorProto.DOUBLE))
+    graph.output[-1].type.tensor_type.elem_type = TensorProto.DOUBLE
 
 
 def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 
+from dino_ros.diagnostics import SUPERSEDED
 from dino_ros.encodings import to_rgb
 from dino_ros.messages import to_array
 
@@ -30,6 +32,8 @@ class Recorder(Node):
         """Stamp of every mask -> time it was received, nanoseconds of the system clock."""
         self.ious: list[float] = []
         self.overlays = 0
+        self.superseded = 0
+        """Frames that the node dropped because a newer one had come."""
         self.last_heard = 0
         self._truth = truth
         self._video_path = video
@@ -38,6 +42,7 @@ class Recorder(Node):
         self.create_subscription(CompressedImage if compressed else Image, camera_topic, self._on_frame, qos)
         self.create_subscription(Image, "/dino/attention_mask", self._on_mask, qos)
         self.create_subscription(Image, "/dino/overlay", self._on_overlay, qos)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos)
 
     def close(self) -> None:
         """Finish the video."""
@@ -66,6 +71,10 @@ class Recorder(Node):
             )
         self._video.write(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
         self.overlays += 1
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        values = {pair.key: pair.value for status in message.status for pair in status.values}
+        self.superseded = int(values.get(SUPERSEDED, self.superseded))
 
     def _rate(self) -> float:
         """Rate of the camera so far, frames per second: that of the video."""

@@ -135,6 +135,7 @@ def summarise(recorder: Recorder) -> dict[str, Any]:
         "frames_published": len(recorder.sent),
         "masks_received": len(recorder.received),
         "stamps_matched": len(matched),
+        "frames_superseded": recorder.superseded,
         "latency_ms": {
             f"p{p}": round(float(np.percentile(latencies, p)), 2) if latencies else None for p in (50, 90, 99)
         },
