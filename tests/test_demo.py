@@ -42,7 +42,7 @@ def test_a_bag_of_ones_own(tmp_path: Path, student: Path, transport: str) -> Non
 
 
 def test_the_bundled_table(tmp_path: Path) -> None:
-    """What `make demo` promises: a mask for every frame it has time for, and an IoU of 0.45 against the rendered truth."""
+    """What `make demo` promises: a mask for every frame it has time for, and an IoU of 0.45 against the truth."""
     finished = demo("--out", tmp_path)
     assert finished.returncode == 0, finished.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
