@@ -93,3 +93,12 @@ def test_real_recordings(test_data: Path, tmp_path: Path, recording: str, topic:
     assert summary["frames_published"] == frames
     assert summary["stamps_matched"] == summary["masks_received"] > 0
     assert summary["stamps_matched"] + summary["frames_superseded"] == frames
+
+
+def test_a_recording_without_one_usable_frame_exits_with_1(tmp_path: Path, student: Path) -> None:
+    write_bag(tmp_path / "bag", frames=1, broken=0)
+    finished = demo(tmp_path / "bag", "--topic", "/compressed", "--model", student, "--out", tmp_path / "out")
+    assert finished.returncode == 1
+    assert "no mask arrived" in finished.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["masks_received"], summary["rate_hz"]) == (0, None)
