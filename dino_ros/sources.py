@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,28 +114,37 @@ def open_bag(path: Path) -> AnyReader:
         reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
         reader.open()
     except Exception as error:  # rosbags lets those of its storage libraries through (apsw, struct, lz4, zstd)
-        raise _broken(path, error) from error
+        raise broken_bag(path, error) from error
     return reader
 
 
-def choose_image_topics(path: Path, reader: AnyReader, topics: Sequence[str] = ()) -> list[str]:
+def broken_bag(path: Path, error: Exception) -> UserError:
+    """What to raise for an error that reading a bag met: its first line, and what to do."""
+    detail = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return UserError(
+        f"{path} cannot be read as a bag ({detail}): it may be cut short or without metadata.yaml; repair it with "
+        "`ros2 bag reindex`, or `mcap recover` for MCAP."
+    )
+
+
+def choose_image_topics(path: Path, types: Mapping[str, str], topics: Sequence[str] = ()) -> list[str]:
     """Return the named topics, or every image topic when none is named.
 
-    Raises UserError, listing the image topics, if one is missing or not of pictures, or if there is none.
+    `types` maps every topic of the bag to its message type. Raises UserError, listing the image topics, if one is
+    missing or not of pictures, or if there is none.
     """
-    present = {c.topic: c.msgtype for c in reader.connections}
-    pictures = sorted(topic for topic, kind in present.items() if kind in IMAGE_TYPES)
+    pictures = sorted(topic for topic, kind in types.items() if kind in IMAGE_TYPES)
     listing = ", ".join(pictures) or "none"
     for topic in topics:
-        if topic not in present:
+        if topic not in types:
             raise UserError(f"{path} has no topic {topic}: its image topics are {listing}.")
         if topic not in pictures:
             raise UserError(
-                f"The topic {topic} of {path} is of type {present[topic]}, not of pictures: its image topics are "
+                f"The topic {topic} of {path} is of type {types[topic]}, not of pictures: its image topics are "
                 f"{listing}."
             )
     if not pictures:
-        raise UserError(f"{path} has no image topic: its topics are {', '.join(sorted(present)) or 'none'}.")
+        raise UserError(f"{path} has no image topic: its topics are {', '.join(sorted(types)) or 'none'}.")
     return list(topics) or pictures
 
 
@@ -147,7 +156,8 @@ class BagSource:
     def __init__(self, path: Path, topic: str | None) -> None:
         self.path = path
         with closing(open_bag(path)) as reader:
-            chosen = choose_image_topics(path, reader, [topic] if topic else [])
+            types = {c.topic: c.msgtype for c in reader.connections}
+            chosen = choose_image_topics(path, types, [topic] if topic else [])
             if len(chosen) > 1:
                 raise UserError(f"{path} has several image topics: choose one of {', '.join(chosen)}.")
             self.topic = chosen[0]
@@ -168,7 +178,7 @@ class BagSource:
                 except StopIteration:
                     return
                 except Exception as error:
-                    raise _broken(self.path, error) from error
+                    raise broken_bag(self.path, error) from error
                 stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
                 yield Frame(stamp or time, message.header.frame_id, message)
 
@@ -240,11 +250,3 @@ def _natural(file: Path) -> list[tuple[int, str]]:
 def _decoded_frame(rgb: Any, seconds: float) -> Frame:
     height, width, _ = rgb.shape
     return Frame(round(seconds * 1e9), "", RgbImage(np.ascontiguousarray(rgb).reshape(-1), height, width, width * 3))
-
-
-def _broken(path: Path, error: Exception) -> UserError:
-    detail = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    return UserError(
-        f"{path} cannot be read as a bag ({detail}): it may be cut short or without metadata.yaml; repair it with "
-        "`ros2 bag reindex`, or `mcap recover` for MCAP."
-    )

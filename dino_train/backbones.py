@@ -1,18 +1,75 @@
-"""Vision Transformers from timm, and the CLS attention of their last block."""
+"""Vision Transformers from timm: built for images of any size, and the CLS attention of their last block."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import VisionTransformer
+from timm.models import Eva, VisionTransformer, VisionTransformerDistilled
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from dino_ros.errors import UserError
 from dino_train.config import BackboneConfig
+
+
+class DinoVit(VisionTransformer):
+    """timm's ViT, with its position embedding resized as DINO's authors do; the names of its weights are timm's.
+
+    It is what this package pretrains, and what the published DINO and DINOv2 weights without registers are for. Every
+    other timm encoder keeps timm's antialiased resize (which is also that of the DINOv2 weights with registers).
+    """
+
+    pos_embed: nn.Parameter
+
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        """Patches [B, h, w, C] to tokens with position, [B, prefix + h * w, C]; timm's own for a size that is fixed."""
+        if not self.dynamic_img_size:
+            tokens: Tensor = super()._pos_embed(x)
+            return tokens
+        rows, columns = x.shape[1:3]
+        prefix = 0 if self.no_embed_class else self.num_prefix_tokens
+        position = resize_position_embedding(self.pos_embed, self.patch_embed.grid_size, (rows, columns), prefix)
+        leading = [token.expand(len(x), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
+        tokens = torch.cat([*leading, x.flatten(1, 2)], dim=1)
+        # Some ViTs give the leading tokens no position: zeros for them.
+        tokens = self.pos_drop(tokens + functional.pad(position, (0, 0, tokens.shape[1] - position.shape[1], 0)))
+        return tokens
+
+    def set_input_size(self, img_size: tuple[int, int], patch_size: tuple[int, int] | None = None) -> None:
+        """Lay the position embedding out for images of `img_size` (height and width in pixels)."""
+        position, grid = self.pos_embed, self.patch_embed.grid_size
+        super().set_input_size(img_size, patch_size)  # resizes in timm's way, which the next lines put right
+        prefix = 0 if self.no_embed_class else self.num_prefix_tokens
+        resized = resize_position_embedding(position, grid, self.patch_embed.grid_size, prefix)
+        self.pos_embed = nn.Parameter(resized.detach(), requires_grad=position.requires_grad)
+
+
+class ClsDistilledVit(VisionTransformerDistilled):
+    """DeiT's distilled ViT that answers with its CLS token, not with the mean of CLS and distillation token."""
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """CLS token [B, C] of tokens [B, N, C]."""
+        return x[:, 0]
+
+
+def resize_position_embedding(embedding: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int) -> Tensor:
+    """Lay a position embedding out for another grid of patches, as DINO's authors do.
+
+    `embedding` is float [1, prefix + rows * columns, C] for the grid `old`; returns [1, prefix + rows * columns, C] for
+    the grid `new`, the `prefix` first entries unchanged. Bicubic without antialiasing, with a sampling step of
+    old / (new + 0.1): `interpolate_pos_encoding` in facebookresearch/dino, vision_transformer.py.
+    """
+    if old == new:
+        return embedding
+    grid = embedding[:, prefix:].unflatten(1, old).movedim(-1, 1)
+    factors = [(n + 0.1) / o for n, o in zip(new, old, strict=True)]
+    grid = functional.interpolate(grid, scale_factor=factors, mode="bicubic")
+    return torch.cat([embedding[:, :prefix], grid.movedim(1, -1).flatten(1, 2)], dim=1)
 
 
 def build_backbone(
@@ -25,42 +82,58 @@ def build_backbone(
     `pretrained` config, for a ViT whose weights are about to be replaced. Raises UserError if timm has no such model,
     if it is not a ViT with a CLS token, or if the shape in `config` does not fit together.
     """
-    shape = {
+    options: dict[str, Any] = {
         name: value
         for name in ("patch_size", "embed_dim", "depth", "num_heads")
         if (value := getattr(config, name)) is not None
     }
-    pretrained = config.pretrained and download
-    vit = create_vit(config.name, pretrained, drop_path_rate=drop_path, img_size=image_size, **shape)
-    if not config.pretrained:
-        # As the paper; timm's own values belong to the published weights that are not used here.
-        vit.pretrained_cfg = {
-            **vit.pretrained_cfg,
-            "mean": IMAGENET_DEFAULT_MEAN,
-            "std": IMAGENET_DEFAULT_STD,
-        }
+    if config.pretrained:
+        vit = create_vit(config.name, download, drop_path_rate=drop_path, **options)
+        vit.set_input_size((image_size, image_size))
+        return vit
+    vit = create_vit(config.name, drop_path_rate=drop_path, img_size=image_size, **options)
+    if type(vit) is VisionTransformer and vit.pos_embed is not None:
+        vit.__class__ = DinoVit
+    # As the paper; timm's own values belong to the published weights that are not used here.
+    vit.pretrained_cfg = {**vit.pretrained_cfg, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
     return vit
 
 
 def create_vit(name: str, pretrained: bool = False, **options: Any) -> VisionTransformer:
     """Create timm's ViT `name` without classifier, for images of any size; `options` go to timm.
 
-    Raises UserError when timm does not know the name, the download fails, or the model has no CLS token.
+    Calling it gives the CLS token after the final norm. It is a timm VisionTransformer (DINO, DINOv2, MAE, DeiT) or Eva
+    (DINOv3). Raises UserError when timm does not know the name, the download fails, or the model has no CLS token.
     """
+    no_vit = UserError(
+        f"The model {name!r} is not a plain ViT with a CLS token to take attention from: choose one such as "
+        "vit_small_patch16_224."
+    )
     try:
         vit: VisionTransformer = timm.create_model(
             name, pretrained=pretrained, num_classes=0, global_pool="token", dynamic_img_size=True, **options
         )
-    except (RuntimeError, AssertionError, TypeError, OSError, ValueError) as error:
+    except TypeError as error:  # the options are those of ViTs
+        raise no_vit from error
+    except (EntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
+        raise UserError(
+            f"The weights of {name!r} cannot be fetched from the Hugging Face hub "
+            f"({first_line(error).split('. ')[0]}): check the network and the name; weights that were fetched once are "
+            "found without a network."
+        ) from error
+    except (RuntimeError, AssertionError, OSError, ValueError) as error:
         hint = "" if timm.is_model(name.split(".")[0]) else "; `timm.list_models('vit*')` lists the names"
         raise UserError(
             f"timm cannot make the backbone {name!r} ({first_line(error)}): check the name and its options{hint}."
         ) from error
-    if not isinstance(vit, VisionTransformer) or vit.cls_token is None:
-        raise UserError(
-            f"The model {name!r} is not a plain ViT with a CLS token to take attention from: choose one such as "
-            "vit_small_patch16_224."
-        )
+    # Without final norm there is one after pooling instead, for the mean of the patches.
+    if not isinstance(vit, VisionTransformer | Eva) or vit.cls_token is None or isinstance(vit.norm, nn.Identity):
+        raise no_vit
+    tag = vit.pretrained_cfg.get("tag")
+    if isinstance(vit, VisionTransformerDistilled):
+        vit.__class__ = ClsDistilledVit
+    elif tag == "dino" or (tag == "lvd142m" and vit.num_prefix_tokens == 1):
+        vit.__class__ = DinoVit
     return vit
 
 
@@ -80,81 +153,59 @@ class VitOutputs(nn.Module):
 
     Called with normalised images [B, 3, H, W] float32; returns features [B, h, w, C] (patch tokens after the final
     norm), attention [B, heads, h, w] (softmaxed CLS-to-patch attention of the last block, CLS and registers left out)
-    and embedding [B, C] (the CLS token after the final norm).
+    and embedding [B, C] (the CLS token after the final norm). Raises UserError for a ViT whose last block does not
+    attend by a single softmax.
 
-    The attention is computed again for the CLS row only, from the input of the last block: O(N) beside the block's
-    own O(N^2), and the block's fused attention stays as it is.
+    Only the CLS row of the attention is computed beside the blocks' own: O(N), and they stay fused.
     """
 
     def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
         self.vit = vit
+        for module in vit.blocks.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = True  # TIMM_FUSED_ATTN=0 would keep query and key from LastAttention
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
-        vit = self.vit
-        tokens = vit.patch_embed(images)
-        height, width = images.shape[-2] // patch_size(vit), images.shape[-1] // patch_size(vit)
-        tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(tokens)))
-        for block in vit.blocks[:-1]:
-            tokens = block(tokens)
-        attention = cls_attention(vit.blocks[-1], tokens)
-        tokens = vit.norm(vit.blocks[-1](tokens))
-        prefix = vit.num_prefix_tokens
-        features = tokens[:, prefix:].reshape(-1, height, width, tokens.shape[-1])
-        heads = attention.shape[1]
-        return features, attention[:, :, prefix:].reshape(-1, heads, height, width), tokens[:, 0]
+        with LastAttention() as last:
+            tokens = self.vit.forward_features(images)
+        if last.count != len(self.vit.blocks):
+            raise UserError(
+                f"The blocks of {self.vit.pretrained_cfg['architecture']} attend in another way than by one softmax "
+                "each: choose a ViT such as vit_small_patch16_224."
+            )
+        size, prefix = patch_size(self.vit), self.vit.num_prefix_tokens
+        grid = (images.shape[-2] // size, images.shape[-1] // size)
+        features = tokens[:, prefix:].unflatten(1, grid)
+        return features, last.cls_row()[:, :, prefix:].unflatten(2, grid), tokens[:, 0]
 
 
-def cls_attention(block: Any, tokens: Tensor) -> Tensor:
-    """Softmaxed attention of the CLS token to all tokens, [B, heads, N], in a timm block whose input is `tokens`."""
-    attention = block.attn
-    x = block.norm1(tokens)
-    batch, count, _ = x.shape
-    heads, dim = attention.num_heads, attention.head_dim
-    weight, bias = attention.qkv.weight, attention.qkv.bias
-    inner = heads * dim
-    query = nn.functional.linear(x[:, :1], weight[:inner], None if bias is None else bias[:inner])
-    key = nn.functional.linear(x, weight[inner : 2 * inner], None if bias is None else bias[inner : 2 * inner])
-    query = attention.q_norm(query.reshape(batch, 1, heads, dim).transpose(1, 2))
-    key = attention.k_norm(key.reshape(batch, count, heads, dim).transpose(1, 2))
-    scores = (query * attention.scale) @ key.transpose(-2, -1)
-    weights: Tensor = scores.softmax(dim=-1)
-    return weights[:, :, 0]
+class LastAttention(TorchFunctionMode):
+    """Remembers query and key of the last attention that is computed inside its `with` block.
 
-
-def load_dino_v1(path: Path) -> tuple[VisionTransformer, str]:
-    """Build the ViT that an official DINO v1 `.pth` file holds and load its weights.
-
-    Takes both kinds the authors publish: the backbone alone, and the full training checkpoint (its teacher is used).
-    Returns the ViT and its timm name. The architecture follows from the weights' shapes. Only tensors are unpickled.
-    Raises UserError if the file is neither.
+    timm's blocks differ in how they make the two (one projection or several, biases, norms, rotary embeddings), but
+    all of them hand both to torch's `scaled_dot_product_attention`. `count` is the number of its calls.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"{path} is not a weights file that torch can read safely ({first_line(error)}): give an official DINO "
-            "v1 .pth file or a checkpoint of `dino-train pretrain`."
-        ) from error
-    state = state.get("teacher", state)
-    state = {
-        name.removeprefix("module.").removeprefix("backbone."): tensor
-        for name, tensor in state.items()
-        if isinstance(tensor, Tensor) and "head." not in name
-    }
-    if "patch_embed.proj.weight" not in state or "blocks.0.attn.qkv.weight" not in state:
-        raise UserError(f"{path} holds no DINO v1 ViT: its weights have other names than the authors' files.")
-    embed_dim, _, patch, _ = state["patch_embed.proj.weight"].shape
-    name = f"vit_{'small' if embed_dim == 384 else 'base'}_patch{patch}_224.dino"
-    if embed_dim not in (384, 768) or not timm.is_model_pretrained(name):
-        raise UserError(
-            f"{path} holds a ViT of width {embed_dim} and patch {patch}: DINO v1 has widths 384 and 768, patches 8 "
-            "and 16."
-        )
-    vit = create_vit(name)
-    vit.load_state_dict(state)
-    return vit, name
+
+    query: Tensor
+    key: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is functional.scaled_dot_product_attention:
+            self.count += 1
+            self.query, self.key = args[:2]
+        return function(*args, **(kwargs or {}))
+
+    def cls_row(self) -> Tensor:
+        """Softmaxed attention of the first token, CLS, to all tokens: [B, heads, N]."""
+        scores = self.query[:, :, 0, None] * self.query.shape[-1] ** -0.5 @ self.key.transpose(-2, -1)
+        weights: Tensor = scores.softmax(dim=-1)[:, :, 0]
+        return weights
 
 
 def first_line(error: BaseException) -> str:

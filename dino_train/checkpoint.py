@@ -13,35 +13,43 @@ from timm.models import VisionTransformer
 
 from dino_ros.errors import UserError
 from dino_train.backbones import build_backbone, first_line
-from dino_train.config import Recipe, recipe_from_dict
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, Recipe, recipe_from_dict
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+PARTS: dict[str, Any] = {"data": DataConfig, "machine": MachineConfig, "evaluation": EvaluationConfig}
 
 
 @dataclass
 class Checkpoint:
-    """One moment of a run."""
+    """One moment of a run.
+
+    No state of a random generator is in it: every draw of a run depends on the recipe's seed and on the step alone.
+    """
 
     recipe: Recipe
-    data: list[str]
-    topics: list[str]
+    """As resolved: without "auto"."""
+    data: DataConfig
+    machine: MachineConfig
+    evaluation: EvaluationConfig
     pictures: int
     """Number of pictures in the data; a run only goes on with the same."""
     step: int
     """Steps done."""
+    steps_per_epoch: int
     objective: dict[str, Any]
     """State of student, teacher and centre."""
     optimiser: dict[str, Any]
-    rng: dict[str, torch.Tensor]
-    """States of torch's generators: `cpu`, and `cuda` where there is one."""
-    metrics: dict[str, float]
-    """The last line of the log."""
+    scaler: dict[str, Any]
+    """State of the gradient scaler; empty unless the precision is fp16."""
+    seconds: float
+    """How long the run has taken so far, without pauses."""
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write to a temporary file, flush it to the disk and rename it, so that `path` is always a whole checkpoint."""
     fields = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(checkpoint)}
-    fields["recipe"] = dataclasses.asdict(checkpoint.recipe)
+    for name in ("recipe", *PARTS):
+        fields[name] = dataclasses.asdict(fields[name])
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
@@ -67,11 +75,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(fields, dict) or "format_version" not in fields:
         raise UserError(f"{path} is not a checkpoint of `dino-train pretrain`.")
     version = fields.pop("format_version")
-    if version > FORMAT_VERSION:
+    if version != FORMAT_VERSION:
         raise UserError(
-            f"{path} has checkpoint format {version}, this dino_train knows {FORMAT_VERSION}: update dino_ros."
+            f"{path} has checkpoint format {version}, this dino_train knows {FORMAT_VERSION}: use the version of "
+            "dino_ros that wrote it."
         )
-    return Checkpoint(**{**fields, "recipe": recipe_from_dict(fields["recipe"])})
+    parts = {name: part(**fields[name]) for name, part in PARTS.items()}
+    return Checkpoint(**{**fields, **parts, "recipe": recipe_from_dict(fields["recipe"])})
 
 
 def checkpoint_backbone(checkpoint: Checkpoint, network: str) -> VisionTransformer:

@@ -10,7 +10,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from dino_ros.errors import UserError
-from dino_train.config import Recipe, find_recipe
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, Recipe, SlurmConfig, find_recipe
 
 
 def main() -> None:
@@ -29,32 +29,77 @@ def main() -> None:
 def run(arguments: list[str]) -> None:
     """Parse the command line and do what it says."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the recipe's fields explain themselves in --help
-    parser = ArgumentParser(prog="dino-train", description="Pretrain, evaluate and export DINO students.")
+    parser = ArgumentParser(
+        prog="dino-train", description="Pretrain, evaluate and export DINO students from pictures without labels."
+    )
     commands = parser.add_subcommands(required=True, dest="command")
+    commands.add_subcommand("data", data_parser(), help="show what training would see")
     commands.add_subcommand("pretrain", pretrain_parser(), help="learn from pictures, without labels")
     commands.add_subcommand("export", export_parser(), help="write a student file for dino_ros")
     commands.add_subcommand("evaluate", evaluate_parser(), help="score a student's attention masks")
+    commands.add_subcommand("report", report_parser(), help="write the report of a run again")
     # A recipe that ships may be given by its name: jsonargparse reads paths only.
     arguments = [
         str(find_recipe(value)) if previous == "--config" else value
         for previous, value in zip(["", *arguments], arguments, strict=False)
     ]
     options = parser.instantiate(parser.parse_args(arguments))
-    {"pretrain": pretrain, "export": export, "evaluate": evaluate}[options.command](options[options.command])
+    run_command = {"data": data, "pretrain": pretrain, "export": export, "evaluate": evaluate, "report": report}
+    run_command[options.command](options[options.command])
+
+
+def add_data_arguments(parser: ArgumentParser) -> None:
+    """Options that say where pictures come from."""
+    parser.add_argument("data", nargs="*", help="bags, folders of pictures, tar shards, videos; several are mixed")
+    parser.add_argument("--topic", nargs="+", default=[], help="image topics of bags (default: every image topic)")
+    parser.add_argument(
+        "--weight", type=dict[str, float], default={}, help="draw a path or topic more often: {/front: 2, old_bag: 0.5}"
+    )
+    parser.add_argument(
+        "--distance",
+        type=float,
+        default=DataConfig.distance,
+        help="leave out frames of a log nearer than this to the one kept before, in grey levels; 0 keeps all",
+    )
+
+
+def data_config(options: Namespace) -> DataConfig:
+    """What those options said."""
+    return DataConfig(options.data, options.topic, options.weight, options.distance)
+
+
+def data_parser() -> ArgumentParser:
+    """Options of `dino-train data`."""
+    parser = ArgumentParser(description="Show what training would see: a table, and a sheet of pictures.")
+    add_data_arguments(parser)
+    parser.add_argument("--out", type=Path, default=Path("contact_sheet.png"), help="the sheet, a PNG file")
+    return parser
+
+
+def data(options: Namespace) -> None:
+    """`dino-train data`."""
+    from dino_train.data.selection import SelectionParameters
+    from dino_train.data.survey import survey
+
+    survey(options.data, options.topic, options.weight, SelectionParameters(options.distance), options.out)
+    print(f"Look at {options.out}.")
 
 
 def pretrain_parser() -> ArgumentParser:
     """Options of `dino-train pretrain`."""
     parser = ArgumentParser(
-        description="Pretrain a ViT by self-distillation (DINO). Ctrl-C loses at most two minutes: go on with --resume."
+        description="Pretrain a ViT by self-distillation (DINO). Ctrl-C loses two minutes at most: --resume goes on. "
+        "On several GPUs: torchrun --nproc-per-node 8 -m dino_train pretrain ..."
     )
-    parser.add_argument("data", nargs="*", help="bags, folders of pictures, tar shards, videos; several are mixed")
-    parser.add_argument("--topic", nargs="+", default=[], help="image topics of bags (default: every image topic)")
-    parser.add_argument("--out", type=Path, default=Path("runs/pretrain"), help="folder for checkpoint and log")
+    add_data_arguments(parser)
+    parser.add_argument("--out", type=Path, default=Path("runs/pretrain"), help="folder of the run")
     parser.add_argument("--resume", type=Path | None, help="go on with the run in this folder, as it was started")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where to train")
-    parser.add_argument("--workers", type=int | None, help="processes that decode and crop (default: one per core)")
+    parser.add_argument("--slurm", type=SlurmConfig | None, help="submit to SLURM instead of running here")
     parser.add_argument("--config", action="config", help="a recipe that ships, by name, or the path of a YAML file")
+    parser.add_argument(
+        "--machine", type=MachineConfig | None, help="what fits the machine (default: as it was started)"
+    )
+    parser.add_argument("--evaluation", type=EvaluationConfig, default=EvaluationConfig(), help="what runs beside it")
     parser.add_class_arguments(Recipe)
     return parser
 
@@ -62,17 +107,32 @@ def pretrain_parser() -> ArgumentParser:
 def pretrain(options: Namespace) -> None:
     """`dino-train pretrain`."""
     from dino_train import trainer  # torch takes seconds to import: `--help` does without it
+    from dino_train.checkpoint import load_checkpoint
+    from dino_train.distributed import is_main
+    from dino_train.run_log import LAST_NAME
+    from dino_train.slurm import PretrainJob, slurm_executor, submit
 
+    out = options.resume or options.out
     if options.resume:
         if options.data:
             raise UserError("--resume takes the data from the checkpoint: leave the paths out.")
-        checkpoint = trainer.resume_run(options.resume, options.device, options.workers)
+        run = load_checkpoint(out / LAST_NAME)
+        job = PretrainJob(run.recipe, run.data, out, options.machine or run.machine, run.evaluation)
     else:
+        trainer.check_no_run(out)
         recipe = Recipe(**{field.name: options[field.name] for field in dataclasses.fields(Recipe)})
-        checkpoint = trainer.pretrain(
-            recipe, options.data, options.topic, options.out, device=options.device, workers=options.workers
-        )
-    print(f"{checkpoint}: go on with `dino-train export {checkpoint} --size HxW`.")
+        machine = options.machine or MachineConfig()
+        job = PretrainJob(recipe, data_config(options), out, machine, options.evaluation)
+    if options.slurm:
+        print(f"Submitted as job {submit(job, slurm_executor(options.slurm, out))}; its output is in {out}/slurm.")
+        return
+    checkpoint = (
+        trainer.resume_run(out, job.machine)
+        if options.resume
+        else trainer.pretrain(job.recipe, job.data, out, job.machine, job.evaluation)
+    )
+    if is_main():
+        print(f"{checkpoint}: go on with `dino-train export {checkpoint} --size HxW`; see {out}/report.html.")
 
 
 def export_parser() -> ArgumentParser:
@@ -161,5 +221,15 @@ def evaluate(options: Namespace) -> None:
     Console().print(table)
 
 
-if __name__ == "__main__":
-    main()
+def report_parser() -> ArgumentParser:
+    """Options of `dino-train report`."""
+    parser = ArgumentParser(description="Write report.html of a run again; it is written while the run goes on too.")
+    parser.add_argument("run", type=Path, help="folder of the run")
+    return parser
+
+
+def report(options: Namespace) -> None:
+    """`dino-train report`."""
+    from dino_train.report import write_report
+
+    print(f"Look at {write_report(options.run)}.")

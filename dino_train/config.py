@@ -7,11 +7,19 @@ batch of any size. Each field says when to change it.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from dino_ros.errors import UserError
+
+DEFAULT_DISTANCE = 4.0
+"""Grey levels by which a frame must differ from the one kept before (`data/selection.py` says where). Just above what
+noise does: frames of a scene at rest with noise of 10 grey levels differ by 3 at 320x240."""
+
+Auto = Literal["auto"]
+Number = TypeVar("Number", int, float)
 
 SHIPPED = ("config/pretrain", "share/dino_ros/config/pretrain")
 """Where recipes stand below the source tree, or below an installation's prefix."""
@@ -60,34 +68,41 @@ class CropsConfig:
 class DinoConfig:
     """Self-distillation: head, temperatures, centre and EMA teacher."""
 
-    out_dim: int = 65536
-    """K, the dimensions of the head's output. Lower it for small data: about 1024 for 20,000 pictures."""
+    out_dim: int | Auto = 65536
+    """K, the dimensions of the head's output. Lower it for small data: "auto" goes from 1024 at 20,000 pictures to
+    65536 at ImageNet's 1.28 million."""
     hidden_dim: int = 2048
     """Width of the head's two hidden layers."""
     bottleneck_dim: int = 256
     """Width of the normalised layer before the last one."""
+    use_bn_in_head: bool = False
+    """Batch norm in the head's hidden layers: for convolutional or very unstable students; ViTs do without."""
     norm_last_layer: bool = True
     """Keep the last layer's weights at unit norm. False trains a little better for large models, less stably."""
     freeze_last_layer_epochs: int = 1
     """Epochs at the start in which the last layer stands still. Raise it if the loss does not fall."""
     student_temperature: float = 0.1
     """Temperature of the student's softmax."""
-    teacher_temperature_start: float = 0.04
-    """Temperature of the teacher's softmax at the start. Lower it if the loss stays at ln K."""
-    teacher_temperature: float = 0.07
-    """Temperature of the teacher's softmax after its warm-up."""
+    teacher_temperature_start: float | Auto = 0.04
+    """Temperature of the teacher's softmax at the start. Lower it if the loss stays at ln K; "auto" goes from 0.015 at
+    20,000 pictures to 0.04 at 1.28 million."""
+    teacher_temperature: float | Auto = 0.07
+    """Temperature of the teacher's softmax after its warm-up; "auto" is from 0.03 to 0.07 in the same way."""
     teacher_temperature_epochs: int = 30
     """Epochs of that linear warm-up."""
     centre_momentum: float = 0.9
     """EMA of the centre that is taken from the teacher's outputs."""
-    teacher_momentum: float = 0.996
-    """EMA of the teacher at the start; rises to 1 along a cosine. Lower it for small batches and short runs."""
+    teacher_momentum: float | Auto = 0.996
+    """EMA of the teacher at the start; rises to 1 along a cosine. Lower it for short runs, raise it (0.9995) for long
+    ones with small batches; "auto" goes from 0.99 at 20,000 pictures to 0.996 at 1.28 million."""
 
 
 @dataclass
 class OptimiserConfig:
-    """AdamW and its schedules."""
+    """The optimiser and its schedules."""
 
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    """AdamW for ViTs; SGD or LARS (both with momentum 0.9) for comparisons with convolutional recipes."""
     lr: float = 5e-4
     """Peak learning rate for a batch of 256; scaled linearly with the batch."""
     min_lr: float = 1e-6
@@ -110,10 +125,13 @@ class Recipe:
     crops: CropsConfig = field(default_factory=CropsConfig)
     dino: DinoConfig = field(default_factory=DinoConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    init: str | None = None
+    """File to start from: an official DINO v1 backbone, an official training checkpoint (with head and centre), or a
+    checkpoint of `dino-train pretrain`."""
     epochs: int = 100
     """Passes over the data."""
     batch_size: int = 64
-    """Pictures per step."""
+    """Pictures per step, over all processes together."""
     seed: int = 0
     """Seed of everything that is random."""
 
@@ -122,15 +140,112 @@ class Recipe:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1.")
-        if (
-            min(
-                self.dino.student_temperature,
-                self.dino.teacher_temperature_start,
-                self.dino.teacher_temperature,
-            )
-            <= 0
-        ):
-            raise UserError("The temperatures of dino must be above 0.")
+        for name in ("student_temperature", "teacher_temperature_start", "teacher_temperature"):
+            value = getattr(self.dino, name)
+            if value != "auto" and value <= 0:
+                raise UserError(f"dino.{name} is {value}: temperatures must be above 0.")
+        for name in ("global_scale", "local_scale"):
+            low, high = getattr(self.crops, name)
+            if not 0 < low <= high <= 1:
+                raise UserError(
+                    f"crops.{name} is ({low}, {high}): it must be two shares of the area, 0 < low <= high <= 1."
+                )
+
+
+@dataclass
+class DataConfig:
+    """Where the pictures come from."""
+
+    paths: list[str]
+    """Bags, folders of pictures, tar shards and videos."""
+    topics: list[str] = field(default_factory=list)
+    """Image topics of bags; every one where none is named."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """How often pictures are drawn, by path or topic; 1 where nothing is said."""
+    distance: float = DEFAULT_DISTANCE
+    """Frames of bags and videos nearer than this to the one kept before are left out, in grey levels; 0 keeps all."""
+
+
+@dataclass
+class EvaluationConfig:
+    """What a process beside the training run looks at, every few epochs."""
+
+    every: int = 10
+    """Epochs between checkpoints that are kept and evaluated; 0 keeps and evaluates none."""
+    knn: str | None = None
+    """Folder with `train/<class>/` and `val/<class>/` pictures for k-NN."""
+    frames: list[str] = field(default_factory=list)
+    """Pictures whose attention is drawn (default: six of the data)."""
+
+
+@dataclass
+class MachineConfig:
+    """How fast a run goes: the choices that belong to the machine and not to the recipe."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; "auto" is the GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the matrix products; "auto" is bf16 where the GPU or CPU has instructions for it, else fp32."""
+    compile: bool = False
+    """Compile the networks with torch.compile: minutes at the start, faster steps on a GPU; of no use on a CPU."""
+    accumulate: int = 1
+    """Parts a process splits its share of the batch into, one after the other, to need less memory."""
+    checkpoint_activations: bool = False
+    """Compute activations again in the backward pass: less memory, a third more time. For patches of 8 pixels."""
+    workers: int | None = None
+    """Processes that decode and crop, per GPU (default: one per core, at most 8; on a CPU one for 8 cores)."""
+
+
+@dataclass
+class SlurmConfig:
+    """A job on a SLURM cluster."""
+
+    partition: str
+    """Where to submit; `sinfo` lists them."""
+    nodes: int = 1
+    """Hosts."""
+    gpus: int = 8
+    """GPUs per host; each gets a process."""
+    cpus_per_gpu: int = 10
+    """Cores per GPU, for decoding and cropping."""
+    hours: float = 24.0
+    """Time limit of one job; a run that takes longer is submitted again and goes on."""
+    requeues: int = 20
+    """How often at most."""
+
+
+def settled(value: Number | Auto) -> Number:
+    """A setting that may have been "auto", after `resolve`."""
+    if value == "auto":
+        raise ValueError("the recipe was not resolved")
+    return value
+
+
+SMALL, LARGE = 20_000, 1_280_000
+"""Numbers of pictures between which "auto" settings go from those of small data to the paper's for ImageNet."""
+
+
+def resolve(recipe: Recipe, pictures: int) -> tuple[Recipe, dict[str, float]]:
+    """Replace every "auto" by its value for a number of pictures; also returns what was replaced, by name.
+
+    Between SMALL and LARGE pictures the values go along the logarithm of their number: K (a power of 2), 1 - EMA and
+    the temperatures geometrically. The ends are the paper's settings for ImageNet, and what was found to work on
+    robot logs of some thousand frames.
+    """
+    share = min(max(math.log(max(pictures, 1) / SMALL) / math.log(LARGE / SMALL), 0.0), 1.0)
+
+    def between(small: float, large: float) -> float:
+        return float(f"{small * (large / small) ** share:.4g}")
+
+    values: dict[str, float] = {
+        "out_dim": 2 ** round(math.log2(between(1024, 65536))),
+        "teacher_momentum": round(1 - between(0.01, 0.004), 6),
+        "teacher_temperature_start": between(0.015, 0.04),
+        "teacher_temperature": between(0.03, 0.07),
+    }
+    replaced = {name: value for name, value in values.items() if getattr(recipe.dino, name) == "auto"}
+    dino = dataclasses.replace(recipe.dino, **replaced)  # type: ignore[arg-type]
+    return dataclasses.replace(recipe, dino=dino), {f"dino.{name}": value for name, value in replaced.items()}
 
 
 def recipe_from_dict(values: dict[str, Any]) -> Recipe:

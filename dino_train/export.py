@@ -23,16 +23,10 @@ from dino_ros.demo.table import TABLE
 from dino_ros.errors import UserError
 from dino_ros.perceiver import Perceiver
 from dino_ros.student import FORMAT_VERSION, METADATA_KEY, StudentInfo
-from dino_train.backbones import (
-    VitOutputs,
-    build_backbone,
-    create_vit,
-    load_dino_v1,
-    mean_and_std,
-    patch_size,
-)
+from dino_train.backbones import VitOutputs, build_backbone, create_vit, mean_and_std, patch_size
 from dino_train.checkpoint import checkpoint_backbone, load_checkpoint
 from dino_train.data.frames import open_frames
+from dino_train.official import load_official
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +45,20 @@ class Weights:
     architecture: str
     origin: dict[str, str | int | float]
     licence: str
+
+
+class FixedRope(nn.Module):
+    """A rotary position embedding (DINOv3's) for one size as a constant, float [h * w, 2 * C / heads]."""
+
+    embedding: Tensor
+
+    def __init__(self, embedding: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("embedding", embedding.detach())
+
+    def get_embed(self, shape: object = None) -> Tensor:
+        """What timm's Eva asks of its `rope`; the grid's `shape`, which not every version gives, is known."""
+        return self.embedding
 
 
 class StudentGraph(nn.Module):
@@ -90,20 +98,23 @@ def export(
     """Write the student of `weights` for images of `height` x `width` pixels to `out`; return its description.
 
     `weights` is a checkpoint of `pretrain`, an official DINO v1 `.pth` file or a timm model name (downloaded).
-    `network` picks "teacher" or "student" of a checkpoint, or "random" for the same ViT untrained; `licence` replaces
-    what the weights' source states. The file is kept only if ONNX Runtime agrees with torch in fp32 on pictures of
-    `data` (default: the demo's bag) within TOLERANCE. Raises UserError otherwise, and for weights, sizes or data that
-    cannot be used.
+    `network` picks "teacher" or "student" of either file, or "random" for the ViT of the first, untrained; `licence`
+    replaces what the weights' source states. The file is kept only if ONNX Runtime agrees with torch in fp32 on
+    pictures of `data` (default: the demo's bag) within TOLERANCE. Raises UserError otherwise, and for weights, sizes or
+    data that cannot be used.
     """
     opened = open_weights(weights, network)
-    vit = fix_size(opened.vit, height, width).eval()
+    vit = fix_size(opened.vit.eval(), height, width)
     mean, std = mean_and_std(vit)
+    pictures = parity_pictures(data, height, width)
+    with torch.inference_mode():
+        reference = StudentGraph(vit, "fp32")(torch.from_numpy(pictures))
     info = StudentInfo(
         format_version=FORMAT_VERSION,
         architecture=opened.architecture,
         patch_size=patch_size(vit),
         embed_dim=int(vit.embed_dim),
-        heads=int(vit.blocks[-1].attn.num_heads),
+        heads=reference[OUTPUTS.index("attention")].shape[1],
         registers=int(vit.num_prefix_tokens) - 1,
         height=height,
         width=width,
@@ -113,9 +124,6 @@ def export(
         weights={**opened.origin, "sha256": weights_hash(vit)},
         licence=licence or opened.licence,
     )
-    pictures = parity_pictures(data, height, width)
-    with torch.inference_mode():
-        reference = StudentGraph(vit, "fp32")(torch.from_numpy(pictures))
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".tmp")
     try:
@@ -142,7 +150,7 @@ def open_weights(weights: str, network: str) -> Weights:
             vit = checkpoint_backbone(checkpoint, network)
         origin: dict[str, str | int | float] = {
             "source": f"dino-train pretrain, {network}",
-            "data": ", ".join(Path(path).name for path in checkpoint.data),
+            "data": ", ".join(Path(path).name for path in checkpoint.data.paths),
             "pictures": checkpoint.pictures,
             "steps": checkpoint.step,
             "recipe": json.dumps(dataclasses.asdict(checkpoint.recipe)),
@@ -150,8 +158,9 @@ def open_weights(weights: str, network: str) -> Weights:
         architecture = f"{backbone.name.split('_patch')[0]}, patch {patch_size(vit)}, {len(vit.blocks)} blocks"
         return Weights(vit, architecture, origin, "not stated")
     if path.suffix == ".pth":
-        vit, name = load_dino_v1(path)
-        return Weights(vit, name, {"source": f"official DINO v1 file {path.name}"}, "Apache-2.0")
+        official = load_official(path)
+        source = f"official DINO v1 file {path.name}, {network}"
+        return Weights(official.vit(network), official.name, {"source": source}, "Apache-2.0")
     vit = create_vit(weights, pretrained=True)
     licence = str(vit.pretrained_cfg.get("license") or "not stated")
     return Weights(vit, weights, {"source": f"timm {weights}"}, licence)
@@ -160,7 +169,7 @@ def open_weights(weights: str, network: str) -> Weights:
 def fix_size(vit: VisionTransformer, height: int, width: int) -> VisionTransformer:
     """Lay the position embedding out for one size, so that the graph holds it as a constant.
 
-    TensorRT's parser rejects the antialiased resize that would compute it at run time.
+    Engines differ in how they resize, and TensorRT's parser rejects the antialiased resize. The ViT is in eval mode.
     """
     patch = patch_size(vit)
     if height < patch or width < patch or height % patch or width % patch:
@@ -173,6 +182,8 @@ def fix_size(vit: VisionTransformer, height: int, width: int) -> VisionTransform
     vit.patch_embed.dynamic_img_pad = False
     vit.patch_embed.flatten = True
     vit.patch_embed.output_fmt = type(vit.patch_embed.output_fmt).NCHW
+    if getattr(vit, "rope", None) is not None:
+        vit.rope = FixedRope(vit.rope.get_embed(shape=vit.patch_embed.grid_size))
     return vit
 
 

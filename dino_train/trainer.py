@@ -3,187 +3,284 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+import numpy as np
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from dino_ros.errors import UserError
 from dino_train.backbones import mean_and_std, patch_size
 from dino_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from dino_train.config import Recipe
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, Recipe, resolve, settled
 from dino_train.data.frames import open_frames
-from dino_train.data.loader import crop_loader
+from dino_train.data.loader import CropBatch, EpochSampler, crop_loader, finish_crops, split
 from dino_train.data.multicrop import normalise
-from dino_train.objectives.dino import Dino
+from dino_train.data.selection import SelectionParameters
+from dino_train.distributed import Processes, join, main_first, mean_over_processes
+from dino_train.evaluation.beside import start_beside
+from dino_train.machine import choose_precision, prepare, skip_synchronisation
+from dino_train.objectives.dino import Dino, TeacherOutput
+from dino_train.official import initialise
+from dino_train.optimisers import build_optimiser, clip_each_gradient
+from dino_train.progress import HealthMonitor, progress_bar
+from dino_train.run_log import FINISHED_NAME, LAST_NAME, RunLog, describe_run, epoch_name
 from dino_train.schedules import cosine_schedule, linear_schedule, warmup_cosine_schedule
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_NAME = "checkpoint.pt"
-LOG_NAME = "log.jsonl"
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
+STEPS_BETWEEN_LINES = 10
+NON_FINITE_NAME = "non_finite.pt"
 
 
 def pretrain(
     recipe: Recipe,
-    data: Sequence[str],
-    topics: Sequence[str],
+    data: DataConfig,
     out: Path,
+    machine: MachineConfig | None = None,
+    evaluation: EvaluationConfig | None = None,
     resume: Checkpoint | None = None,
-    device: str = "auto",
-    workers: int | None = None,
 ) -> Path:
-    """Pretrain by self-distillation and return the path of the last checkpoint, `out/checkpoint.pt`.
+    """Pretrain by self-distillation and return the path of the last checkpoint, `out/last.pt`.
 
-    Writes one JSON line every ten steps to `out/log.jsonl`. `resume` goes on from a checkpoint of the same recipe and
-    data. `device` is "auto", "cpu" or "cuda"; `workers` are the processes that decode and crop (default: one per core,
-    at most 8). Raises UserError for data or a recipe that cannot be used.
+    Writes the folder of a run (see `run_log.py`) to `out`. `resume` goes on from a checkpoint of the same recipe and
+    data. Under `torchrun` the processes share each batch. Raises UserError for data or a recipe that cannot be used,
+    and when the loss is not finite.
     """
+    machine, evaluation = machine or MachineConfig(), evaluation or EvaluationConfig()
     recipe.check()
-    accelerator = choose_device(device)
-    torch.manual_seed(recipe.seed)
-    frames = open_frames(data, topics)
-    steps_per_epoch = len(frames) // recipe.batch_size
-    steps = steps_per_epoch * recipe.epochs
+    if resume is None:
+        check_no_run(out)
+    with join(machine.device) as processes:
+        check_batch_size(recipe, machine, processes)
+        with main_first(processes):  # it makes the index of a bag that the others then find
+            frames = open_frames(data.paths, data.topics, data.weights, SelectionParameters(data.distance))
+        recipe, chosen = resolve(recipe, len(frames))
+        if chosen and processes.main:
+            values = ", ".join(f"{name} = {value}" for name, value in chosen.items())
+            log.info("for %d pictures: %s", len(frames), values)
 
-    dino = Dino(recipe).to(accelerator)
-    vit: Any = dino.student["backbone"]
-    check_crop_sizes(recipe, patch_size(vit))
-    mean, std = mean_and_std(vit)
-    optimiser = torch.optim.AdamW(parameter_groups(dino.student), lr=0.0, fused=True)
-    first_step = 0
-    if resume is not None:
-        if resume.pictures != len(frames):
-            raise UserError(
-                f"The data now has {len(frames)} pictures, the checkpoint was made with {resume.pictures}: "
-                "put back what changed, or start a new run."
-            )
-        dino.load_state_dict(resume.objective)
-        optimiser.load_state_dict(resume.optimiser)
-        first_step = resume.step
-        set_rng_state(resume.rng)
+        # ---- student, teacher, optimiser -------------------------------------------------------------------------
+        torch.manual_seed(recipe.seed)
+        dino = Dino(recipe)
+        if recipe.init and resume is None:
+            initialise(dino, Path(recipe.init))
+        vit: Any = dino.student.backbone
+        check_crop_sizes(recipe, patch_size(vit))
+        mean, std = mean_and_std(vit)
+        dino = prepare(dino.to(processes.device).train(), machine, processes)
+        model: nn.Module = dino
+        if processes.count > 1:
+            model = DistributedDataParallel(dino, broadcast_buffers=False)
+        optimiser = build_optimiser(recipe.optimiser, dino.student)
+        precision = choose_precision(machine, processes.device)
+        scaler = torch.GradScaler(processes.device.type, enabled=precision == torch.float16)
+        first_step, seconds_before = 0, 0.0
+        if resume is not None:
+            check_same_data(resume, len(frames))
+            dino.load_state_dict(resume.objective)
+            optimiser.load_state_dict(resume.optimiser)
+            scaler.load_state_dict(resume.scaler)
+            first_step, seconds_before = resume.step, resume.seconds
 
-    out.mkdir(parents=True, exist_ok=True)
-    workers = min(os.cpu_count() or 1, 8) if workers is None else workers
-    loader = crop_loader(frames, recipe, first_step, workers, pin=accelerator.type == "cuda")
-    log.info(
-        "%d pictures from %s; %d epochs of %d steps on %s; a loss of ln K = %.2f means nothing is learnt",
-        len(frames), frames.name, recipe.epochs, steps_per_epoch, accelerator, dino.collapse_loss,
-    )  # fmt: skip
+        # ---- data ------------------------------------------------------------------------------------------------
+        sampler = EpochSampler(frames, recipe, first_step, processes.rank, processes.count)
+        on_gpu = processes.device.type == "cuda"
+        workers = default_workers(processes.device) if machine.workers is None else machine.workers
+        loader = crop_loader(frames, recipe, sampler, workers, finish=not on_gpu)
+        steps_per_epoch = sampler.steps_per_epoch
+        steps = steps_per_epoch * recipe.epochs
+        kept_every = evaluation.every * steps_per_epoch
 
-    def checkpoint(step: int, metrics: dict[str, float]) -> None:
-        save_checkpoint(
-            Checkpoint(
+        # ---- the folder of the run -------------------------------------------------------------------------------
+        started = time.monotonic()
+
+        def checkpoint(step: int, name: str) -> None:
+            if not processes.main:
+                return
+            moment = Checkpoint(
                 recipe=recipe,
-                data=[str(Path(path).resolve()) for path in data],
-                topics=list(topics),
+                data=dataclasses.replace(data, paths=[str(Path(path).resolve()) for path in data.paths]),
+                machine=machine,
+                evaluation=evaluation,
                 pictures=len(frames),
                 step=step,
+                steps_per_epoch=steps_per_epoch,
                 objective=dino.state_dict(),
                 optimiser=optimiser.state_dict(),
-                rng=rng_state(),
-                metrics=metrics,
-            ),
-            out / CHECKPOINT_NAME,
-        )
-
-    metrics: dict[str, float] = dict(resume.metrics) if resume else {}
-    lr_peak = recipe.optimiser.lr * recipe.batch_size / 256
-    dino.train()
-    saved_at = logged_at = time.monotonic()
-    with progress_bar(first_step, steps) as advance, truncated_log(out / LOG_NAME, first_step) as jsonl:
-        for step, batch in enumerate(loader, start=first_step):
-            lr = warmup_cosine_schedule(
-                step,
-                steps,
-                recipe.optimiser.warmup_epochs * steps_per_epoch,
-                lr_peak,
-                recipe.optimiser.min_lr,
+                scaler=scaler.state_dict(),
+                seconds=seconds_before + time.monotonic() - started,
             )
-            weight_decay = cosine_schedule(
-                step, steps, recipe.optimiser.weight_decay, recipe.optimiser.weight_decay_end
-            )
-            momentum = cosine_schedule(step, steps, recipe.dino.teacher_momentum, 1.0)
-            temperature = linear_schedule(
-                step,
-                recipe.dino.teacher_temperature_epochs * steps_per_epoch,
-                recipe.dino.teacher_temperature_start,
-                recipe.dino.teacher_temperature,
-            )
-            for group, decay in zip(optimiser.param_groups, (weight_decay, 0.0), strict=True):
-                group["lr"], group["weight_decay"] = lr, decay
+            save_checkpoint(moment, out / name)
 
-            crops = [normalise(crop.to(accelerator, non_blocking=True), mean, std) for crop in batch]
-            with torch.autocast(accelerator.type, torch.bfloat16, enabled=accelerator.type == "cuda"):
-                loss, health = dino(crops, temperature)
-            if not torch.isfinite(loss):
-                raise UserError(
-                    f"The loss of step {step} is {loss.item()}: lower optimiser.lr, raise the teacher temperature or "
-                    f"clip_grad, and go on with `--resume {out}`."
-                )
-            optimiser.zero_grad()
-            loss.backward()
-            gradient_norm = clip_each_gradient(dino.student, recipe.optimiser.clip_grad)
-            if step < recipe.dino.freeze_last_layer_epochs * steps_per_epoch:
-                dino.freeze_last_layer()
-            optimiser.step()
-            dino.update_teacher(momentum)
+        with contextlib.ExitStack() as stack:
+            if processes.main:
+                out.mkdir(parents=True, exist_ok=True)
+                (out / FINISHED_NAME).unlink(missing_ok=True)
+                describe_run(out, recipe, machine, processes)
+                run_log = stack.enter_context(RunLog(out, first_step))
+                if kept_every:
+                    if not first_step:
+                        checkpoint(0, epoch_name(0))
+                    stack.enter_context(evaluations_beside(out, data, evaluation, processes.device))
+                log.info(
+                    "%d pictures from %s; %d epochs of %d steps on %s in %s; at a loss of ln K = %.2f it learns nothing",
+                    len(frames), frames.name, recipe.epochs, steps_per_epoch, processes.device,
+                    str(precision).removeprefix("torch."), dino.largest_entropy,
+                )  # fmt: skip
+            advance = stack.enter_context(progress_bar(first_step, steps, shown=processes.main))
+            monitor = HealthMonitor(dino.largest_entropy)
+            metrics: dict[str, float] = {}
+            saved_at = logged_at = time.monotonic()
+            logged_step = first_step
 
-            done = step + 1
-            if done % 10 == 0 or done == steps:
-                now = time.monotonic()
-                since = min(10, done - first_step)
-                metrics = {
-                    "step": done,
-                    "epoch": done / steps_per_epoch,
-                    "loss": loss.item(),
-                    **{name: value.item() for name, value in health.items()},
-                    "lr": lr,
-                    "weight_decay": weight_decay,
-                    "teacher_momentum": momentum,
-                    "teacher_temperature": temperature,
-                    "gradient_norm": gradient_norm.item(),
-                    "pictures_per_second": recipe.batch_size * since / (now - logged_at),
-                }
-                logged_at = now
-                jsonl.write(json.dumps(metrics) + "\n")
-                jsonl.flush()
-            advance(metrics)
-            if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
-                checkpoint(done, metrics)
-                saved_at = time.monotonic()
-    checkpoint(steps, metrics)
-    return out / CHECKPOINT_NAME
+            # ---- the loop ----------------------------------------------------------------------------------------
+            for step, batch in enumerate(loader, start=first_step):
+                torch.manual_seed(step_seed(recipe.seed, step, processes.rank))
+                temperature, momentum = schedule(optimiser, recipe, step, steps, steps_per_epoch)
+                optimiser.zero_grad()
+                parts = list(split(batch, machine.accumulate))
+                losses, outputs = [], []
+                for number, part in enumerate(parts):
+                    groups = [normalise(crops, mean, std) for crops in finish_crops(part, processes.device)]
+                    more = number + 1 < len(parts)
+                    with skip_synchronisation(model, more):
+                        with torch.autocast(processes.device.type, precision, enabled=precision != torch.float32):
+                            loss, output = model(groups, temperature)
+                        scaler.scale(loss / len(parts)).backward()
+                    losses.append(loss.detach())
+                    outputs.append(output)
+                teacher = TeacherOutput(*(torch.cat(tensors) for tensors in zip(*outputs, strict=True)))
+                loss = mean_over_processes(torch.stack(losses).mean())
+                if not torch.isfinite(loss):
+                    checkpoint(step, LAST_NAME)
+                    save_non_finite(out / NON_FINITE_NAME, step, loss, batch, dino, processes)
+                    raise UserError(
+                        f"The loss of step {step} is {loss.item()}; the step was not applied. {out / NON_FINITE_NAME} "
+                        f"holds its crops and gradients: start anew with --init {out / LAST_NAME} and a lower "
+                        "--optimiser.lr or --optimiser.clip_grad, or --machine.precision fp32."
+                    )
+                scaler.unscale_(optimiser)
+                gradient_norm = clip_each_gradient(dino.student, recipe.optimiser.clip_grad)
+                if step < recipe.dino.freeze_last_layer_epochs * steps_per_epoch:
+                    dino.freeze_last_layer()
+                scaler.step(optimiser)
+                scaler.update()
+                dino.update_teacher(momentum)
+
+                done = step + 1
+                if done % STEPS_BETWEEN_LINES == 0 or done == steps:
+                    now = time.monotonic()
+                    metrics = {
+                        "step": done,
+                        "epoch": done / steps_per_epoch,
+                        **dino.health(loss, teacher),
+                        "lr": optimiser.param_groups[0]["lr"],
+                        "weight_decay": optimiser.param_groups[0]["weight_decay"],
+                        "teacher_momentum": momentum,
+                        "teacher_temperature": temperature,
+                        "gradient_norm": gradient_norm.item(),
+                        "pictures_per_second": recipe.batch_size * (done - logged_step) / (now - logged_at),
+                        "elapsed_seconds": seconds_before + now - started,
+                    }
+                    logged_at, logged_step = now, done
+                    if processes.main:
+                        run_log.write(metrics)
+                        if warning := monitor.check(metrics):
+                            log.warning("%s", warning)
+                dino.update_centre(teacher.logits)
+                advance(metrics)
+                if kept_every and (done % kept_every == 0 or done == steps):
+                    checkpoint(done, epoch_name(done // steps_per_epoch))
+                if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+                    checkpoint(done, LAST_NAME)
+                    saved_at = time.monotonic()
+            checkpoint(steps, LAST_NAME)
+            if processes.main:
+                (out / FINISHED_NAME).touch()
+    return out / LAST_NAME
 
 
-def resume_run(run: Path, device: str = "auto", workers: int | None = None) -> Path:
-    """Go on with the run in folder `run` from its checkpoint, with the recipe and data it was started with."""
-    checkpoint = load_checkpoint(run / CHECKPOINT_NAME)
+def resume_run(run: Path, machine: MachineConfig | None = None) -> Path:
+    """Go on with the run in folder `run` from `last.pt`, with the recipe and data it was started with.
+
+    `machine` replaces the choices it was started with; only with the same ones does it go on bit for bit.
+    """
+    checkpoint = load_checkpoint(run / LAST_NAME)
     return pretrain(
-        checkpoint.recipe, checkpoint.data, checkpoint.topics, run, checkpoint, device=device, workers=workers
+        checkpoint.recipe, checkpoint.data, run, machine or checkpoint.machine, checkpoint.evaluation, checkpoint
     )
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the GPU where there is one. Raises UserError if it is not there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is cuda, but torch finds no GPU: use --device cpu, or install torch for your CUDA.")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+def schedule(
+    optimiser: torch.optim.Optimizer, recipe: Recipe, step: int, steps: int, steps_per_epoch: int
+) -> tuple[float, float]:
+    """Set the optimiser's learning rate and weight decay for a step; returns teacher temperature and EMA."""
+    config, dino = recipe.optimiser, recipe.dino
+    peak = config.lr * recipe.batch_size / 256
+    lr = warmup_cosine_schedule(step, steps, config.warmup_epochs * steps_per_epoch, peak, config.min_lr)
+    weight_decay = cosine_schedule(step, steps, config.weight_decay, config.weight_decay_end)
+    for group, decay in zip(optimiser.param_groups, (weight_decay, 0.0), strict=True):
+        group["lr"], group["weight_decay"] = lr, decay
+    temperature = linear_schedule(
+        step,
+        dino.teacher_temperature_epochs * steps_per_epoch,
+        settled(dino.teacher_temperature_start),
+        settled(dino.teacher_temperature),
+    )
+    return temperature, cosine_schedule(step, steps, settled(dino.teacher_momentum), 1.0)
+
+
+@contextlib.contextmanager
+def evaluations_beside(
+    run: Path, data: DataConfig, evaluation: EvaluationConfig, device: torch.device
+) -> Iterator[None]:
+    """Run the process that evaluates kept checkpoints; waits for its last evaluation, unless the run breaks off."""
+    process = start_beside(run, data, evaluation, device.type)
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        process.wait()
+
+
+def default_workers(device: torch.device) -> int:
+    """Processes that decode and crop: as many as there are cores for a GPU; a CPU needs its cores for the steps."""
+    cores = os.cpu_count() or 1
+    return min(cores, 8) if device.type == "cuda" else max(cores // 8, 1)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed for what the networks draw in a step (stochastic depth): another one for every step and process."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
+
+
+def check_batch_size(recipe: Recipe, machine: MachineConfig, processes: Processes) -> None:
+    """Raise UserError where a batch cannot be split evenly."""
+    parts = processes.count * machine.accumulate
+    if machine.accumulate < 1 or recipe.batch_size % parts:
+        raise UserError(
+            f"batch_size is {recipe.batch_size}, which {processes.count} processes cannot split into "
+            f"{machine.accumulate} parts each: choose a multiple of {max(parts, 1)}."
+        )
+
+
+def check_no_run(out: Path) -> None:
+    """Raise UserError where a folder holds a run already."""
+    if (out / LAST_NAME).exists():
+        raise UserError(
+            f"{out} holds a run already: go on with it (--resume {out}), or name another folder with --out."
+        )
 
 
 def check_crop_sizes(recipe: Recipe, patch: int) -> None:
@@ -196,64 +293,20 @@ def check_crop_sizes(recipe: Recipe, patch: int) -> None:
             )
 
 
-def parameter_groups(student: nn.Module) -> list[dict[str, list[nn.Parameter]]]:
-    """Two groups: weights, which decay, then biases and norms (one-dimensional), which do not."""
-    trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    return [{"params": [p for p in trained if p.ndim > 1]}, {"params": [p for p in trained if p.ndim <= 1]}]
+def check_same_data(resume: Checkpoint, pictures: int) -> None:
+    """Raise UserError where the data has changed since the checkpoint."""
+    if resume.pictures != pictures:
+        raise UserError(
+            f"The data now has {pictures} pictures, the checkpoint was made with {resume.pictures}: "
+            "put back what changed, or start a new run."
+        )
 
 
-def clip_each_gradient(student: nn.Module, limit: float) -> Tensor:
-    """Scale each parameter's gradient to a norm of at most `limit` (0: leave it), as the reference does.
-
-    Returns the norm of all gradients together before clipping.
-    """
-    gradients = [p.grad for p in student.parameters() if p.grad is not None]
-    norms = torch._foreach_norm(gradients)
-    if limit:
-        scales = [(limit / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
-        torch._foreach_mul_(gradients, scales)
-    total: Tensor = torch.stack(norms).norm()
-    return total
-
-
-def rng_state() -> dict[str, Tensor]:
-    """States of torch's generators that training draws from."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def set_rng_state(states: dict[str, Tensor]) -> None:
-    """Put back what `rng_state` returned; a GPU's state is passed over where there is none."""
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
-
-
-@contextlib.contextmanager
-def progress_bar(first_step: int, steps: int) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Show a bar with the time left; yields a function to call after each step with the last log line."""
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns) as progress:
-        task = progress.add_task("pretrain", total=steps, completed=first_step)
-
-        def advance(metrics: dict[str, float]) -> None:
-            shown = ("loss", "teacher_entropy", "pictures_per_second")
-            text = "  ".join(f"{name.replace('_', ' ')} {metrics[name]:.2f}" for name in shown if name in metrics)
-            progress.update(task, advance=1, description=text or "pretrain")
-
-        yield advance
-
-
-@contextlib.contextmanager
-def truncated_log(path: Path, first_step: int) -> Iterator[TextIO]:
-    """Open the JSONL log for appending, without lines of steps that will be done again."""
-    kept = []
-    if first_step and path.is_file():
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= first_step]
+def save_non_finite(path: Path, step: int, loss: Tensor, batch: CropBatch, dino: Dino, processes: Processes) -> None:
+    """Keep what a loss that is not finite was computed from; each process writes its own part."""
+    gradients = {name: p.grad.norm() for name, p in dino.student.named_parameters() if p.grad is not None}
+    facts = {"step": step, "loss": loss, "pictures": batch.pictures, "crops": batch.crops, "gradient_norms": gradients}
+    name = path.name if processes.main else f"{path.stem}_{processes.rank}{path.suffix}"
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept))
-    os.replace(temporary, path)
-    with path.open("a") as file:
-        yield file
+    torch.save(facts, temporary)
+    os.replace(temporary, path.with_name(name))

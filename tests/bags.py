@@ -1,12 +1,20 @@
 """Small bags with pictures that are known."""
 
+import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
+import lz4.frame
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag1 import Writer as Writer1
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+
+Fields = tuple[str, tuple[Any, ...]]
+"""A message's type, and its fields after the header."""
 
 
 def write_bag(path: Path, storage: str = "mcap", frames: int = 5, broken: int | None = None) -> list[NDArray[np.uint8]]:
@@ -41,3 +49,68 @@ def write_bag(path: Path, storage: str = "mcap", frames: int = 5, broken: int | 
             ):
                 writer.write(connection, time, store.serialize_cdr(message, message.__msgtype__))
     return pictures
+
+
+def raw(encoding: str, pixels: NDArray[Any]) -> Fields:
+    """Image message of pixels [H, W, ...] without padding."""
+    height, width = pixels.shape[:2]
+    data = np.ascontiguousarray(pixels).reshape(-1).view(np.uint8)
+    return "sensor_msgs/msg/Image", (height, width, encoding, 0, data.size // height, data)
+
+
+def encoded(ending: str, rgb: NDArray[np.uint8]) -> Fields:
+    """CompressedImage message of a picture [H, W, 3] as a file of that ending."""
+    data = cv2.imencode(f".{ending}", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].ravel()
+    return "sensor_msgs/msg/CompressedImage", (ending, data)
+
+
+def write_topics(
+    path: Path, topics: Mapping[str, Sequence[Fields]], storage: str = "mcap", compression: str = "none"
+) -> Path:
+    """Write a bag of messages, one per topic every 0.1 s from 1 s on, in turn; returns its path.
+
+    `storage`: mcap, sqlite3 or ros1 (a path that ends in .bag); `compression`: a name of rosbags' for that storage.
+    """
+    ros1 = storage == "ros1"
+    store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)
+    writer: Any = Writer1(path) if ros1 else Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()])
+    if compression != "none" and ros1:
+        writer.set_compression(Writer1.CompressionFormat[compression.upper()])
+    elif compression != "none":
+        writer.set_compression(CompressionMode[compression.upper()], CompressionFormat.ZSTD)
+    serialize = store.serialize_ros1 if ros1 else store.serialize_cdr
+    with writer:
+        connections = {
+            topic: writer.add_connection(topic, messages[0][0], typestore=store) for topic, messages in topics.items()
+        }
+        for number in range(max(len(messages) for messages in topics.values())):
+            seconds, tenths = divmod(10 + number, 10)
+            stamp = store.types["builtin_interfaces/msg/Time"](seconds, tenths * 10**8)
+            header = store.types["std_msgs/msg/Header"](*((number,) if ros1 else ()), stamp, "camera")
+            for topic, messages in topics.items():
+                if number < len(messages):
+                    kind, fields = messages[number]
+                    data = serialize(store.types[kind](header, *fields), kind)
+                    writer.write(connections[topic], (10 + number) * 10**8, bytes(data))
+    return path
+
+
+def rewrite_mcap(source: Path, target: Path, lz4_chunks: bool) -> Path:
+    """Copy an MCAP file without its summary, with chunks compressed by lz4, or with messages outside of any chunk."""
+    data, start = source.read_bytes(), 8
+    copy = bytearray(data[:start])
+    while data[start] != 0x0F:  # the end of the data
+        code, size = struct.unpack_from("<BQ", data, start)
+        body = data[start + 9 : start + 9 + size]
+        if code == 0x01:
+            copy += data[start : start + 9 + size]
+        elif code == 0x06 and not lz4_chunks:
+            copy += body[40:]
+        elif code == 0x06:
+            packed = lz4.frame.compress(body[40:])
+            body = body[:28] + struct.pack("<I3sQ", 3, b"lz4", len(packed)) + packed
+            copy += struct.pack("<BQ", code, len(body)) + body
+        start += 9 + size
+    copy += struct.pack("<BQI", 0x0F, 4, 0) + struct.pack("<BQQQI", 0x02, 20, 0, 0, 0) + data[:8]
+    target.write_bytes(copy)
+    return target

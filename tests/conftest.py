@@ -14,6 +14,18 @@ from dino_ros.transport import PROFILE_VARIABLES, loopback_profile
 os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Indexes of bags that the tests open stay out of the user's cache."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """Folder of real images, videos and bags, named by $DINO_ROS_TEST_DATA; the test is skipped where it is absent."""

@@ -1,7 +1,13 @@
 """Students that `dino-train export` writes: they say what torch says, and what does not is refused."""
 
+import argparse
+import copy
+import hashlib
 import http.server
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -10,7 +16,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import onnx  # noqa: E402
+import safetensors.torch  # noqa: E402
 import timm  # noqa: E402
+from test_backbones import FAMILIES, attention_matrix, shake  # noqa: E402
+from test_official import own_checkpoint  # noqa: E402
 from test_pretrain import RECIPE  # noqa: E402
 
 from dino_ros.demo.table import TABLE  # noqa: E402
@@ -18,43 +28,51 @@ from dino_ros.errors import UserError  # noqa: E402
 from dino_ros.perceiver import Perceiver  # noqa: E402
 from dino_ros.student import read_student  # noqa: E402
 from dino_train import export as export_module  # noqa: E402
-from dino_train.backbones import VitOutputs, create_vit  # noqa: E402
-from dino_train.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint, save_checkpoint  # noqa: E402
+from dino_train.backbones import build_backbone, create_vit, patch_size  # noqa: E402
+from dino_train.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
 from dino_train.cli import run  # noqa: E402
-from dino_train.objectives.dino import Dino  # noqa: E402
+from dino_train.config import BackboneConfig  # noqa: E402
+
+PREFIX_TOKENS = {
+    "vit_small_patch14_dinov2": 1,
+    "vit_small_patch14_reg4_dinov2": 5,
+    "vit_giant_patch14_dinov2": 1,
+    "vit_small_patch16_dinov3": 5,
+    "vit_base_patch16_224.mae": 1,
+    "deit_tiny_distilled_patch16_224": 2,
+    "deit3_small_patch16_224": 1,
+}
+"""Encoders by other recipes, and how many tokens stand before their patches."""
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint whose student and teacher differ, with weights large enough for attention to be uneven."""
-    torch.manual_seed(0)
-    dino = Dino(RECIPE)
-    with torch.no_grad():
-        for parameter in dino.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
     path = tmp_path_factory.mktemp("run") / "checkpoint.pt"
-    save_checkpoint(Checkpoint(RECIPE, ["bag"], [], 100, 7, dino.state_dict(), {}, {}, {}), path)
+    own_checkpoint(path, RECIPE)
     return path
 
 
 def reference(vit: torch.nn.Module, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features, attention and embedding by timm's own forward pass in float64, the whole attention matrix computed."""
     vit = vit.double().eval()
-    config = vit.pretrained_cfg
+    config, prefix = vit.pretrained_cfg, vit.num_prefix_tokens
     images = torch.from_numpy((pictures / 255.0 - config["mean"]) / config["std"]).permute(0, 3, 1, 2)
-    last, seen = vit.blocks[-1].attn, []
-    handle = last.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     with torch.no_grad():
-        tokens = vit.forward_features(images)
-        handle.remove()
-        batch, count, _ = seen[0].shape
-        qkv = last.qkv(seen[0]).reshape(batch, count, 3, last.num_heads, -1).permute(2, 0, 3, 1, 4)
-        matrix = (qkv[0] @ qkv[1].transpose(-2, -1) / qkv.shape[-1] ** 0.5).softmax(dim=-1)
-    rows, columns = pictures.shape[1] // 8, pictures.shape[2] // 8
-    prefix = vit.num_prefix_tokens
+        tokens = vit.forward_features(images).numpy()
+    matrix = attention_matrix(vit, images)
+    batch, rows, columns = len(pictures), *(n // patch_size(vit) for n in pictures.shape[1:3])
     features = tokens[:, prefix:].reshape(batch, rows, columns, -1)
-    attention = matrix[:, :, 0, prefix:].reshape(batch, -1, rows, columns)
-    return features.numpy(), attention.numpy(), tokens[:, 0].numpy()
+    return features, matrix[:, :, 0, prefix:].reshape(batch, -1, rows, columns), tokens[:, 0]
+
+
+def assert_says(student: Path, pictures: np.ndarray, expected: tuple[np.ndarray, ...], tolerance: float) -> None:
+    """The student's outputs differ from what is expected by less than a share of its largest value."""
+    seen = Perceiver.load(student)(list(pictures))
+    for name, theirs in zip(("features", "attention", "embedding"), expected, strict=True):
+        ours = np.stack([getattr(output, name) for output in seen])
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).max() < tolerance * np.abs(theirs).max()
 
 
 @pytest.mark.parametrize("network", ["teacher", "student"])
@@ -79,11 +97,7 @@ def test_the_student_says_what_torch_says(
     )
     pictures = np.random.default_rng(0).integers(0, 256, (3, 24, 40, 3), dtype=np.uint8)
     vit = checkpoint_backbone(load_checkpoint(checkpoint), network)
-    features, attention, embedding = reference(vit, pictures)
-    for seen, f, a, e in zip(Perceiver.load(out)(list(pictures)), features, attention, embedding, strict=True):
-        assert np.abs(seen.features - f).max() < tolerance * np.abs(f).max()
-        assert np.abs(seen.attention - a).max() < tolerance * a.max()
-        assert np.abs(seen.embedding - e).max() < tolerance * np.abs(e).max()
+    assert_says(out, pictures, reference(vit, pictures), tolerance)
     info = read_student(out)
     assert (info.grid, info.heads, info.embed_dim, info.precision) == ((3, 5), 2, 64, precision)
     assert info.weights["source"] == f"dino-train pretrain, {network}"
@@ -91,66 +105,112 @@ def test_the_student_says_what_torch_says(
     assert len(str(info.weights["sha256"])) == 64
 
 
-def test_registers_are_left_out() -> None:
-    """DINOv2's register tokens appear in no output."""
-    torch.manual_seed(0)
-    vit = create_vit(
-        "vit_small_patch14_reg4_dinov2", patch_size=8, embed_dim=32, depth=2, num_heads=2, img_size=32
-    ).double()
-    pictures = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
-    features, attention, embedding = reference(vit, pictures)
-    images = torch.from_numpy((pictures / 255.0 - vit.pretrained_cfg["mean"]) / vit.pretrained_cfg["std"])
-    with torch.no_grad():
-        got = VitOutputs(vit)(images.permute(0, 3, 1, 2))
-    assert vit.num_prefix_tokens == 5
-    for ours, theirs in zip(got, (features, attention, embedding), strict=True):
-        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-9, atol=1e-12)
+@pytest.mark.parametrize(("name", "prefix"), PREFIX_TOKENS.items())
+def test_students_of_other_recipes(name: str, prefix: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DINOv2 with and without registers, DINOv3, MAE and DeiT say in ONNX Runtime what they say in torch."""
+    built = shake(create_vit(name, depth=2, **FAMILIES[name]))
+    vit = copy.deepcopy(built)
+    monkeypatch.setattr(export_module, "create_vit", lambda name, pretrained: built)
+    size = patch_size(vit)
+    out = tmp_path / "student.onnx"
+    run(["export", name, "--out", str(out), "--size", f"{3 * size}x{5 * size}"])
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 3 * size, 5 * size, 3), dtype=np.uint8)
+    assert_says(out, pictures, reference(vit, pictures), 2e-5)
+    info, model = read_student(out), onnx.load(out)
+    assert (info.registers, info.heads, info.grid) == (prefix - 1, 3, (3, 5))
+    assert info.licence == vit.pretrained_cfg["license"]
+    assert model.opset_import[0].version == 18
+    assert "Resize" not in {node.op_type for node in model.graph.node}
 
 
 def test_official_dino_v1_file(tmp_path: Path) -> None:
-    """Both kinds that the authors publish: backbone alone, and training checkpoint with `module.backbone.` names."""
-    torch.manual_seed(0)
-    vit = timm.create_model("vit_small_patch16_224", num_classes=0)
-    backbone = dict(vit.state_dict())
-    full = {"teacher": {f"backbone.{name}": tensor for name, tensor in backbone.items()}, "epoch": 3}
-    full["teacher"]["head.mlp.0.weight"] = torch.zeros(3, 3)
-    embeddings = []
-    for name, content in (("backbone.pth", backbone), ("full.pth", full)):
-        torch.save(content, tmp_path / name)
-        out = tmp_path / f"{name}.onnx"
-        run(["export", str(tmp_path / name), "--out", str(out), "--size", "64x96"])
+    """Both kinds that the authors publish: backbone alone, and training checkpoint, whose networks are told apart."""
+    teacher, student = (
+        shake(build_backbone(BackboneConfig("vit_small_patch16_224", depth=2), 224), seed) for seed in (0, 1)
+    )
+    full = {
+        "student": {f"module.backbone.{name}": tensor for name, tensor in student.state_dict().items()},
+        "teacher": {f"backbone.{name}": tensor for name, tensor in teacher.state_dict().items()},
+        "args": argparse.Namespace(arch="vit_small"),
+    }
+    torch.save(teacher.state_dict(), tmp_path / "backbone.pth")
+    torch.save(full, tmp_path / "full.pth")
+    pictures = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
+    out = tmp_path / "student.onnx"
+    for name, network, vit in (
+        ("backbone.pth", "teacher", teacher),
+        ("full.pth", "teacher", teacher),
+        ("full.pth", "student", student),
+    ):
+        run(["export", str(tmp_path / name), "--out", str(out), "--size", "64x96", "--network", network])
+        assert_says(out, pictures, reference(vit, pictures), 1e-4)
         info = read_student(out)
         assert info.architecture == "vit_small_patch16_224.dino"
         assert info.mean == pytest.approx((0.485, 0.456, 0.406))
-        embeddings.append(Perceiver.load(out)(np.full((64, 96, 3), 100, np.uint8), ["embedding"]).embedding)
-    np.testing.assert_array_equal(*embeddings)
+        assert info.weights["source"] == f"official DINO v1 file {name}, {network}"
 
 
-def test_timm_names_are_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real download code, against a server on the loopback that holds one small checkpoint."""
+def test_timm_names_are_downloaded(tmp_path: Path) -> None:
+    """`dino-train export NAME` in a process of its own, against a hub on the loopback that holds one small model."""
     torch.manual_seed(1)
-    source = timm.create_model("vit_tiny_patch16_224", num_classes=0)
-    torch.save(source.state_dict(), tmp_path / "tiny.pth")
+    source = timm.create_model("test_vit", num_classes=0)
+    weights = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(source.state_dict(), weights)
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args: object) -> None:
-            super().__init__(*args, directory=str(tmp_path))  # type: ignore[arg-type]
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            there = self.path == f"/timm/test_vit.r160_in1k/resolve/main/{weights.name}"
+            content = weights.read_bytes() if there else b""
+            self.send_response(200 if there else 404)
+            for name, value in {
+                "Content-Length": len(content),
+                "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
+                "X-Repo-Commit": "0" * 40,
+                **({} if there else {"X-Error-Code": "EntryNotFound"}),
+            }.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        do_HEAD = do_GET
 
         def log_message(self, *args: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    out = tmp_path / "student.onnx"
+
+    def export(name: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        # The hub's address is read when huggingface_hub is imported.
+        hub = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(tmp_path / "cache"),
+            "HF_HUB_OFFLINE": "0",
+            "NO_PROXY": "127.0.0.1",
+        }
+        command = [sys.executable, "-m", "dino_train.cli", "export", name, "--out", str(out), "--size", "48x32"]
+        return subprocess.run(command, env={**os.environ, **hub, **environment}, capture_output=True, text=True)
+
     try:
-        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-        url = f"http://127.0.0.1:{server.server_port}/tiny.pth"
-        overlay = {"url": url, "hf_hub_id": None, "source": "url", "num_classes": 0, "custom_load": False}
-        original = timm.create_model
-        monkeypatch.setattr(timm, "create_model", lambda *a, **k: original(*a, **k, pretrained_cfg_overlay=overlay))
-        vit = create_vit("vit_tiny_patch16_224", pretrained=True)
+        assert export("test_vit.r160_in1k").returncode == 0
+        missing = export("vit_small_patch16_224.dino")
     finally:
         server.shutdown()
-    assert all(torch.equal(a, b) for a, b in zip(vit.state_dict().values(), source.state_dict().values(), strict=True))
+        server.server_close()
+    unreachable = export("vit_small_patch16_224.dino", HF_HUB_OFFLINE="1")
+    pictures = np.random.default_rng(0).integers(0, 256, (1, 48, 32, 3), dtype=np.uint8)
+    vit = create_vit("test_vit.r160_in1k")
+    vit.load_state_dict(source.state_dict())
+    assert_says(out, pictures, reference(vit, pictures), 1e-4)
+    assert read_student(out).weights["source"] == "timm test_vit.r160_in1k"
+    for process in (missing, unreachable):
+        assert process.returncode == 2
+        assert (
+            "The weights of 'vit_small_patch16_224.dino' cannot be fetched from the Hugging Face hub" in process.stderr
+        )
+        assert "Traceback" not in process.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Pictures by number from every kind of data, in several processes at once."""
 
 import multiprocessing
+import pickle
 import tarfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ pytest.importorskip("torch")
 
 from dino_ros.errors import UserError
 from dino_train.data.frames import open_frames
+from dino_train.data.images import FolderFrames
 
 
 def write_picture(path: Path, level: int) -> Path:
@@ -39,8 +41,9 @@ def test_bag_frames_at_random(tmp_path: Path, storage: str) -> None:
     assert len(open_frames([tmp_path / "bag"])) == 12, "every image topic by default"
 
 
-def test_workers_open_for_themselves(tmp_path: Path) -> None:
-    write_bag(tmp_path / "bag", frames=6)
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_workers_open_for_themselves(tmp_path: Path, storage: str) -> None:
+    write_bag(tmp_path / "bag", storage, frames=6)
     write_video(tmp_path / "v.mp4", range(0, 200, 20))
     frames = open_frames([tmp_path / "bag", tmp_path / "v.mp4"], ["/raw"])
     here = [frames[number].mean() for number in range(len(frames))]
@@ -84,6 +87,31 @@ def test_what_cannot_be_read_gets_one_sentence(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=sentence):
             open_frames([tmp_path / path for path in paths], topics)
+
+
+def test_weights_by_path_name_and_topic(tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag")
+    write_picture(tmp_path / "folder" / "a.png", 3)
+    write_video(tmp_path / "folder" / "v.mp4", range(3))
+    paths = [tmp_path / "bag", tmp_path / "folder"]
+    assert open_frames(paths).weights == [1, 1, 1, 1]
+    weights = {"bag": 2.0, "/raw": 3.0, str(tmp_path / "folder"): 0.5, "v.mp4": 4.0}
+    frames = open_frames(paths, weights=weights)
+    named = dict(zip((source.name for source in frames.sources), frames.weights, strict=True))
+    assert named == {"bag /compressed": 2, "bag /raw": 6, "folder": 0.5, "v.mp4": 2}
+    with pytest.raises(UserError, match=r"/front fits none of the data: give one of /compressed, /raw, .*bag, folder"):
+        open_frames(paths, weights={"/front": 2.0})
+    for weight in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=r"weight .* of bag is not above 0"):
+            open_frames(paths, weights={"bag": weight})
+
+
+def test_a_million_pictures_are_not_a_million_objects(tmp_path: Path) -> None:
+    """Python objects would be copied by every worker, as it counts references to them."""
+    names = [f"n{number % 1000:08}/n{number % 1000:08}_{number}.JPEG" for number in range(100_000)]
+    frames = FolderFrames("pictures", tmp_path, names)
+    assert len(pickle.dumps(frames)) < 50 * len(names)
+    assert [frames.files[number] for number in (0, 99_999, 1234)] == [names[0], names[99_999], names[1234]]
 
 
 def test_a_truncated_shard_is_refused(tmp_path: Path) -> None:

@@ -1,64 +1,145 @@
-"""Multi-crop: sizes, scales and augmentations in the shares that the paper states."""
+"""Multi-crop: shares and probabilities that the paper states, and each operation against torchvision or OpenCV."""
 
+import cv2
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from dino_train.config import CropsConfig, Recipe  # noqa: E402
-from dino_train.data.loader import CropDataset, EpochSampler, crop_loader  # noqa: E402
-from dino_train.data.multicrop import MultiCrop, normalise  # noqa: E402
+from torchvision.transforms.v2 import functional as reference  # noqa: E402
+
+from dino_train.config import CropsConfig  # noqa: E402
+from dino_train.data import multicrop  # noqa: E402
+from dino_train.data.multicrop import Draws, MultiCrop, colour, colour_batch, normalise  # noqa: E402
 
 CONFIG = CropsConfig(global_size=64, local_size=32, local_crops=5, global_scale=(0.4, 1.0), local_scale=(0.05, 0.4))
 
 
+def photo(height: int = 120, width: int = 160, seed: int = 0) -> np.ndarray:
+    """A smooth colourful picture, RGB [H, W, 3]."""
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 6)
+    return cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX)
+
+
+def neutral(n: int) -> Draws:
+    """Draws that leave crops as they are."""
+    return Draws(
+        box=np.zeros((n, 4), np.int64),
+        flip=np.zeros(n, bool),
+        order=np.tile(np.arange(4), (n, 1)),
+        jitter=np.tile(np.array([1, 1, 1, 0], np.float32), (n, 1)),
+        grey=np.zeros(n, bool),
+        sigma=np.zeros(n, np.float32),
+        solarise=np.zeros(n, bool),
+    )
+
+
 def test_numbers_sizes_and_types() -> None:
-    crops = MultiCrop(CONFIG)(torch.zeros(3, 100, 130, dtype=torch.uint8))
-    assert [tuple(crop.shape) for crop in crops] == [(3, 64, 64)] * 2 + [(3, 32, 32)] * 5
-    assert {crop.dtype for crop in crops} == {torch.uint8}
+    crops = MultiCrop(CONFIG)(photo(), np.random.default_rng(0))
+    assert [tuple(group.shape) for group in crops] == [(2, 3, 64, 64), (5, 3, 32, 32)]
+    assert {group.dtype for group in crops} == {torch.uint8}
+    alone = MultiCrop(CropsConfig(64, 32, local_crops=0))(photo(), np.random.default_rng(0))
+    assert [tuple(group.shape) for group in alone] == [(2, 3, 64, 64)]
 
 
-def test_crops_cover_the_stated_share_of_the_picture() -> None:
-    """In a picture whose red and green are the coordinates, a crop's extent can be read off its colours."""
-    torch.manual_seed(0)
-    y, x = torch.meshgrid(torch.linspace(0, 255, 256), torch.linspace(0, 255, 256), indexing="ij")
-    picture = torch.stack([y, x, torch.zeros_like(x)]).to(torch.uint8)
-    cropper = MultiCrop(CONFIG)
-    for stage, (low, high) in ((cropper.second_global, (0.4, 1.0)), (cropper.local, (0.05, 0.4))):
-        geometry = stage.transforms[0]
-        shares = []
-        for _ in range(300):
-            crop = geometry(picture).float()
-            extents = [float(crop[c].max() - crop[c].min()) / 255 for c in (0, 1)]
-            shares.append(extents[0] * extents[1])
-        assert low * 0.85 < min(shares) < low + 0.1
-        assert high * 0.85 < max(shares) <= high * 1.05
-        assert np.mean(shares) == pytest.approx((low + high) / 2, abs=0.1)  # crops that do not fit are drawn again
+def test_draws_have_the_papers_shares_and_probabilities() -> None:
+    crop = MultiCrop(CONFIG)
+    drawn = [crop.draw(200, 300, np.random.default_rng([7, i])) for i in range(1500)]
+    for group, (low, high) in ((0, CONFIG.global_scale), (1, CONFIG.local_scale)):
+        boxes = np.concatenate([draws[group].box for draws in drawn])
+        top, left, height, width = boxes.T
+        assert np.all((top >= 0) & (left >= 0) & (top + height <= 200) & (left + width <= 300))
+        shares, ratios = height * width / 60000, width / height
+        inside = shares < 0.6  # larger ones often do not fit, and are drawn again
+        assert shares.min() == pytest.approx(low, rel=0.05)
+        assert np.median(shares[inside]) == pytest.approx((low + min(high, 0.6)) / 2, abs=0.02)
+        assert ratios.min() > 0.72
+        assert ratios.max() < 1.37
+    first, second = (np.array([[d[0].sigma[i] > 0, d[0].solarise[i]] for d in drawn]).mean(axis=0) for i in (0, 1))
+    local = [d[1] for d in drawn]
+    assert first == pytest.approx([1.0, 0.0], abs=0.001)
+    assert second == pytest.approx([0.1, 0.2], abs=0.04)
+    assert np.mean([d.sigma > 0 for d in local]) == pytest.approx(0.5, abs=0.03)
+    assert not any(d.solarise.any() for d in local)
+    assert np.mean([d.flip for d in local]) == pytest.approx(0.5, abs=0.03)
+    assert np.mean([d.grey for d in local]) == pytest.approx(0.2, abs=0.03)
+    values = np.concatenate([d.jitter for d in local])
+    jittered = values[np.any(values != (1, 1, 1, 0), axis=1)]
+    assert len(jittered) / len(values) == pytest.approx(0.8, abs=0.03)
+    np.testing.assert_allclose(jittered.max(axis=0), [1.4, 1.4, 1.2, 0.1], atol=0.01)
+    np.testing.assert_allclose(jittered.min(axis=0), [0.6, 0.6, 0.8, -0.1], atol=0.01)
+    orders = {tuple(order) for d in local for order in d.order}
+    assert len(orders) == 24, "every order of the jitters"
+    assert max(d.sigma.max() for d in local) == pytest.approx(2.0 * 32 / 96, rel=0.02)
 
 
-def test_augmentations_happen_as_often_as_stated() -> None:
-    torch.manual_seed(0)
-    cropper = MultiCrop(CONFIG)
-    picture = torch.zeros(3, 96, 96, dtype=torch.uint8)
-    picture[0, :, 48:] = 220  # red on the right, blue on the left
-    picture[2, :, :48] = 180
-    count = 600
+def test_weaker_colour_is_weaker_in_everything() -> None:
+    crop = MultiCrop(CropsConfig(64, 32, colour=0.0))
+    for i in range(50):
+        for draws in crop.draw(100, 100, np.random.default_rng(i)):
+            np.testing.assert_array_equal(draws.jitter, np.tile([1, 1, 1, 0], (len(draws.grey), 1)))
+            assert not draws.grey.any()
+            assert not draws.solarise.any()
 
-    def share(stage, tells) -> float:  # type: ignore[no-untyped-def]
-        return sum(bool(tells(stage(picture).float())) for _ in range(count)) / count
 
-    def grey(crop: torch.Tensor) -> bool:
-        return torch.equal(crop[0], crop[1]) and torch.equal(crop[1], crop[2])
+def test_cuts_are_torchvisions() -> None:
+    picture, crop = photo(), MultiCrop(CONFIG)
+    draws = crop.draw(*picture.shape[:2], np.random.default_rng(3))
+    for group, drawn, size in zip(crop.cut(picture, draws), draws, (64, 32), strict=True):
+        for cut, (top, left, height, width), flip in zip(group, drawn.box, drawn.flip, strict=True):
+            part = torch.from_numpy(picture[top : top + height, left : left + width]).permute(2, 0, 1)
+            expected = reference.resize(part, [size, size], reference.InterpolationMode.BICUBIC, antialias=True)
+            assert torch.equal(cut, reference.horizontal_flip(expected) if flip else expected)
 
-    assert share(cropper.local, grey) == pytest.approx(0.2, abs=0.05)
-    steps = [type(step).__name__ for step in cropper.first_global.transforms]
-    assert steps == ["RandomResizedCrop", "RandomHorizontalFlip", "RandomApply", "RandomGrayscale", "RandomApply"]
-    blur = [stage.transforms[-1 if stage is not cropper.second_global else -2].p
-            for stage in (cropper.first_global, cropper.second_global, cropper.local)]  # fmt: skip
-    assert blur == [1.0, 0.1, 0.5]
-    solarise = cropper.second_global.transforms[-1]
-    solarised = sum(not torch.equal(solarise(picture), picture) for _ in range(count)) / count
-    assert solarised == pytest.approx(0.2, abs=0.05)
+
+OPERATIONS = {
+    "brightness": (multicrop.BRIGHTNESS, 1.3, lambda x: reference.adjust_brightness(x, 1.3)),
+    "contrast": (multicrop.CONTRAST, 0.7, lambda x: reference.adjust_contrast(x, 0.7)),
+    "saturation": (multicrop.SATURATION, 1.2, lambda x: reference.adjust_saturation(x, 1.2)),
+    "hue": (multicrop.HUE, 0.08, lambda x: reference.adjust_hue(x, 0.08)),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_jitter_is_torchvisions(name: str) -> None:
+    operation, value, expected = OPERATIONS[name]
+    crop = torch.from_numpy(photo(64, 64)).permute(2, 0, 1)[None]
+    draws = neutral(1)
+    draws.jitter[0, operation] = value
+    exact = expected(crop.float() / 255) * 255
+    assert (colour_batch(crop, draws) - exact).abs().max() < 0.01
+    rounded = (colour(crop, draws).float() - exact).abs()
+    assert rounded.mean() < 1.0  # OpenCV rounds to 8 bits, hue to 256 steps
+    assert rounded.max() < 6.0
+
+
+def test_grey_blur_and_solarise() -> None:
+    crop = torch.from_numpy(photo(64, 64)).permute(2, 0, 1)[None]
+    floats = crop.float()
+    grey = neutral(1)._replace(grey=np.array([True]))
+    blur = neutral(1)._replace(sigma=np.array([1.3], np.float32))
+    solarise = neutral(1)._replace(solarise=np.array([True]))
+    blurred = cv2.GaussianBlur(crop[0].permute(1, 2, 0).numpy().astype(np.float64), (0, 0), 1.3)
+    for draws, expected in (
+        (grey, reference.rgb_to_grayscale(floats, 3)),
+        (blur, torch.from_numpy(blurred).permute(2, 0, 1)[None]),
+        (solarise, reference.solarize(crop, 128).float()),
+        (neutral(1), floats),
+    ):
+        assert (colour(crop, draws).float() - expected).abs().max() < 2.0
+        assert (colour_batch(crop, draws) - expected).abs().max() < 1.0
+
+
+def test_both_ways_to_colour_agree() -> None:
+    """Draw by draw, all operations together: what is cropped on a GPU is what a CPU would have made."""
+    crop = MultiCrop(CropsConfig(64, 32))
+    for i in range(20):
+        picture = photo(seed=i)
+        draws = crop.draw(*picture.shape[:2], np.random.default_rng(i))
+        for cut, drawn in zip(crop.cut(picture, draws), draws, strict=True):
+            smooth = drawn._replace(solarise=np.zeros_like(drawn.solarise))  # rounding decides at its threshold
+            assert (colour(cut, smooth).float() - colour_batch(cut, smooth)).abs().mean() < 1.5
 
 
 def test_normalise() -> None:
@@ -66,50 +147,3 @@ def test_normalise() -> None:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     expected = (crops.double() / 255 - torch.tensor(mean).double().view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     torch.testing.assert_close(normalise(crops, mean, std).double(), expected, atol=1e-5, rtol=1e-5)
-
-
-class Numbers:
-    """Pictures whose every pixel is their number."""
-
-    name = "numbers"
-
-    def __len__(self) -> int:
-        return 20
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return np.full((40, 40, 3), index, np.uint8)
-
-
-RECIPE = Recipe(crops=CONFIG, epochs=3, batch_size=6, seed=5)
-
-
-def test_each_epoch_draws_every_picture_at_most_once_in_a_new_order() -> None:
-    batches = list(EpochSampler(20, RECIPE, first_step=0))
-    assert len(batches) == 9
-    epochs = [[number for batch in batches[i : i + 3] for number, _ in batch] for i in (0, 3, 6)]
-    assert all(len(set(epoch)) == 18 for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("first_step", [1, 3, 7])
-def test_a_loader_that_starts_later_gives_the_same_batches(first_step: int, workers: int) -> None:
-    whole = list(crop_loader(Numbers(), RECIPE, 0, workers=0, pin=False))
-    rest = list(crop_loader(Numbers(), RECIPE, first_step, workers=workers, pin=False))
-    assert len(rest) == 9 - first_step
-    for ours, theirs in zip(rest, whole[first_step:], strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
-def test_a_picture_that_does_not_decode_is_replaced_by_the_next(caplog: pytest.LogCaptureFixture) -> None:
-    from dino_ros.errors import UserError
-
-    class Broken(Numbers):
-        def __getitem__(self, index: int) -> np.ndarray:
-            if index == 7:
-                raise UserError("picture 7 does not decode")
-            return super().__getitem__(index)
-
-    dataset = CropDataset(Broken(), RECIPE)
-    assert all(torch.equal(a, b) for a, b in zip(dataset[7, 0], dataset[8, 0], strict=True))
-    assert "picture 7 does not decode" in caplog.text

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,69 +15,126 @@ from numpy.typing import NDArray
 
 from dino_ros.encodings import to_rgb
 from dino_ros.errors import UserError
-from dino_ros.sources import choose_image_topics, open_bag
+from dino_ros.sources import choose_image_topics
+from dino_train.data.index import BagIndex, index_bag
+from dino_train.data.selection import thumbnail_of
+from dino_train.data.storages import MessageReader, unpack
 
 if TYPE_CHECKING:
-    from rosbags.highlevel import AnyReader
+    from rosbags.typesys.store import Typestore
 
 log = logging.getLogger(__name__)
 
 
 class BagFrames:
-    """Frames of the image topics of a bag, any storage that `dino_ros.sources.open_bag` opens.
+    """Frames of an image topic of a bag.
 
-    The index holds a topic and a time per frame; frames are read and decoded when asked for, and every worker process
-    opens the bag for itself. `topics` empty takes every image topic whose first message is a picture. Raises UserError
-    as `open_bag` does, and if a topic is missing or holds no pictures.
+    Frames are read and decoded when asked for, and every worker process opens the bag's files for itself: what it
+    holds is the index, 24 bytes per frame, and at most one chunk of a bag whose chunks are compressed.
     """
 
-    def __init__(self, path: Path, topics: Sequence[str] = ()) -> None:
-        self.path = path
-        self._owner = 0
-        reader = self._open()
-        self.topics = choose_image_topics(path, reader, topics)
-        if not topics:
-            self.topics = [topic for topic in self.topics if self._holds_pictures(reader, topic)]
-        connections = [c for c in reader.connections if c.topic in self.topics]
-        # A dict, because two messages of a topic with one time could not be told apart again.
-        self._index = list(dict.fromkeys((c.topic, time) for c, time, _ in reader.messages(connections)))
-        self.name = f"{path.name} ({', '.join(self.topics)})"
-        if not self._index:
-            raise UserError(f"{path} holds no pictures on its image topics: choose another bag.")
+    def __init__(self, index: BagIndex, topic: str) -> None:
+        self.path = index.path
+        self.topic = topic
+        self.name = f"{index.path.name} {topic}"
+        self.cache = index.cache
+        self._frames = index.frames[topic]
+        self._type = index.types[topic]
+        self._reader = MessageReader(index.files, index.blocks)
+        self._ros1 = index.path.suffix == ".bag"
+        self._compressed = index.compressed_messages
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._frames)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        reader = self._reader if self._owner == os.getpid() else self._open()
-        topic, time = self._index[index]
-        connections = [c for c in reader.connections if c.topic == topic]
-        connection, _, raw = next(reader.messages(connections, start=time, stop=time + 1))
-        message: Any = reader.deserialize(raw, connection.msgtype)
         try:
-            return to_rgb(message)
+            return to_rgb(self.message(index))
         except UserError as error:
-            raise UserError(f"{self.path}, topic {topic}, message at {time} ns: {error}") from error
+            time = self._frames["time"][index]
+            raise UserError(f"{self.path}, topic {self.topic}, message at {time} ns: {error}") from error
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_reader": None, "_owner": 0}
+    @property
+    def times(self) -> NDArray[np.int64]:
+        """Times of recording [N] in ns."""
+        return self._frames["time"]
 
-    def _holds_pictures(self, reader: AnyReader, topic: str) -> bool:
-        """Whether the first message of an image topic is a picture; depth and empty topics are named and left out."""
-        connections = [c for c in reader.connections if c.topic == topic]
+    @property
+    def encoding(self) -> str:
+        """Encoding or compressed format of the first message."""
+        message = self.message(0)
+        return str(message.encoding if hasattr(message, "encoding") else message.format)
+
+    def message(self, index: int) -> Any:
+        """Read a message, as recorded: sensor_msgs/Image or CompressedImage. Raises UserError if it cannot be read."""
+        _, offset, size, block = self._frames[index].item()
         try:
-            connection, _, raw = next(reader.messages(connections))
-            message: Any = reader.deserialize(raw, connection.msgtype)
-            to_rgb(message)
-        except StopIteration:
-            log.warning("left out: %s of %s has no messages", topic, self.path)
-            return False
-        except UserError as error:
-            log.warning("left out: %s of %s: %s", topic, self.path, error)
-            return False
-        return True
+            raw = self._reader.read(offset, size, block)
+            raw = unpack("zstd", raw, 0) if self._compressed else raw
+            store = _typestore(self._ros1)
+            deserialize = store.deserialize_ros1 if self._ros1 else store.deserialize_cdr
+            return deserialize(raw, self._type)
+        except Exception as error:  # each storage, compression and deserialiser has its own
+            raise UserError(f"it cannot be read ({error}): the bag is damaged there, or was changed.") from error
 
-    def _open(self) -> AnyReader:
-        self._reader = open_bag(self.path)
-        self._owner = os.getpid()
-        return self._reader
+    def thumbnails(self) -> Iterator[NDArray[np.uint8] | None]:
+        """Thumbnail of every frame, None where it does not decode."""
+        threads = os.cpu_count() or 1
+        with ThreadPool(threads) as pool:  # OpenCV decodes without the interpreter's lock
+            for start in range(0, len(self), 4 * threads):
+                numbers = range(start, min(start + 4 * threads, len(self)))
+                yield from pool.map(_thumbnail, [self._message_or_none(number) for number in numbers])
+
+    def why_no_pictures(self) -> str | None:
+        """Say why a topic is none of pictures, judging by its first message and two more, should that be damaged."""
+        if not len(self):
+            return "it has no messages"
+        errors = []
+        for number in (0, len(self) // 2, len(self) - 1):
+            try:
+                self[number]
+                return None
+            except UserError as error:
+                errors.append(str(error.__cause__ or error).rstrip("."))
+        return errors[0]
+
+    def _message_or_none(self, index: int) -> Any:
+        try:
+            return self.message(index)
+        except UserError:
+            return None
+
+
+def open_bag_frames(path: Path, topics: Sequence[str] = ()) -> tuple[list[BagFrames], dict[str, str]]:
+    """Open the named topics of a bag, or every topic of pictures when none is named.
+
+    Returns them, and for each topic that was left out the reason. Raises UserError if the bag cannot be read, if a
+    named topic is missing or holds no pictures, and if none holds any.
+    """
+    index = index_bag(path)
+    chosen = [BagFrames(index, topic) for topic in choose_image_topics(path, index.types, topics)]
+    reasons = {frames.topic: reason for frames in chosen if (reason := frames.why_no_pictures())}
+    for topic in topics:
+        if topic in reasons:
+            raise UserError(f"The topic {topic} of {path} holds no pictures ({reasons[topic]}): choose another one.")
+    if len(reasons) == len(chosen):
+        listing = "; ".join(f"{topic}: {reason}" for topic, reason in reasons.items())
+        raise UserError(f"{path} holds no pictures on its image topics ({listing}): choose another bag.")
+    if not topics:
+        others = sorted(index.types.keys() - index.frames.keys())
+        reasons |= {topic: f"it is of type {index.types[topic]}, not of pictures" for topic in others}
+    for topic, reason in reasons.items():
+        log.info("%s: left out %s: %s", path.name, topic, reason)
+    return [frames for frames in chosen if frames.topic not in reasons], reasons
+
+
+def _thumbnail(message: Any) -> NDArray[np.uint8] | None:
+    return None if message is None else thumbnail_of(message)
+
+
+@functools.cache
+def _typestore(ros1: bool) -> Typestore:
+    """Definitions of the image messages, which have been the same in every distribution."""
+    from rosbags.typesys import Stores, get_typestore
+
+    return get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -13,8 +16,9 @@ from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
 from dino_ros.sources import BAG_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_bag
-from dino_train.data.bags import BagFrames
+from dino_train.data.bags import BagFrames, open_bag_frames
 from dino_train.data.images import FolderFrames, TarFrames
+from dino_train.data.selection import SelectedFrames, SelectionParameters
 from dino_train.data.video import VideoFrames
 
 
@@ -34,8 +38,17 @@ class Frames(Protocol):
 class MixedFrames:
     """Several sources one after the other."""
 
-    def __init__(self, sources: Sequence[Frames]) -> None:
-        self.sources = list(sources)
+    def __init__(
+        self,
+        sources: Sequence[Frames],
+        weights: Sequence[float] | None = None,
+        left_out: Sequence[tuple[str, str, str]] = (),
+    ) -> None:
+        self.sources: Sequence[Frames] = list(sources)
+        self.weights: Sequence[float] = [1.0] * len(self.sources) if weights is None else list(weights)
+        """How often a frame of each source is drawn, relative to those of the others."""
+        self.left_out = list(left_out)
+        """Bag, topic, and why the topic was left out."""
         self.name = ", ".join(source.name for source in self.sources)
         self._ends = list(itertools.accumulate(len(source) for source in self.sources))
 
@@ -47,39 +60,88 @@ class MixedFrames:
         return self.sources[source][index - (self._ends[source - 1] if source else 0)]
 
 
-def open_frames(paths: Sequence[str | Path], topics: Sequence[str] = ()) -> MixedFrames:
+def open_frames(
+    paths: Sequence[str | Path],
+    topics: Sequence[str] = (),
+    weights: Mapping[str, float] = MappingProxyType({}),
+    selection: SelectionParameters | None = None,
+) -> MixedFrames:
     """Open every path for random access, told apart by looking at it.
 
     A rosbag2 folder or file, a ROS 1 bag, a folder of pictures (or of shards, or of videos), a `.tar` shard, a picture
-    or a video. `topics` picks image topics of bags (default: every image topic). Raises UserError for a path that is
-    missing, unreadable or of no known kind, and when there is not one picture.
+    or a video. `topics` picks image topics of bags (default: every topic of pictures); each topic is a source of its
+    own. `weights`, above 0, belong to paths as given, to names of paths or to topics; those that fit one source are
+    multiplied. `selection` leaves near-duplicates out of bags and videos (default: every frame stays). Raises UserError
+    for a path that is missing, unreadable or of no known kind, for topics and weights that fit nothing, and when there
+    is not one picture.
     """
     if not paths:
         raise UserError("No data given: name at least one bag, folder of pictures, tar shard or video.")
-    sources = [source for path in paths for source in _open_one(Path(path), topics)]
-    if topics and not any(isinstance(source, BagFrames) for source in sources):
+    opened: list[Frames] = []
+    keys: list[set[str]] = []
+    left_out: list[tuple[str, str, str]] = []
+    for path in paths:
+        for source in _open_one(Path(path), topics, left_out):
+            keys.append({str(path), Path(path).name, *_keys(source)})
+            opened.append(source)
+    if topics and not any(isinstance(source, BagFrames) for source in opened):
         raise UserError(f"--topic {' '.join(topics)} was given, but none of the paths is a bag: leave it out.")
-    return MixedFrames(sources)
+    factors = _weights(weights, keys)
+    if selection and selection.distance:
+        opened = [
+            SelectedFrames(source, selection) if isinstance(source, BagFrames | VideoFrames) else source
+            for source in opened
+        ]
+    return MixedFrames(opened, factors, left_out)
 
 
-def _open_one(path: Path, topics: Sequence[str]) -> list[Frames]:
+def _open_one(path: Path, topics: Sequence[str], left_out: list[tuple[str, str, str]]) -> list[Frames]:
     if not path.exists():
         raise UserError(f"{path} does not exist: give a bag, a folder of pictures, a tar shard or a video.")
     if is_bag(path):
-        return [BagFrames(path, topics)]
+        bag, reasons = open_bag_frames(path, topics)
+        left_out.extend((path.name, topic, reason) for topic, reason in reasons.items())
+        return list(bag)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        containers = [f for f in files if f.suffix.lower() in {".tar", *VIDEO_SUFFIXES}]
-        pictures = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
-        if not containers and not pictures:
-            raise UserError(f"{path} holds no pictures, tar shards or videos, and is not a rosbag2 folder either.")
-        folder: list[Frames] = [FolderFrames(path.name, pictures)] if pictures else []
-        return folder + [source for container in containers for source in _open_one(container, topics)]
+        return _open_folder(path, topics, left_out)
     if path.suffix.lower() == ".tar":
         return [TarFrames(path)]
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return [VideoFrames(path)]
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return [FolderFrames(path.name, [path])]
+        return [FolderFrames(path.name, path.parent, [path.name])]
     known = sorted({".tar", *BAG_SUFFIXES, *VIDEO_SUFFIXES, *IMAGE_SUFFIXES})
     raise UserError(f"{path} is of no kind that can be read: known endings are {' '.join(known)}.")
+
+
+def _open_folder(path: Path, topics: Sequence[str], left_out: list[tuple[str, str, str]]) -> list[Frames]:
+    # Strings, not paths: a folder may hold a million pictures.
+    files = sorted(
+        os.path.relpath(os.path.join(folder, name), path) for folder, _, names in os.walk(path) for name in names
+    )
+    pictures = [file for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]
+    containers = [file for file in files if os.path.splitext(file)[1].lower() in {".tar", *VIDEO_SUFFIXES}]
+    if not containers and not pictures:
+        raise UserError(f"{path} holds no pictures, tar shards or videos, and is not a rosbag2 folder either.")
+    folder: list[Frames] = [FolderFrames(path.name, path, pictures)] if pictures else []
+    return folder + [source for container in containers for source in _open_one(path / container, topics, left_out)]
+
+
+def _keys(source: Frames) -> set[str]:
+    """What a source may be called where weights are given, beside the path that it was opened from."""
+    if isinstance(source, BagFrames):
+        return {source.topic}
+    if isinstance(source, TarFrames | VideoFrames):
+        return {str(source.path), source.path.name}
+    return set()
+
+
+def _weights(weights: Mapping[str, float], keys: Sequence[set[str]]) -> list[float]:
+    """Weight of each source, that may be called by any of its keys."""
+    for key, weight in weights.items():
+        if not 0 < weight < math.inf:
+            raise UserError(f"The weight {weight} of {key} is not above 0: leave the data out instead.")
+        if not any(key in names for names in keys):
+            listing = ", ".join(sorted(set.union(*keys)))
+            raise UserError(f"The weight of {key} fits none of the data: give one of {listing}.")
+    return [math.prod(weight for key, weight in weights.items() if key in names) for names in keys]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,22 +16,48 @@ from dino_ros.errors import UserError
 from dino_ros.sources import IMAGE_SUFFIXES
 
 
-class FolderFrames:
-    """Picture files by number."""
+class Names(Sequence[str]):
+    """Strings by number, in one block of bytes: workers would copy a million objects as they count references."""
 
-    def __init__(self, name: str, files: Sequence[Path]) -> None:
+    def __init__(self, names: Iterable[str]) -> None:
+        encoded = bytearray()
+        ends = array("q", [0])
+        for name in names:
+            encoded += os.fsencode(name)
+            ends.append(len(encoded))
+        self._encoded = bytes(encoded)
+        self._ends = np.array(ends)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # one name at a time is all that is asked for
+        return os.fsdecode(self._encoded[self._ends[index] : self._ends[index + 1]])
+
+
+class FolderFrames:
+    """Picture files by number; `files` are paths relative to the folder."""
+
+    def __init__(self, name: str, folder: Path, files: Iterable[str]) -> None:
         self.name = name
-        self.files = list(files)
+        self.folder = folder
+        self.files = Names(files)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        return decode(self.files[index].read_bytes(), str(self.files[index]))
+        file = self.folder / self.files[index]
+        return decode(file.read_bytes(), str(file))
+
+    @property
+    def encoding(self) -> str:
+        """Ending of the first picture's name."""
+        return Path(self.files[0]).suffix[1:].lower()
 
 
 class TarFrames:
-    """Pictures of an uncompressed tar shard, read in place: the index holds offsets, never contents.
+    """Pictures of an uncompressed tar shard, read in place: the index holds names and places, never contents.
 
     Raises UserError for a file that is no tar archive, or holds no picture.
     """
@@ -37,33 +65,42 @@ class TarFrames:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.name
+        names: list[str] = []
+        places = array("q")
         try:
             with tarfile.open(path, "r:") as archive:
-                self.members = [
-                    (member.name, member.offset_data, member.size)
-                    for member in archive
-                    if member.isfile() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES
-                ]
+                while (member := archive.next()) is not None:
+                    archive.members = []  # type: ignore[attr-defined]  # it would keep every member, a kilobyte each
+                    if member.isfile() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES:
+                        names.append(member.name)
+                        places.extend((member.offset_data, member.size))
         except tarfile.TarError as error:
             raise UserError(
                 f"{path} is not a whole, uncompressed tar archive ({error}): make it again with `tar cf`."
             ) from error
-        if not self.members:
+        if not names:
             raise UserError(f"{path} holds no pictures.")
+        self._names = Names(names)
+        self._places = np.array(places).reshape(-1, 2)
 
     def __len__(self) -> int:
-        return len(self.members)
+        return len(self._names)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        name, offset, size = self.members[index]
+        offset, size = self._places[index].tolist()
         with self.path.open("rb") as archive:
             archive.seek(offset)
-            return decode(archive.read(size), f"{self.path}:{name}")
+            return decode(archive.read(size), f"{self.path}:{self._names[index]}")
+
+    @property
+    def encoding(self) -> str:
+        """Ending of the first picture's name."""
+        return Path(self._names[0]).suffix[1:].lower()
 
 
 def decode(encoded: bytes, name: str) -> NDArray[np.uint8]:
     """Decode a picture file's bytes to RGB [H, W, 3]; raises UserError with `name` if that fails."""
-    bgr = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
-    if bgr is None:
+    rgb = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB) if encoded else None
+    if rgb is None:
         raise UserError(f"{name} does not decode as a picture: remove it or repair it.")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    return rgb.astype(np.uint8, copy=False)

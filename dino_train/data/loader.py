@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
+import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dino_ros.errors import UserError
 from dino_train.config import Recipe
 from dino_train.data.frames import Frames
-from dino_train.data.multicrop import MultiCrop
+from dino_train.data.multicrop import Draws, MultiCrop, colour, colour_batch
 
 log = logging.getLogger(__name__)
 
@@ -20,24 +24,50 @@ Draw = tuple[int, int]
 """A picture's number, and the count of pictures drawn before it in the whole run."""
 
 
-class CropDataset(Dataset[list[Tensor]]):
-    """Multi-crops of one picture per draw; a draw's random numbers depend on the seed and its count alone."""
+class CropBatch(NamedTuple):
+    """Crops of B pictures; one entry for the global crops, and one for the local ones if there are any."""
 
-    def __init__(self, frames: Frames, recipe: Recipe) -> None:
+    crops: list[Tensor]
+    """uint8 [B, n, 3, S, S] each."""
+    draws: list[Draws]
+    """Tensors [B, n, ...] that `colour_batch` still has to apply, one entry as above; empty where that is done."""
+    pictures: Tensor
+    """int64 [B]: the pictures' numbers."""
+
+
+class WeightedFrames(Frames, Protocol):
+    """Several sources one after the other, some drawn more often than others."""
+
+    sources: Sequence[Frames]
+    weights: Sequence[float]
+
+
+class CropDataset(Dataset[CropBatch]):
+    """Multi-crops of one picture per draw; a draw's random numbers depend on the seed and its count alone.
+
+    `finish` False leaves the colours to the GPU.
+    """
+
+    def __init__(self, frames: Frames, recipe: Recipe, finish: bool = True) -> None:
         self.frames = frames
         self.crop = MultiCrop(recipe.crops)
         self.seed = recipe.seed
+        self.finish = finish
 
-    def __getitem__(self, draw: Draw) -> list[Tensor]:
+    def __getitem__(self, draw: Draw) -> CropBatch:
         number, count = draw
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self.seed << 40) + count)
-            return self.crop(self._picture(number))
+        rng = np.random.default_rng([self.seed, count])
+        picture = self._picture(number)
+        draws = self.crop.draw(picture.shape[0], picture.shape[1], rng)
+        crops = self.crop.cut(picture, draws)
+        if self.finish:
+            crops = [colour(cut, drawn) for cut, drawn in zip(crops, draws, strict=True)]
+        return CropBatch(crops, [] if self.finish else draws, torch.tensor(number))
 
-    def _picture(self, number: int, tries: int = 10) -> Tensor:
+    def _picture(self, number: int, tries: int = 10) -> NDArray[np.uint8]:
         """Picture of that number; one that does not decode is named in a warning and the next one takes its place."""
         try:
-            return torch.from_numpy(self.frames[number]).permute(2, 0, 1)
+            return self.frames[number]
         except UserError as error:
             if tries == 1:
                 raise
@@ -46,43 +76,89 @@ class CropDataset(Dataset[list[Tensor]]):
 
 
 class EpochSampler(Sampler[list[Draw]]):
-    """Draws batch by batch from `first_step` on: each epoch a new permutation, its incomplete last batch left out."""
+    """Draws batch by batch from `first_step` on: each epoch a new permutation, its incomplete last batch left out.
 
-    def __init__(self, count: int, recipe: Recipe, first_step: int) -> None:
-        self.count = count
+    A source of weight w contributes w times its pictures to an epoch: all of them as often as w is whole, and a random
+    part of them for the rest. Process `rank` of `processes` gets its own part of each batch, so that none draws what
+    another one does.
+    """
+
+    def __init__(
+        self, frames: WeightedFrames, recipe: Recipe, first_step: int = 0, rank: int = 0, processes: int = 1
+    ) -> None:
+        self.lengths = [len(source) for source in frames.sources]
+        self.shares = [round(n * weight) for n, weight in zip(self.lengths, frames.weights, strict=True)]
         self.recipe = recipe
         self.first_step = first_step
-        self.steps_per_epoch = count // recipe.batch_size
+        self.rank = rank
+        self.processes = processes
+        self.steps_per_epoch = sum(self.shares) // recipe.batch_size
 
     def __len__(self) -> int:
         return self.steps_per_epoch * self.recipe.epochs - self.first_step
 
     def __iter__(self) -> Iterator[list[Draw]]:
         size = self.recipe.batch_size
+        part = size // self.processes
         first_epoch, first_batch = divmod(self.first_step, self.steps_per_epoch)
         for epoch in range(first_epoch, self.recipe.epochs):
-            generator = torch.Generator().manual_seed((self.recipe.seed << 32) + epoch)
-            order = torch.randperm(self.count, generator=generator).tolist()
+            order = self._order(epoch)
             for batch in range(first_batch if epoch == first_epoch else 0, self.steps_per_epoch):
                 drawn = (epoch * self.steps_per_epoch + batch) * size
-                yield [(order[batch * size + i], drawn + i) for i in range(size)]
+                ours = range(self.rank * part, (self.rank + 1) * part)
+                yield [(int(order[batch * size + i]), drawn + i) for i in ours]
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Numbers of the pictures of an epoch, in the order they are drawn."""
+        rng = np.random.default_rng([self.recipe.seed, epoch])
+        starts = np.cumsum([0, *self.lengths[:-1]])
+        chosen = []
+        for start, length, share in zip(starts, self.lengths, self.shares, strict=True):
+            whole, rest = divmod(share, length)
+            chosen += [np.arange(start, start + length)] * whole + [start + rng.permutation(length)[:rest]]
+        return rng.permutation(np.concatenate(chosen))
 
 
-def crop_loader(frames: Frames, recipe: Recipe, first_step: int, workers: int, pin: bool) -> DataLoader[list[Tensor]]:
-    """Batches from `first_step` on: lists of uint8 crops, two [B, 3, G, G], then `local_crops` of [B, 3, L, L].
+def crop_loader(
+    frames: WeightedFrames, recipe: Recipe, sampler: EpochSampler, workers: int, finish: bool = True
+) -> DataLoader[CropBatch]:
+    """Batches of a sampler, cropped in `workers` processes; see CropBatch and CropDataset.
 
     Raises UserError when there are fewer pictures than one batch.
     """
-    if len(frames) < recipe.batch_size:
-        raise UserError(
-            f"{frames.name} has {len(frames)} pictures, fewer than one batch: set batch_size to {len(frames)} or less."
-        )
+    if not sampler.steps_per_epoch:
+        count = sum(sampler.shares)
+        raise UserError(f"{frames.name} has {count} pictures, fewer than one batch: set batch_size to {count} or less.")
+    # The workers are the parallelism. Said before they are forked: they would wait for threads that no fork copies.
+    cv2.setNumThreads(1)
     return DataLoader(
-        CropDataset(frames, recipe),
-        batch_sampler=EpochSampler(len(frames), recipe, first_step),
+        CropDataset(frames, recipe, finish),
+        batch_sampler=sampler,
         num_workers=workers,
         generator=torch.Generator(),  # else it draws from the global one, and a resumed run would differ
-        pin_memory=pin,
+        pin_memory=not finish,  # what is left to the GPU goes there
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
     )
+
+
+def split(batch: CropBatch, parts: int) -> Iterator[CropBatch]:
+    """Split the pictures of a batch into parts of one size."""
+    size = len(batch.pictures) // parts
+    for start in range(0, len(batch.pictures), size):
+        ours = slice(start, start + size)
+        draws = [Draws(*(field[ours] for field in drawn)) for drawn in batch.draws]
+        yield CropBatch([crops[ours] for crops in batch.crops], draws, batch.pictures[ours])
+
+
+def finish_crops(batch: CropBatch, device: torch.device) -> list[Tensor]:
+    """Crops on the device, crop by crop [n * B, 3, S, S], 0 to 255, coloured there if they are not yet."""
+
+    def crop_by_crop(x: Tensor) -> Tensor:
+        return x.transpose(0, 1).flatten(0, 1)
+
+    groups = [crop_by_crop(crops.to(device, non_blocking=True)) for crops in batch.crops]
+    if batch.draws:
+        drawn = [Draws(*(crop_by_crop(field) for field in draws)) for draws in batch.draws]
+        groups = [colour_batch(crops, draws) for crops, draws in zip(groups, drawn, strict=True)]
+    return groups

@@ -1,58 +1,234 @@
-"""Multi-crop augmentation (Caron et al. 2021, section 3.1; colour and blur as BYOL, Grill et al. 2020, table 6)."""
+"""Multi-crop augmentation (Caron et al. 2021, section 3.1; colour and blur as BYOL, Grill et al. 2020, table 6).
+
+Everything random about a picture's crops is drawn first, from a generator of its own; then the crops are cut, and then
+coloured: one by one with OpenCV on the CPU, or all at once with torch on a GPU. Both do the same to a crop, up to the
+rounding to 8 bits that OpenCV does after each operation.
+"""
 
 from __future__ import annotations
 
+import math
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms import v2
+from torch.nn import functional
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resized_crop
 
 from dino_train.config import CropsConfig
 
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+JITTER = np.array([0.4, 0.4, 0.2, 0.1])
+"""Strengths of the four jitters, in the order above."""
 BLUR_SIGMA = (0.1, 2.0)
 """Standard deviation of the blur in pixels, at the paper's crop sizes of 224 and 96; smaller crops get less."""
+SOLARISE_FROM = 128
+GREY = np.array([0.299, 0.587, 0.114], np.float32)
+"""Weights of red, green and blue in a grey value (ITU-R 601)."""
+
+
+class Draws(NamedTuple):
+    """What is random about n crops of one size: NumPy arrays as drawn, tensors in the batches of a loader."""
+
+    box: Any
+    """[n, 4]: top, left, height, width in the picture, pixels."""
+    flip: Any
+    """[n]: mirrored left to right."""
+    order: Any
+    """[n, 4]: which jitter comes first, second, ..."""
+    jitter: Any
+    """[n, 4]: factors of brightness, contrast and saturation (1: none) and turn of the hue (0: none; 1: full)."""
+    grey: Any
+    """[n]: without colour."""
+    sigma: Any
+    """[n]: of the blur, pixels; 0: none."""
+    solarise: Any
+    """[n]: bright values inverted."""
 
 
 class MultiCrop:
-    """Make two global crops and `local_crops` local crops of one picture.
+    """Two global crops and `local_crops` local crops of a picture.
 
-    Called with a uint8 tensor [3, H, W] of any size; returns a list of uint8 tensors: two of [3, global_size,
-    global_size], then `local_crops` of [3, local_size, local_size]. The crops are normalised later, in batch. Draws
-    from torch's global generator.
+    `draw` decides at random, `cut` makes the crops and `colour` finishes them; calling the object does all three.
     """
 
     def __init__(self, config: CropsConfig) -> None:
-        strength = config.colour
+        self.config = config
 
-        def crop(size: int, scale: tuple[float, float]) -> list[v2.Transform]:
-            return [
-                v2.RandomResizedCrop(size, scale=scale, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
-                v2.RandomHorizontalFlip(0.5),
-                v2.RandomApply([v2.ColorJitter(0.4 * strength, 0.4 * strength, 0.2 * strength, 0.1 * strength)], p=0.8),
-                v2.RandomGrayscale(0.2 * strength),
-            ]
+    def __call__(self, picture: NDArray[np.uint8], rng: np.random.Generator) -> list[Tensor]:
+        """Crops of a picture [H, W, 3]: uint8 [2, 3, G, G] and, if there are any, [local_crops, 3, L, L]."""
+        draws = self.draw(picture.shape[0], picture.shape[1], rng)
+        return [colour(crops, drawn) for crops, drawn in zip(self.cut(picture, draws), draws, strict=True)]
 
-        def blur(size: int, paper_size: int, p: float) -> v2.Transform:
-            low, high = (sigma * min(size / paper_size, 1.0) for sigma in BLUR_SIGMA)
-            kernel = max(3, size // 10 // 2 * 2 + 1)  # odd and about a tenth of the side, as BYOL; never under 3 pixels
-            return v2.RandomApply([v2.GaussianBlur(kernel, (low, high))], p=p)
-
-        globally, locally = config.global_size, config.local_size
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> list[Draws]:
+        """Decide about the crops of a picture of that size: of the global ones, then of the local ones."""
+        config = self.config
         # The asymmetry of the two global crops (blur always and rarely, solarise only the second) is BYOL's.
-        self.first_global = v2.Compose([*crop(globally, config.global_scale), blur(globally, 224, 1.0)])
-        self.second_global = v2.Compose(
-            [*crop(globally, config.global_scale), blur(globally, 224, 0.1), v2.RandomSolarize(128, p=0.2 * strength)]
-        )
-        self.local = v2.Compose([*crop(locally, config.local_scale), blur(locally, 96, 0.5)])
-        self.local_crops = config.local_crops
+        draws = [self._draw(rng, height, width, config.global_scale, config.global_size / 224, [1.0, 0.1], [0.0, 0.2])]
+        if n := config.local_crops:
+            draws.append(
+                self._draw(rng, height, width, config.local_scale, config.local_size / 96, [0.5] * n, [0.0] * n)
+            )
+        return draws
 
-    def __call__(self, picture: Tensor) -> list[Tensor]:
-        """Crop one picture; see the class for shapes."""
-        crops = [self.first_global(picture), self.second_global(picture)]
-        return crops + [self.local(picture) for _ in range(self.local_crops)]
+    def _draw(
+        self,
+        rng: np.random.Generator,
+        height: int,
+        width: int,
+        scale: tuple[float, float],
+        size: float,
+        blur: list[float],
+        solarise: list[float],
+    ) -> Draws:
+        """`size` is the crops' side over the paper's; `blur` and `solarise` are probabilities, one per crop."""
+        n, strength = len(blur), self.config.colour
+        jitter = rng.uniform(-1, 1, (n, 4)) * JITTER * strength + (1, 1, 1, 0)
+        jitter[rng.random(n) >= 0.8] = (1, 1, 1, 0)
+        return Draws(
+            box=np.array([draw_box(rng, height, width, scale) for _ in range(n)]),
+            flip=rng.random(n) < 0.5,
+            order=rng.permuted(np.tile(np.arange(4), (n, 1)), axis=1),
+            jitter=jitter.astype(np.float32),
+            grey=rng.random(n) < 0.2 * strength,
+            sigma=(rng.uniform(*BLUR_SIGMA, n) * min(size, 1.0) * (rng.random(n) < blur)).astype(np.float32),
+            solarise=rng.random(n) < np.array(solarise) * strength,
+        )
+
+    def cut(self, picture: NDArray[np.uint8], draws: list[Draws]) -> list[Tensor]:
+        """Cut the crops out, resize (bicubic, antialiased) and mirror them: uint8 [n, 3, size, size] per entry."""
+        planes = torch.from_numpy(picture).permute(2, 0, 1)
+        sizes = (self.config.global_size, self.config.local_size)
+        crops = []
+        for drawn, size in zip(draws, sizes, strict=False):
+            cut = [
+                resized_crop(planes, *map(int, box), [size, size], InterpolationMode.BICUBIC, antialias=True)
+                for box in drawn.box
+            ]
+            crops.append(torch.stack([c.flip(-1) if flip else c for c, flip in zip(cut, drawn.flip, strict=True)]))
+        return crops
+
+
+def draw_box(
+    rng: np.random.Generator, height: int, width: int, scale: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a crop that covers a share of the area in `scale`, 3:4 to 4:3 in shape.
+
+    Drawn again where it does not fit; after ten times the largest crop of a shape in that range, from the middle (as
+    Szegedy et al. 2015 and torchvision do).
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def colour(crops: Tensor, draws: Draws) -> Tensor:
+    """Jitter, grey, blur and solarise uint8 crops [n, 3, S, S] one by one, with OpenCV; same shape and type."""
+    done = []
+    for i, crop in enumerate(crops):
+        picture = np.ascontiguousarray(crop.permute(1, 2, 0).numpy())
+        for operation in draws.order[i]:
+            picture = jitter(picture, int(operation), float(draws.jitter[i, operation]))
+        if draws.grey[i]:
+            picture = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        if draws.sigma[i] > 0:
+            size = kernel_size(float(draws.sigma[i]))
+            picture = cv2.GaussianBlur(picture, (size, size), float(draws.sigma[i]), borderType=cv2.BORDER_REFLECT_101)
+        if draws.solarise[i]:
+            picture = np.where(picture >= SOLARISE_FROM, 255 - picture, picture)
+        done.append(torch.from_numpy(picture).permute(2, 0, 1))
+    return torch.stack(done)
+
+
+def jitter(picture: Any, operation: int, value: float) -> Any:
+    """One operation of the colour jitter on a uint8 picture [H, W, 3], as torchvision defines them."""
+    if value == (0 if operation == HUE else 1):
+        return picture
+    if operation == BRIGHTNESS:
+        return cv2.convertScaleAbs(picture, alpha=value)
+    if operation == CONTRAST:
+        mean = cv2.mean(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))[0]
+        return cv2.addWeighted(picture, value, picture, 0, mean * (1 - value))
+    if operation == SATURATION:
+        grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        return cv2.addWeighted(picture, value, grey, 1 - value, 0)
+    hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL)
+    hsv[:, :, 0] += np.uint8(round(value * 256) % 256)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+
+def colour_batch(crops: Tensor, draws: Draws) -> Tensor:
+    """As `colour`, for a batch on any device: uint8 [n, 3, S, S] to float32 in 0 to 255, without rounding between."""
+    x = crops.float() / 255
+    grey = torch.from_numpy(GREY).to(x.device).view(1, 3, 1, 1)
+    order, values = torch.as_tensor(draws.order), torch.as_tensor(draws.jitter)
+    for place in range(4):
+        for operation in range(4):
+            neutral = 0 if operation == HUE else 1
+            chosen = torch.nonzero((order[:, place] == operation) & (values[:, operation] != neutral)).flatten()
+            if not len(chosen):
+                continue
+            value = values[chosen, operation].to(x.device, non_blocking=True).view(-1, 1, 1, 1)
+            chosen = chosen.to(x.device, non_blocking=True)
+            x[chosen] = jitter_batch(x[chosen], operation, value, grey)
+    without = torch.as_tensor(draws.grey).to(x.device).view(-1, 1, 1, 1)
+    x = torch.where(without, (x * grey).sum(dim=1, keepdim=True), x)
+    x = blur_batch(x, torch.as_tensor(draws.sigma).to(x.device))
+    inverted = torch.as_tensor(draws.solarise).to(x.device).view(-1, 1, 1, 1) & (x >= SOLARISE_FROM / 255)
+    return torch.where(inverted, 1 - x, x) * 255
+
+
+def jitter_batch(x: Tensor, operation: int, value: Tensor, grey: Tensor) -> Tensor:
+    """One operation of the colour jitter on float pictures [n, 3, H, W] in 0 to 1, `value` [n, 1, 1, 1]."""
+    if operation == BRIGHTNESS:
+        return (x * value).clamp(0, 1)
+    if operation == HUE:
+        return shift_hue(x, value)
+    greys = (x * grey).sum(dim=1, keepdim=True)
+    other = greys.mean(dim=(1, 2, 3), keepdim=True) if operation == CONTRAST else greys
+    return torch.lerp(other, x, value).clamp(0, 1)
+
+
+def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
+    """Turn the hue of pictures [n, 3, H, W] in 0 to 1 by `shift` [n, 1, 1, 1] of a full circle (HSV, Smith 1978)."""
+    value, brightest = x.max(dim=1, keepdim=True)
+    chroma = value - x.min(dim=1, keepdim=True).values
+    # In sixths of the circle, counted from the brightest primary: the other two say how far from it and to which side.
+    following = x.gather(1, (brightest + 1) % 3) - x.gather(1, (brightest + 2) % 3)
+    hue = 2 * brightest + following / chroma.clamp(min=1e-8) + 6 * shift
+    k = (torch.tensor([5.0, 3.0, 1.0], device=x.device).view(1, 3, 1, 1) + hue) % 6
+    return value - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
+
+
+def blur_batch(x: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur of each picture [n, 3, H, W] with its own sigma [n]; 0 leaves it as it is."""
+    n, channels, height, width = x.shape
+    radius = min(kernel_size(BLUR_SIGMA[1]) // 2, height - 1)
+    at = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
+    kernel = torch.exp(-0.5 * (at / sigma.clamp(min=1e-3)[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
+    x = functional.pad(x.view(1, n * channels, height, width), [radius] * 4, mode="reflect")
+    x = functional.conv2d(x, kernel[:, None, :, None], groups=n * channels)
+    x = functional.conv2d(x, kernel[:, None, None, :], groups=n * channels)
+    return x.view(n, channels, height, width)
+
+
+def kernel_size(sigma: float) -> int:
+    """Side of a blur's kernel that holds all of it that matters: four sigma to each side, odd."""
+    return 2 * math.ceil(4 * sigma) + 1
 
 
 def normalise(crops: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Turn uint8 crops [B, 3, H, W] into float32 with the backbone's mean and standard deviation (in 0 to 1)."""
+    """Turn crops [B, 3, H, W] of 0 to 255 into float32 with the backbone's mean and standard deviation (in 0 to 1)."""
     scale = torch.tensor(std, device=crops.device).view(1, 3, 1, 1) * 255
     shift = torch.tensor(mean, device=crops.device).view(1, 3, 1, 1) * 255
     return (crops.float() - shift) / scale

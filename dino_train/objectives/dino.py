@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 from dino_train.backbones import build_backbone
-from dino_train.config import DinoConfig, Recipe
+from dino_train.config import DinoConfig, Recipe, settled
+from dino_train.distributed import mean_over_processes
 
 
 class DinoHead(nn.Module):
     """Projection head: three layers with GELU, an L2-normalised bottleneck and a weight-normalised last layer.
 
-    Takes [B, C] and returns logits [B, K]. Section 3.2 and appendix C of the paper; no batch norm.
+    Takes [B, C] and returns logits [B, K]. Section 3.2 and appendix C of the paper.
     """
 
     def __init__(self, in_dim: int, config: DinoConfig) -> None:
         super().__init__()
+
+        def hidden(width: int) -> list[nn.Module]:
+            norm = [nn.BatchNorm1d(config.hidden_dim)] if config.use_bn_in_head else []
+            return [nn.Linear(width, config.hidden_dim), *norm, nn.GELU()]
+
         self.mlp = nn.Sequential(
-            nn.Linear(in_dim, config.hidden_dim),
-            nn.GELU(),
-            nn.Linear(config.hidden_dim, config.hidden_dim),
-            nn.GELU(),
-            nn.Linear(config.hidden_dim, config.bottleneck_dim),
+            *hidden(in_dim), *hidden(config.hidden_dim), nn.Linear(config.hidden_dim, config.bottleneck_dim)
         )
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 # The reference's 0.02 is 1/sqrt(2048); narrower heads need more, or the biases drown the signal.
                 nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5)
                 nn.init.zeros_(layer.bias)
-        self.last_layer = parametrizations.weight_norm(nn.Linear(config.bottleneck_dim, config.out_dim, bias=False))
+        last = nn.Linear(config.bottleneck_dim, settled(config.out_dim), bias=False)
+        self.last_layer = parametrizations.weight_norm(last)
         norms: Any = self.last_layer.parametrizations.weight.original0
         nn.init.ones_(norms)
         norms.requires_grad_(not config.norm_last_layer)
@@ -45,11 +49,42 @@ class DinoHead(nn.Module):
         return logits
 
 
+class Network(nn.Module):
+    """A backbone and its head: what student and teacher are.
+
+    Takes groups of crops of one size each, [n * B, 3, S, S]; each group goes through the backbone in one pass. Returns
+    the CLS tokens [crops * B, C] and the head's logits [crops * B, K], float32.
+    """
+
+    def __init__(self, backbone: VisionTransformer, config: DinoConfig) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = DinoHead(int(backbone.embed_dim), config)
+
+    def forward(self, groups: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        tokens = torch.cat([self.backbone(group) for group in groups]).float()
+        # In fp32 whatever the backbone's precision: a temperature of 0.02 makes noise of bf16's eight bits.
+        with torch.autocast(tokens.device.type, enabled=False):
+            return tokens, self.head(tokens)
+
+
+class TeacherOutput(NamedTuple):
+    """What the teacher said of one batch, without gradient."""
+
+    tokens: Tensor
+    """[2 * B, C]: CLS tokens."""
+    logits: Tensor
+    """[2 * B, K]"""
+    targets: Tensor
+    """[2 * B, K]: centred and sharpened probabilities."""
+
+
 class Dino(nn.Module):
     """Student, teacher and centre, and the loss between them.
 
     The student sees all crops, the teacher only the two global ones; the teacher has no gradient and follows the
-    student as an exponential moving average.
+    student as an exponential moving average. The recipe must be resolved.
     """
 
     centre: Tensor
@@ -60,51 +95,57 @@ class Dino(nn.Module):
         size = recipe.crops.global_size
         student = build_backbone(recipe.backbone, size, drop_path=recipe.backbone.drop_path)
         teacher = build_backbone(recipe.backbone, size, download=False)
-        width = int(student.embed_dim)
-        self.student = nn.ModuleDict({"backbone": student, "head": DinoHead(width, self.config)})
-        self.teacher = nn.ModuleDict({"backbone": teacher, "head": DinoHead(width, self.config)})
+        self.student = Network(student, self.config)
+        self.teacher = Network(teacher, self.config)
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher.requires_grad_(False)
-        self.register_buffer("centre", torch.zeros(1, self.config.out_dim))
+        self.register_buffer("centre", torch.zeros(1, settled(self.config.out_dim)))
 
-    def forward(self, crops: list[Tensor], teacher_temperature: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of one batch, and what shows its health.
+    def forward(self, groups: list[Tensor], teacher_temperature: float) -> tuple[Tensor, TeacherOutput]:
+        """Scalar loss of one batch, and what the teacher said.
 
-        `crops` are normalised float32: two of [B, 3, G, G], then any number of [B, 3, L, L]. Returns the scalar loss
-        and, in nats and without gradient: `teacher_entropy` and `kl`, whose sum is the loss, and `marginal_entropy`,
-        that of the teacher's mean output (the more it is above `teacher_entropy`, the better the teacher tells pictures
-        apart). Moves the centre.
+        `groups` are normalised float32 crops: the two global ones of all pictures [2 * B, 3, G, G], crop by crop, then
+        the local ones [n * B, 3, L, L], if any. Does not move the centre: `update_centre` does.
         """
         with torch.no_grad():
-            teacher = self._project(self.teacher, crops[:2])
-        student = self._project(self.student, crops)
-        targets = [
-            functional.softmax((logits.float() - self.centre) / teacher_temperature, dim=-1)
-            for logits in teacher.chunk(2)
-        ]
-        loss = dino_loss(targets, list(student.chunk(len(crops))), self.config.student_temperature)
-        with torch.no_grad():
-            outputs = torch.cat(targets)
-            entropy = torch.special.entr(outputs).sum(dim=-1).mean()
-            marginal = torch.special.entr(outputs.mean(dim=0)).sum()
-            self._update_centre(teacher)
-        return loss, {"teacher_entropy": entropy, "kl": loss.detach() - entropy, "marginal_entropy": marginal}
+            tokens, logits = self.teacher(groups[:1])
+            targets = functional.softmax((logits - self.centre) / teacher_temperature, dim=-1)
+        _, student_logits = self.student(groups)
+        crops = 2 * len(student_logits) // len(logits)
+        loss = dino_loss(list(targets.chunk(2)), list(student_logits.chunk(crops)), self.config.student_temperature)
+        return loss, TeacherOutput(tokens, logits, targets)
 
-    def _project(self, network: nn.ModuleDict, crops: list[Tensor]) -> Tensor:
-        """Logits [crops * B, K], float32; crops of one size go through the backbone together."""
-        groups = [crops[:2]] + ([crops[2:]] if len(crops) > 2 else [])
-        tokens = torch.cat([network["backbone"](torch.cat(group)) for group in groups])
-        logits: Tensor = network["head"](tokens)
-        return logits.float()
+    @torch.no_grad()
+    def update_centre(self, logits: Tensor) -> None:
+        """Equation 4: EMA of the mean of the teacher's logits [n, K] over the batch of all processes."""
+        mean = mean_over_processes(logits.mean(dim=0, keepdim=True))
+        self.centre.lerp_(mean, 1 - self.config.centre_momentum)
 
-    def _update_centre(self, teacher_logits: Tensor) -> None:
-        """Equation 4: EMA of the mean of the teacher's logits over the batch."""
-        self.centre.lerp_(teacher_logits.mean(dim=0, keepdim=True), 1 - self.config.centre_momentum)
+    @torch.no_grad()
+    def health(self, loss: Tensor, teacher: TeacherOutput) -> dict[str, float]:
+        """What tells whether it learns, over all processes.
+
+        `loss`, and the two that it is the sum of: `teacher_entropy` and `kl`, nats. `marginal_entropy`, nats: of the
+        teacher's mean output; the more it is above `teacher_entropy`, the better the teacher tells pictures apart.
+        `centre_norm`. `effective_rank`: of the teacher's CLS tokens, 1 to C: how many directions they fill (Roy and
+        Vetterli 2007).
+        """
+        loss = mean_over_processes(loss.detach())
+        entropy = mean_over_processes(torch.special.entr(teacher.targets).sum(dim=-1).mean())
+        marginal = torch.special.entr(mean_over_processes(teacher.targets.mean(dim=0))).sum()
+        rank = mean_over_processes(effective_rank(teacher.tokens.float()))
+        return {
+            "loss": loss.item(),
+            "teacher_entropy": entropy.item(),
+            "kl": (loss - entropy).item(),
+            "marginal_entropy": marginal.item(),
+            "centre_norm": self.centre.norm().item(),
+            "effective_rank": rank.item(),
+        }
 
     def freeze_last_layer(self) -> None:
         """Forget the gradients of the student's last layer, so that this step leaves it as it is."""
-        head: Any = self.student["head"]
-        for parameter in head.last_layer.parameters():
+        for parameter in self.student.head.last_layer.parameters():
             parameter.grad = None
 
     @torch.no_grad()
@@ -113,9 +154,9 @@ class Dino(nn.Module):
         torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
 
     @property
-    def collapse_loss(self) -> float:
-        """ln K: the loss of a teacher whose output is uniform, where a run that does not learn stays."""
-        return math.log(self.config.out_dim)
+    def largest_entropy(self) -> float:
+        """ln K: the entropy of a uniform output, and the loss of a run that does not learn."""
+        return math.log(settled(self.config.out_dim))
 
 
 def dino_loss(targets: list[Tensor], student_logits: list[Tensor], temperature: float) -> Tensor:
@@ -132,3 +173,10 @@ def dino_loss(targets: list[Tensor], student_logits: list[Tensor], temperature: 
         if s != t
     ]
     return torch.stack(terms).mean()
+
+
+def effective_rank(tokens: Tensor) -> Tensor:
+    """Exponential of the entropy of the normalised singular values of centred rows [n, C] (Roy and Vetterli 2007)."""
+    values = torch.linalg.svdvals(tokens - tokens.mean(dim=0))
+    rank: Tensor = torch.special.entr(values / values.sum().clamp(min=1e-12)).sum().exp()
+    return rank

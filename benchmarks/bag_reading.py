@@ -1,0 +1,172 @@
+"""Bag frames per second drawn at random, against bare JPEG decoding of the same frames out of memory.
+
+    python benchmarks/bag_reading.py
+
+Prints the medians of interleaved repetitions for each storage, and the memory of a reader at one and ten times the
+size of a bag. Reads the page cache, not the disk: it measures the reader. $DINO_ROS_TEST_DATA adds a real recording.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rosbags.rosbag1 import Writer as Writer1
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
+from rosbags.rosbag2 import Writer as Writer2
+from rosbags.typesys import Stores, get_typestore
+
+from dino_ros.sources import open_source
+from dino_train.data.bags import BagFrames, open_bag_frames
+
+REPETITIONS = 9
+TOPIC = "/camera/image_raw/compressed"
+TYPE = "sensor_msgs/msg/CompressedImage"
+DEMO_BAG = Path(__file__).resolve().parents[1] / "dino_ros" / "demo" / "table_bag"
+
+
+def main() -> None:
+    """Write the bags, measure, print."""
+    cv2.setNumThreads(1)
+    console = Console()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        console.print(speed_table(Path(folder)))
+        console.print(memory_table(Path(folder)))
+
+
+def speed_table(folder: Path) -> Table:
+    """One row per bag."""
+    pictures = jpegs(60)
+    bags: dict[str, tuple[Path, str]] = {"demo, 320x240, MCAP": (DEMO_BAG, TOPIC)}
+    if data := os.environ.get("DINO_ROS_TEST_DATA"):
+        bags["EuRoC, 752x480 mono, MCAP"] = (Path(data) / "bags" / "euroc_micro", "/cam0/image_raw/compressed")
+    for name, write in STORAGES.items():
+        path = folder / (f"{name}.bag" if name.startswith("ROS 1") else name)
+        write(path, pictures)
+        bags[f"1280x720, {name}"] = (path, TOPIC)
+    table = Table("bag", "imdecode, frames/s", "reader, frames/s", "ratio", title="frames drawn at random")
+    for name, (path, topic) in bags.items():
+        decode, read = rates(open_bag_frames(path, [topic])[0][0])
+        table.add_row(name, f"{decode:.0f}", f"{read:.0f}", f"{read / decode:.3f}")
+    return table
+
+
+def rates(frames: BagFrames) -> tuple[float, float]:
+    """Frames per second of bare decoding and of the reader, one thread; medians of interleaved repetitions."""
+    encoded = [frames.message(number).data for number in range(len(frames))]
+    order = np.random.default_rng(0).permutation(len(frames)).tolist()
+    decodes, reads = [], []
+    for _ in range(REPETITIONS):
+        decode = read = 0.0
+        for number in order:  # frame by frame in turn, so that what else the machine does meets both alike
+            start = time.perf_counter()
+            cv2.imdecode(encoded[number], cv2.IMREAD_COLOR)
+            middle = time.perf_counter()
+            frames[number]
+            decode, read = decode + middle - start, read + time.perf_counter() - middle
+        decodes.append(len(order) / decode)
+        reads.append(len(order) / read)
+    return statistics.median(decodes), statistics.median(reads)
+
+
+def memory_table(folder: Path) -> Table:
+    """One row per storage: what a reader of a bag holds in a process of its own."""
+    table = Table("storage", "frames", "bag, MB", "index, kB", "resident, MB", title="memory of a reader")
+    for name in ("MCAP", "MCAP, chunks zstd", "SQLite3", "ROS 1"):
+        for count in (100, 1000):
+            path = folder / f"{name} {count}{'.bag' if name == 'ROS 1' else ''}"
+            STORAGES[name](path, jpegs(20) * (count // 20))
+            size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()))
+            frames = open_bag_frames(path)[0][0]
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                resident = pool.apply(resident_after_reading, (frames,))
+            index = len(pickle.dumps(frames))
+            table.add_row(name, str(count), f"{size / 1e6:.0f}", f"{index / 1e3:.1f}", f"{resident / 1e6:.1f}")
+    return table
+
+
+def resident_after_reading(frames: BagFrames) -> int:
+    """Resident memory in bytes of this process after 200 frames drawn at random."""
+    for number in np.random.default_rng(0).integers(0, len(frames), 200).tolist():
+        frames[number]
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def jpegs(count: int) -> list[bytes]:
+    """JPEGs of the demo's frames at 1280x720, with the noise of a sensor."""
+    rng = np.random.default_rng(0)
+    pictures = []
+    for _, frame in zip(range(count), open_source(DEMO_BAG, TOPIC), strict=False):
+        large = cv2.resize(frame.rgb(), (1280, 720), interpolation=cv2.INTER_CUBIC)
+        noisy = np.clip(large + rng.normal(0, 4, large.shape), 0, 255).astype(np.uint8)
+        pictures.append(cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+    return pictures
+
+
+def write_ros2(storage: str, mode: str) -> Callable[[Path, list[bytes]], None]:
+    """Return a function that writes a rosbag2 of pictures."""
+
+    def write(path: Path, pictures: list[bytes]) -> None:
+        store = get_typestore(Stores.ROS2_JAZZY)
+        writer = Writer2(path, version=9, storage_plugin=StoragePlugin[storage])
+        if mode != "NONE":
+            writer.set_compression(CompressionMode[mode], CompressionFormat.ZSTD)
+        with writer:
+            connection = writer.add_connection(TOPIC, TYPE, typestore=store)
+            for number, picture in enumerate(pictures):
+                writer.write(connection, number * 10**8, store.serialize_cdr(message(store, picture, ()), TYPE))
+
+    return write
+
+
+def write_ros1(compression: str) -> Callable[[Path, list[bytes]], None]:
+    """Return a function that writes a ROS 1 bag of pictures."""
+
+    def write(path: Path, pictures: list[bytes]) -> None:
+        store = get_typestore(Stores.ROS1_NOETIC)
+        writer = Writer1(path)
+        if compression != "NONE":
+            writer.set_compression(Writer1.CompressionFormat[compression])
+        with writer:
+            connection = writer.add_connection(TOPIC, TYPE, typestore=store)
+            for number, picture in enumerate(pictures):
+                writer.write(
+                    connection, number * 10**8, bytes(store.serialize_ros1(message(store, picture, (0,)), TYPE))
+                )
+
+    return write
+
+
+def message(store: Any, picture: bytes, sequence: tuple[int, ...]) -> Any:
+    """Make a CompressedImage; a header of ROS 1 begins with a sequence number."""
+    types = store.types
+    header = types["std_msgs/msg/Header"](*sequence, types["builtin_interfaces/msg/Time"](0, 0), "camera")
+    return types[TYPE](header, "jpeg", np.frombuffer(picture, np.uint8))
+
+
+STORAGES = {
+    "MCAP": write_ros2("MCAP", "NONE"),
+    "MCAP, chunks zstd": write_ros2("MCAP", "STORAGE"),
+    "MCAP, messages zstd": write_ros2("MCAP", "MESSAGE"),
+    "SQLite3": write_ros2("SQLITE3", "NONE"),
+    "SQLite3, messages zstd": write_ros2("SQLITE3", "MESSAGE"),
+    "ROS 1": write_ros1("NONE"),
+    "ROS 1, chunks lz4": write_ros1("LZ4"),
+    "ROS 1, chunks bz2": write_ros1("BZ2"),
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What training would see, shown before anyone trains: a table and a contact sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from dino_ros.errors import UserError
+from dino_train.data.bags import BagFrames
+from dino_train.data.contact_sheet import write_contact_sheet
+from dino_train.data.frames import Frames, MixedFrames, open_frames
+from dino_train.data.images import FolderFrames, TarFrames
+from dino_train.data.selection import SelectedFrames, SelectionParameters
+from dino_train.data.video import VideoFrames
+
+NUMBERS = ("frames", "kept", "near-\nduplicates", "do not\ndecode", "seconds", "per s", "weight", "of an\nepoch")
+"""Headings of the table's columns of numbers."""
+
+
+def survey(
+    paths: Sequence[str | Path],
+    topics: Sequence[str],
+    weights: Mapping[str, float],
+    selection: SelectionParameters,
+    out: Path,
+) -> None:
+    """Print a table of the sources, and what was left out; write a contact sheet to `out`, a PNG file.
+
+    Raises UserError as `open_frames` does, and if the sheet cannot be written.
+    """
+    frames = open_frames(paths, topics, weights, selection)
+    console = Console()
+    console.print(_table(frames))
+    for bag, topic, reason in frames.left_out:
+        console.print(f"left out: {topic} of {bag}: {reason}", soft_wrap=True, markup=False, highlight=False)
+    write_contact_sheet(frames.sources, out)
+
+
+def _table(frames: MixedFrames) -> Table:
+    table = Table("source", "encoding", "size")
+    for heading in NUMBERS:
+        table.add_column(heading, justify="right")
+    drawn = [weight * len(source) for source, weight in zip(frames.sources, frames.weights, strict=True)]
+    for source, weight, share in zip(frames.sources, frames.weights, drawn, strict=True):
+        table.add_row(*_cells(source), f"{weight:g}", f"{share / sum(drawn):.1%}")
+    return table
+
+
+def _cells(source: Frames) -> list[str]:
+    """What the table says of a source, up to its rate."""
+    original = source.recording if isinstance(source, SelectedFrames) else source
+    encoding = original.encoding if isinstance(original, BagFrames | VideoFrames | FolderFrames | TarFrames) else ""
+    seconds = rate = dropped = broken = "-"
+    if isinstance(original, BagFrames | VideoFrames):
+        span = (original.times[-1] - original.times[0]) / 1e9
+        seconds, rate = f"{span:.1f}", f"{(len(original) - 1) / span:.1f}" if span else "-"
+    if isinstance(source, SelectedFrames):
+        dropped, broken = str(source.near_duplicates), str(source.undecodable)
+    return [source.name, encoding, _size(source), str(len(original)), str(len(source)), dropped, broken, seconds, rate]
+
+
+def _size(source: Frames) -> str:
+    """Width and height of a source's first picture."""
+    try:
+        height, width, _ = source[0].shape
+    except UserError:
+        return "-"
+    return f"{width}x{height}"

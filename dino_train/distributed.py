@@ -1,0 +1,75 @@
+"""One process or many: what `torchrun` says, and means over all processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+from dino_ros.errors import UserError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes files and talks to people."""
+        return self.rank == 0
+
+
+def is_main() -> bool:
+    """Whether this is the process that talks to people, before and after `join` too."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def join(device: str) -> Iterator[Processes]:
+    """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs), or stand alone.
+
+    `device` is "auto", "cpu" or "cuda"; each process of a host gets a GPU of its own. Raises UserError if "cuda" is
+    asked for and torch finds none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is cuda, but torch finds no GPU: use --device cpu, or install torch for your CUDA.")
+    gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    place = torch.device("cpu")
+    if gpu:
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(place)
+    if "WORLD_SIZE" not in os.environ:
+        yield Processes(0, 1, place)
+        return
+    distributed.init_process_group("nccl" if gpu else "gloo", device_id=place if gpu else None)
+    try:
+        yield Processes(distributed.get_rank(), distributed.get_world_size(), place)
+    finally:
+        distributed.destroy_process_group()
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """Mean of a tensor over all processes, the tensor itself where there is one; without gradient."""
+    if not distributed.is_initialized():
+        return value
+    total = value.detach().clone()
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()
+
+
+@contextlib.contextmanager
+def main_first(processes: Processes) -> Iterator[None]:
+    """Let the main process go through the block before the others."""
+    if processes.count > 1 and not processes.main:
+        distributed.barrier()
+    yield
+    if processes.count > 1 and processes.main:
+        distributed.barrier()

@@ -1,0 +1,59 @@
+"""Fitting a run to the machine: precision, compilation, memory, and several GPUs. None of it changes what is learnt."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dino_ros.errors import UserError
+from dino_train.config import MachineConfig
+from dino_train.distributed import Processes
+from dino_train.objectives.dino import Dino
+
+
+def prepare(dino: Dino, machine: MachineConfig, processes: Processes) -> Dino:
+    """Fit the networks to the machine; the names of their weights stay as they are."""
+    if dino.config.use_bn_in_head and processes.count > 1:
+        if processes.device.type != "cuda":
+            raise UserError(
+                "dino.use_bn_in_head needs GPUs when several processes train: batch norm is shared there only."
+            )
+        dino = nn.SyncBatchNorm.convert_sync_batchnorm(dino)
+    if machine.checkpoint_activations:
+        dino.student.backbone.set_grad_checkpointing(True)
+    if machine.compile:
+        dino.student.backbone.compile()
+        dino.teacher.backbone.compile()
+    if processes.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # for the head, which autocast leaves in fp32
+    elif choose_precision(machine, processes.device) == torch.bfloat16:
+        attention: Any
+        for attention in dino.modules():
+            if hasattr(attention, "fused_attn"):
+                attention.fused_attn = False  # torch's fused attention is slow in bf16 on a CPU
+    return dino
+
+
+def choose_precision(machine: MachineConfig, device: torch.device) -> torch.dtype:
+    """Precision of the matrix products; raises UserError for fp16 on a CPU."""
+    if machine.precision == "fp16" and device.type == "cpu":
+        raise UserError("machine.precision is fp16, which a CPU cannot train in: choose bf16 or fp32.")
+    if machine.precision != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[machine.precision]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def skip_synchronisation(model: nn.Module, skip: bool) -> contextlib.AbstractContextManager[None]:
+    """Leave the exchange of gradients between processes to the last part of a batch."""
+    if skip and isinstance(model, DistributedDataParallel):
+        context: contextlib.AbstractContextManager[None] = model.no_sync()
+        return context
+    return contextlib.nullcontext()

@@ -1,0 +1,46 @@
+"""Optimisers by name, what they decay, and the clipping of gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.optim import Lars
+from torch import Tensor, nn
+
+from dino_train.config import OptimiserConfig
+
+
+def build_optimiser(config: OptimiserConfig, student: nn.Module) -> torch.optim.Optimizer:
+    """Optimiser over a student's parameters; the training loop sets learning rate and weight decay at every step.
+
+    SGD and LARS have a momentum of 0.9, and LARS a trust coefficient of 0.001 that biases and norms go without, as in
+    the reference (main_dino.py and utils.py).
+    """
+    groups: Any = parameter_groups(student)
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+    if config.name == "lars":
+        optimiser: torch.optim.Optimizer = Lars(groups, lr=0.0, momentum=0.9, trust_coeff=0.001)
+        return optimiser
+    return torch.optim.AdamW(groups, lr=0.0, fused=True)
+
+
+def parameter_groups(student: nn.Module) -> list[dict[str, list[nn.Parameter]]]:
+    """Two groups: weights, which decay, then biases and norms (one-dimensional), which do not."""
+    trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    return [{"params": [p for p in trained if p.ndim > 1]}, {"params": [p for p in trained if p.ndim <= 1]}]
+
+
+def clip_each_gradient(student: nn.Module, limit: float) -> Tensor:
+    """Scale each parameter's gradient to a norm of at most `limit` (0: leave it), as the reference does.
+
+    Returns the norm of all gradients together before clipping.
+    """
+    gradients = [p.grad for p in student.parameters() if p.grad is not None]
+    norms = torch._foreach_norm(gradients)
+    if limit:
+        scales = [(limit / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
+        torch._foreach_mul_(gradients, scales)
+    total: Tensor = torch.stack(norms).norm()
+    return total

@@ -1,0 +1,99 @@
+"""What a person sees of a run while it goes on: a line that moves, and warnings in plain words."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 60.0
+"""Where there is no terminal, a line is logged this often."""
+
+Advance = Callable[[Mapping[str, float]], None]
+
+
+@contextlib.contextmanager
+def progress_bar(first_step: int, steps: int, shown: bool) -> Iterator[Advance]:
+    """Show a bar with the time left; yields a function to call after each step with the last line of the log."""
+    console = Console(stderr=True)
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=console, disable=not shown) as progress:
+        task = progress.add_task("starting", total=steps, completed=first_step)
+        said_at = time.monotonic()
+
+        def advance(metrics: Mapping[str, float]) -> None:
+            nonlocal said_at
+            progress.update(task, advance=1, description=summary(metrics))
+            if metrics and shown and not console.is_terminal and time.monotonic() - said_at > SECONDS_BETWEEN_LINES:
+                said_at = time.monotonic()
+                left = progress.tasks[0].time_remaining or 0.0
+                log.info("step %d of %d, %.0f min left, %s", metrics["step"], steps, left / 60, summary(metrics))
+
+        yield advance
+
+
+def summary(metrics: Mapping[str, float]) -> str:
+    """One line of what matters most."""
+    if not metrics:
+        return "starting"
+    return (
+        f"loss {metrics['loss']:.2f} = entropy {metrics['teacher_entropy']:.2f} + KL {metrics['kl']:.2f}, "
+        f"lr {metrics['lr']:.1e}, temperature {metrics['teacher_temperature']:.3f}, "
+        f"EMA {metrics['teacher_momentum']:.4f}, gradient {metrics['gradient_norm']:.2f}, "
+        f"{metrics['pictures_per_second']:.0f} pictures/s"
+    )
+
+
+class HealthMonitor:
+    """Tells, once each, when self-distillation goes wrong in one of the ways it is known to.
+
+    The two collapses (Caron et al. 2021, section 5.3): the teacher's output is uniform for every picture, or it is the
+    same few dimensions for every picture. Both are seen from the entropy of the output and of its mean. `window` log
+    lines must agree before anything is said.
+    """
+
+    def __init__(self, largest_entropy: float, window: int = 30) -> None:
+        self.largest_entropy = largest_entropy
+        self.recent: deque[Mapping[str, float]] = deque(maxlen=window)
+        self.said: set[str] = set()
+
+    def check(self, metrics: Mapping[str, float]) -> str | None:
+        """Take one line of the log; returns a warning where there is a new reason for one."""
+        self.recent.append(metrics)
+        if len(self.recent) < (self.recent.maxlen or 0):
+            return None
+        top = self.largest_entropy
+        loss = min(line["loss"] for line in self.recent)
+        told_apart = max(line["marginal_entropy"] - line["teacher_entropy"] for line in self.recent)
+        if loss > 0.98 * top:
+            warning = (
+                f"The loss stays at ln K = {top:.2f}: the teacher's output is uniform and nothing is learnt. Lower "
+                "dino.teacher_temperature_start and dino.teacher_temperature, or make crops of a picture more alike "
+                "(crops.global_scale, crops.colour); lower dino.out_dim for small data."
+            )
+        elif told_apart < 0.02 * top:
+            warning = (
+                "The teacher gives every picture the same output "
+                f"(entropy {metrics['teacher_entropy']:.2f}, of its mean "
+                f"{metrics['marginal_entropy']:.2f} of at most {top:.2f}): it has collapsed. Raise "
+                "dino.teacher_temperature_start, lower dino.centre_momentum or optimiser.lr."
+            )
+        elif max(line["effective_rank"] for line in self.recent) < 2:
+            warning = (
+                f"The embeddings fill {metrics['effective_rank']:.1f} directions: they have collapsed. Lower "
+                "optimiser.lr or optimiser.weight_decay_end."
+            )
+        else:
+            return None
+        kind = warning[:20]
+        if kind in self.said:
+            return None
+        self.said.add(kind)
+        return warning

@@ -1,0 +1,98 @@
+"""Whether a run learns, in plain words."""
+
+from __future__ import annotations
+
+import math
+
+from dino_train.run_folder import Line, RunFolder, best_evaluation, knn_score
+
+RECENT = 10
+"""Lines of the log that count as now."""
+UNIFORM = 0.98
+"""Share of ln K from which an entropy is that of an output that says nothing."""
+TOLD_APART = 0.1
+"""Nats by which the entropy of the teacher's mean output is above that of one output where it tells pictures apart."""
+
+
+def verdict(run: RunFolder) -> str:
+    """A paragraph about the run, made from its numbers: is it learning, and how good is it against its start?"""
+    return " ".join(sentence for sentence in (learning(run), knn(run)) if sentence) or "There are no numbers yet."
+
+
+def learning(run: RunFolder) -> str:
+    """What loss and entropies say. They are in nats; `marginal_entropy` is that of the teacher's mean output."""
+    if not run.log:
+        return ""
+    if not math.isfinite(run.log[-1].get("loss", 0.0)):
+        return "The loss is not a number any more: lower the learning rate, or raise the teacher's temperature."
+    loss, one, mean, kl = (recent(run.log, field) for field in ("loss", "teacher_entropy", "marginal_entropy", "kl"))
+    top = math.log(run.outputs) if run.outputs else math.inf
+    if one is None or mean is None:
+        if loss is None:
+            return ""
+        return f"The loss is {loss:.2f}, after {first(run.log, 'loss'):.2f} in the first line of the log."
+    numbers = f"the entropy of its mean output is {mean:.1f} nats, of one output {one:.1f}"
+    if one > UNIFORM * top:
+        text = f"The teacher's output is uniform: its entropy is {one:.2f} of at most ln K = {top:.2f}"
+        text += f", and the loss sits at {loss:.2f}" if loss is not None else ""
+        return text + ". Nothing is learnt; where that stays so, lower the teacher's temperature."
+    if mean - one < TOLD_APART:
+        return (
+            f"The teacher says the same of every picture: {numbers}. Nothing is learnt; where that stays so, the run "
+            "has collapsed: raise the teacher's temperature or lower centre_momentum."
+        )
+    text = f"The teacher tells pictures apart: {numbers}"
+    text += f" (at most ln K = {top:.1f})." if run.outputs else "."
+    if kl is not None:
+        text += f" The student is {kl:.2f} nats (KL) away from it."
+    return text
+
+
+def knn(run: RunFolder) -> str:
+    """What k-NN says."""
+    scored = [line for line in run.evaluations if knn_score(line) is not None]
+    best = best_evaluation(scored)
+    if best is None:
+        return ""
+    newest, start = scored[-1], scored[0] if scored[0]["step"] == 0 else None
+    now, pictures = knn_score(newest) or 0.0, newest["knn_pictures"]
+    text = f"k-NN on {pictures:,} labelled pictures finds {percent(now)}"
+    if newest is start:
+        return f"{text} for the {run.start_name}, where the run begins."
+    text += f" at epoch {newest['epoch']:g}"
+    if start is not None:
+        before = knn_score(start) or 0.0
+        text += f", {percent(before)} for the {run.start_name}: {compared(now, before, pictures)}"
+    if best is not newest and best is not start:
+        text += f"; the best was {percent(knn_score(best) or 0.0)} at epoch {best['epoch']:g}"
+    return text + "."
+
+
+def compared(now: float, before: float, pictures: int) -> str:
+    """Whether an accuracy differs from that of the start by more than two standard errors of the difference."""
+    error = math.sqrt((now * (1 - now) + before * (1 - before)) / pictures)
+    if abs(now - before) <= 2 * error:
+        return "no difference that so few pictures can show"
+    return "better than its start" if now > before else "worse than its start"
+
+
+def recent(log: list[Line], field: str) -> float | None:
+    """Mean of a field over the last lines, where it is logged and finite."""
+    values = [value for line in log[-RECENT:] if (value := finite(line, field)) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def first(log: list[Line], field: str) -> float:
+    """First finite value of a field."""
+    return next(value for line in log if (value := finite(line, field)) is not None)
+
+
+def finite(line: Line, field: str) -> float | None:
+    """A logged number, where it is one."""
+    value = line.get(field)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def percent(share: float) -> str:
+    """A share of 0 to 1 as a percentage with one decimal."""
+    return f"{share:.1%}".replace("%", " %")

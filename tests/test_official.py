@@ -1,0 +1,264 @@
+"""Files of DINO's authors: what they hold arrives in student, teacher, heads and centre, and nothing in them is run."""
+
+import argparse
+import copy
+import dataclasses
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from test_backbones import assert_close, gelu, plain_vit, resized, shake, weights_of  # noqa: E402
+
+from dino_ros.errors import UserError  # noqa: E402
+from dino_train.backbones import build_backbone  # noqa: E402
+from dino_train.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
+from dino_train.config import (  # noqa: E402
+    BackboneConfig,
+    CropsConfig,
+    DataConfig,
+    DinoConfig,
+    EvaluationConfig,
+    MachineConfig,
+    Recipe,
+)
+from dino_train.objectives.dino import Dino  # noqa: E402
+from dino_train.official import initialise, load_official  # noqa: E402
+
+RECIPE = Recipe(
+    backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, depth=2),
+    crops=CropsConfig(32, 16),
+    dino=DinoConfig(out_dim=48, hidden_dim=40, bottleneck_dim=24),
+)
+WITH_BATCH_NORM = dataclasses.replace(RECIPE, dino=dataclasses.replace(RECIPE.dino, use_bn_in_head=True))
+
+# The authors' files were written with torch's old weight norm.
+pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+
+
+def official_head(batch_norm: bool) -> torch.nn.Module:
+    """The authors' projection head, with torch's old weight norm, of random weights."""
+    layers: list[torch.nn.Module] = []
+    for width, out in ((192, 40), (40, 40)):
+        norm = [torch.nn.BatchNorm1d(out)] if batch_norm else []
+        layers += [torch.nn.Linear(width, out), *norm, torch.nn.GELU()]
+    head = torch.nn.Module()
+    head.mlp = torch.nn.Sequential(*layers, torch.nn.Linear(40, 24))
+    head.last_layer = torch.nn.utils.weight_norm(torch.nn.Linear(24, 48, bias=False))
+    with torch.no_grad():
+        for tensor in head.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand_like(tensor) + (0.5 if tensor.ndim == 1 else -0.5))
+    return head
+
+
+def official_file(path: Path, batch_norm: bool = False) -> dict[str, dict[str, torch.Tensor]]:
+    """Write a training checkpoint as the authors' main_dino.py does; return the two networks, without prefixes."""
+    torch.manual_seed(3)
+    networks, stored = {}, {}
+    for number, (network, wrapper) in enumerate((("student", "module."), ("teacher", "module." if batch_norm else ""))):
+        vit = shake(build_backbone(RECIPE.backbone, 48), number)
+        state = {f"backbone.{name}": tensor for name, tensor in vit.state_dict().items()}
+        state |= {f"head.{name}": tensor for name, tensor in official_head(batch_norm).state_dict().items()}
+        networks[network], stored[network] = state, {wrapper + name: tensor for name, tensor in state.items()}
+    content = {
+        **stored,
+        "optimizer": {"state": {}, "param_groups": [{"lr": np.float64(1e-4), "weight_decay": np.float64(0.4)}]},
+        "epoch": 100,
+        "args": argparse.Namespace(arch="vit_tiny", patch_size=8, out_dim=48, global_crops_scale=[0.4, 1.0]),
+        "dino_loss": {"center": torch.randn(1, 48)},
+        "fp16_scaler": {"scale": 65536.0},
+    }
+    torch.save(content, path)
+    return networks
+
+
+def teacher_logits(network: dict[str, torch.Tensor], image: torch.Tensor) -> Any:
+    """Backbone and head written out, [1, K]; batch norm by its running mean and variance."""
+    weights = {name: tensor.double().numpy() for name, tensor in network.items()}
+    backbone = {name.removeprefix("backbone."): array for name, array in weights.items() if "backbone." in name}
+    x = plain_vit(backbone, image.double().numpy())[0][:1]
+    norms = "head.mlp.1.running_mean" in weights
+    for layer in (0, 3, 6) if norms else (0, 2, 4):
+        x = x @ weights[f"head.mlp.{layer}.weight"].T + weights[f"head.mlp.{layer}.bias"]
+        if norms and layer < 6:
+            mean, variance, scale, shift = (
+                weights[f"head.mlp.{layer + 1}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")
+            )
+            x = (x - mean) / np.sqrt(variance + 1e-5) * scale + shift
+        x = x if layer == (6 if norms else 4) else gelu(x)
+    direction, norm = weights["head.last_layer.weight_v"], weights["head.last_layer.weight_g"]
+    directions = direction / np.linalg.norm(direction, axis=1, keepdims=True)
+    return x / np.linalg.norm(x) @ (norm * directions).T
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, WITH_BATCH_NORM], ids=["plain", "batch norm"])
+def test_a_training_checkpoint_goes_on(tmp_path: Path, recipe: Recipe) -> None:
+    """Both networks' logits are those of the file's weights, at the size of its position embedding and at another."""
+    networks = official_file(tmp_path / "checkpoint.pth", recipe.dino.use_bn_in_head)
+    recipe = dataclasses.replace(recipe, crops=CropsConfig(48, 16))
+    dino = Dino(recipe)
+    initialise(dino, tmp_path / "checkpoint.pth")
+    official = load_official(tmp_path / "checkpoint.pth")
+    for name in ("student", "teacher"):
+        network: Any = getattr(dino, name).eval()
+        for size in (48, 32):
+            image = torch.randn(3, size, size)
+            with torch.no_grad():
+                logits = network.head(network.backbone(image[None]))
+            assert_close(logits, teacher_logits(networks[name], image))
+    content = torch.load(tmp_path / "checkpoint.pth", weights_only=False)
+    assert torch.equal(dino.centre, content["dino_loss"]["center"])
+    assert (official.epoch, official.name) == (100, "vit_tiny_patch8_224.dino")
+    assert official.args == {"arch": "vit_tiny", "patch_size": 8, "out_dim": 48, "global_crops_scale": [0.4, 1.0]}
+
+
+def test_a_backbone_starts_both_networks_and_leaves_the_heads(tmp_path: Path) -> None:
+    vit = shake(build_backbone(RECIPE.backbone, 48))
+    torch.save(vit.state_dict(), tmp_path / "backbone.pth")
+    dino = Dino(RECIPE)
+    before = copy.deepcopy(dino.state_dict())
+    initialise(dino, tmp_path / "backbone.pth")
+    position = resized(weights_of(vit)["pos_embed"], 4, 4)  # of 48 pixels, for crops of 32
+    for name, tensor in dino.state_dict().items():
+        if "backbone." not in name:
+            assert torch.equal(tensor, before[name])
+        elif name.endswith("pos_embed"):
+            assert_close(tensor[0], position)
+        else:
+            assert torch.equal(tensor, vit.state_dict()[name.split("backbone.")[1]])
+
+
+def own_checkpoint(path: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """A checkpoint of `dino-train pretrain` whose student and teacher differ; returns its state."""
+    dino = Dino(recipe)
+    shake(dino)
+    dino.centre += 1
+    save_checkpoint(
+        Checkpoint(
+            recipe=recipe,
+            data=DataConfig(["bag"]),
+            machine=MachineConfig(),
+            evaluation=EvaluationConfig(),
+            pictures=100,
+            step=7,
+            steps_per_epoch=1,
+            objective=dino.state_dict(),
+            optimiser={},
+            scaler={},
+            seconds=1.0,
+        ),
+        path,
+    )
+    return dino.state_dict()
+
+
+def test_an_earlier_run_starts_another(tmp_path: Path) -> None:
+    state = own_checkpoint(tmp_path / "checkpoint.pt", dataclasses.replace(RECIPE, crops=CropsConfig(48, 16)))
+    dino = Dino(RECIPE)
+    initialise(dino, tmp_path / "checkpoint.pt")
+    for name, tensor in dino.state_dict().items():
+        if name.endswith("pos_embed"):
+            assert_close(tensor[0], resized(state[name].double().numpy(), 4, 4))
+        else:
+            assert torch.equal(tensor, state[name])
+
+
+def changed(**settings: Any) -> Recipe:
+    """RECIPE with other settings of backbone or head."""
+    backbone, head = (
+        {k: v for k, v in settings.items() if hasattr(part, k)} for part in (RECIPE.backbone, RECIPE.dino)
+    )
+    return dataclasses.replace(
+        RECIPE,
+        backbone=dataclasses.replace(RECIPE.backbone, **backbone),
+        dino=dataclasses.replace(RECIPE.dino, **head),
+    )
+
+
+@pytest.mark.parametrize("file", ["checkpoint.pth", "checkpoint.pt"])
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"out_dim": 64}, r"dino.out_dim is 48 there and 64 in the recipe: start with --dino.out_dim 48\."),
+        ({"hidden_dim": 64, "bottleneck_dim": 8}, "start with --dino.bottleneck_dim 24 --dino.hidden_dim 40"),
+        ({"use_bn_in_head": True}, "start with --dino.use_bn_in_head false"),
+        ({"patch_size": 16}, "start with --backbone.patch_size 8"),
+        ({"name": "vit_small_patch16_224"}, "start with --backbone.embed_dim 192 --backbone.num_heads 3"),
+        ({"num_heads": 2}, "start with --backbone.num_heads 3"),
+        ({"depth": 3}, "start with --backbone.depth 2"),
+        (
+            {"name": "vit_small_patch14_dinov2", "embed_dim": 192, "num_heads": 3},
+            "student.backbone.blocks.0.ls1.gamma is missing: start with --backbone.name vit_tiny_patch16_224",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path: Path, file: str, settings: dict[str, Any], sentence: str) -> None:
+    own_checkpoint(tmp_path / file, RECIPE) if file.endswith(".pt") else official_file(tmp_path / file)
+    dino = Dino(changed(**settings))
+    before = copy.deepcopy(dino.state_dict())
+    with pytest.raises(UserError, match=sentence) as caught:
+        initialise(dino, tmp_path / file)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in dino.state_dict().items())
+
+
+class Dangerous:
+    """What a hostile pickle does when it is read carelessly."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
+    vit = build_backbone(RECIPE.backbone, 48)
+    torch.save({**vit.state_dict(), "args": Dangerous(tmp_path / "made")}, tmp_path / "hostile.pth")
+    with pytest.raises(UserError, match=r"hostile.pth is not a weights file that can be read safely"):
+        load_official(tmp_path / "hostile.pth")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_checkpoint_written_with_an_older_numpy(tmp_path: Path) -> None:
+    """The optimiser's learning rate is a NumPy number, which NumPy 1 stored under another name than NumPy 2."""
+    official_file(tmp_path / "new.pth")
+    with zipfile.ZipFile(tmp_path / "new.pth") as new, zipfile.ZipFile(tmp_path / "old.pth", "w") as old:
+        for name in new.namelist():
+            content = new.read(name)
+            if name.endswith("data.pkl"):
+                content = content.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+            old.writestr(name, content)
+    assert b"cnumpy.core.multiarray\nscalar" in zipfile.ZipFile(tmp_path / "old.pth").read("new/data.pkl")
+    for name in ("new.pth", "old.pth"):
+        assert load_official(tmp_path / name).epoch == 100
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "holds no DINO v1 ViT: its weights have other names"),  # ResNet-50
+        ([torch.zeros(2)], "holds no DINO v1 ViT"),
+        ({"patch_embed.proj.weight": torch.zeros(1024, 3, 16, 16), "pos_embed": torch.zeros(1, 5, 1024)}, "width 1024"),
+        (
+            {"patch_embed.proj.weight": torch.zeros(192, 3, 16, 16), "pos_embed": torch.zeros(1, 5, 192)},
+            "cls_token is missing in a vit_tiny_patch16_224.dino",
+        ),
+    ],
+)
+def test_other_networks_get_one_sentence(tmp_path: Path, content: Any, sentence: str) -> None:
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=sentence) as caught:
+        load_official(tmp_path / "other.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_gets_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"There is no weights file .*nothing.pth"):
+        initialise(Dino(RECIPE), tmp_path / "nothing.pth")

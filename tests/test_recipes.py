@@ -1,0 +1,96 @@
+"""Recipes: those that ship, those that depend on the data, and what a recipe may not say."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jsonargparse import ArgumentParser
+
+from dino_ros.errors import UserError
+from dino_train.config import DinoConfig, Recipe, find_recipe, recipe_from_dict, resolve, settled
+
+SHIPPED = sorted((Path(__file__).parents[1] / "config" / "pretrain").glob("*.yaml"))
+
+
+def load(name: str) -> Recipe:
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(Recipe)
+    options = parser.instantiate(parser.parse_args(["--config", str(find_recipe(name))]))
+    return Recipe(**{field.name: options[field.name] for field in dataclasses.fields(Recipe)})
+
+
+def test_the_recipes_that_the_documentation_names_ship() -> None:
+    names = {path.stem for path in SHIPPED}
+    assert names >= {"vit_small_16", "vit_small_8", "vit_base_16", "vit_base_8", "vanilla_100ep", "robot_bag", "smoke"}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_recipes_are_valid(path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    recipe = load(path.stem)
+    recipe.check()
+    assert timm.is_model(recipe.backbone.name)
+    assert recipe_from_dict(dataclasses.asdict(recipe)) == recipe
+
+
+def test_imagenet_recipes_hold_the_papers_numbers() -> None:
+    """The paper's schedule is stated for batches of 1024: a peak learning rate of 0.002 for ViT-S, 0.003 for B/16."""
+    peaks = {name: load(name).optimiser.lr * load(name).batch_size / 256 for name in ("vit_small_16", "vit_base_16")}
+    assert peaks == pytest.approx({"vit_small_16": 0.002, "vit_base_16": 0.003})
+    for name in ("vit_small_16", "vit_small_8", "vit_base_16", "vit_base_8"):
+        recipe = load(name)
+        assert recipe.dino.out_dim == 65536
+        assert recipe.dino.norm_last_layer == name.startswith("vit_base")
+        assert f"patch{name.rsplit('_', 1)[1]}_" in recipe.backbone.name
+
+
+AUTO = Recipe(
+    dino=DinoConfig(
+        out_dim="auto", teacher_momentum="auto", teacher_temperature_start="auto", teacher_temperature="auto"
+    )
+)
+
+
+def test_auto_goes_from_small_data_to_imagenet() -> None:
+    def values(pictures: int) -> list[float]:
+        dino = resolve(AUTO, pictures)[0].dino
+        return [
+            settled(value)
+            for value in (
+                dino.out_dim, dino.teacher_momentum, dino.teacher_temperature_start, dino.teacher_temperature
+            )
+        ]  # fmt: skip
+
+    assert values(300) == values(20_000) == [1024, 0.99, 0.015, 0.03]
+    assert values(1_281_167) == values(10**8) == pytest.approx([65536, 0.996, 0.04, 0.07], rel=1e-3)
+    path = np.array([values(n) for n in (20_000, 80_000, 160_000, 500_000, 1_280_000)])
+    assert np.all(np.diff(path, axis=0) > 0)
+    assert {int(k) & (int(k) - 1) for k in path[:, 0]} == {0}, "powers of two"
+    assert values(160_000)[0] == 8192, "halfway along the logarithm"
+
+
+def test_what_is_stated_is_left_and_what_is_chosen_is_told() -> None:
+    recipe = dataclasses.replace(AUTO, dino=dataclasses.replace(AUTO.dino, out_dim=512))
+    resolved, chosen = resolve(recipe, 1000)
+    assert resolved.dino.out_dim == 512
+    assert chosen == {
+        "dino.teacher_momentum": 0.99,
+        "dino.teacher_temperature_start": 0.015,
+        "dino.teacher_temperature": 0.03,
+    }
+    assert resolve(resolved, 10**6) == (resolved, {}), "resolved once and for all"
+
+
+def test_values_out_of_range_are_refused() -> None:
+    for recipe, sentence in (
+        (Recipe(epochs=0), "epochs is 0"),
+        (Recipe(dino=DinoConfig(teacher_temperature=0.0)), r"dino.teacher_temperature is 0.0"),
+        (
+            dataclasses.replace(Recipe(), crops=dataclasses.replace(Recipe().crops, local_scale=(0.5, 0.2))),
+            r"crops.local_scale is \(0.5, 0.2\)",
+        ),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            recipe.check()

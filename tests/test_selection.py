@@ -1,0 +1,143 @@
+"""Near-duplicates are left out of logs, and nothing else is."""
+
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from bags import Fields, encoded, raw, write_bag, write_topics
+from numpy.typing import NDArray
+
+from dino_ros.errors import UserError
+from dino_train.data.bags import BagFrames, open_bag_frames
+from dino_train.data.frames import open_frames
+from dino_train.data.selection import SIZE, SelectedFrames, SelectionParameters
+from dino_train.data.video import VideoFrames
+
+WIDTH, HEIGHT = 320, 240
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def scene() -> NDArray[np.uint8]:
+    """Something to look at, with structure at every scale."""
+    rng = np.random.default_rng(0)
+    layers = [
+        cv2.resize(rng.random((size, size, 3)), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for size in (4, 16, 64)
+    ]
+    return np.clip(sum(layers) * 70 + 20, 0, 255).astype(np.uint8)
+
+
+def noisy(rgb: NDArray[np.uint8], seed: int, deviation: float) -> NDArray[np.uint8]:
+    noise = np.random.default_rng(seed).normal(0, deviation, rgb.shape)
+    return np.clip(rgb + noise, 0, 255).astype(np.uint8)
+
+
+def select(path: Path, frames: list[Fields], distance: float = SelectionParameters().distance) -> SelectedFrames:
+    bag = write_topics(path, {"/camera": frames})
+    return SelectedFrames(open_bag_frames(bag)[0][0], SelectionParameters(distance))
+
+
+@pytest.mark.parametrize("deviation", [3.0, 10.0])
+@pytest.mark.parametrize("kind", ["jpeg", "raw"])
+def test_noise_of_the_sensor_is_no_change(tmp_path: Path, kind: str, deviation: float) -> None:
+    pictures = [noisy(scene(), seed, deviation) for seed in range(20)]
+    frames = [encoded("jpg", picture) if kind == "jpeg" else raw("rgb8", picture) for picture in pictures]
+    selected = select(tmp_path / "bag", frames)
+    assert selected.numbers.tolist() == [0]
+    assert selected.near_duplicates == 19
+
+
+def test_a_small_object_that_moves_is_a_change(tmp_path: Path) -> None:
+    """A fifteenth of the picture's height, 40 grey levels from its background, stepping by its own size."""
+    side = HEIGHT // 15
+    frames = []
+    for number in range(10):
+        picture = scene()
+        part = picture[100 : 100 + side, 40 + number * side : 40 + (number + 1) * side]
+        part[:] = cv2.subtract(part, (40.0, 40.0, 40.0))
+        frames.append(encoded("jpg", noisy(picture, number, 3)))
+    assert len(select(tmp_path / "bag", frames)) == 10
+
+
+def test_a_slow_drift_adds_up(tmp_path: Path) -> None:
+    frames = [encoded("png", np.roll(scene(), round(number / 4), axis=1)) for number in range(40)]
+    selected = select(tmp_path / "bag", frames)
+    assert 3 <= len(selected) <= 20
+    assert np.diff(selected.numbers).max() < 20
+
+
+@pytest.mark.parametrize("distance", [1.0, 5.0, 25.0])
+def test_against_a_slow_loop(tmp_path: Path, distance: float) -> None:
+    rng = np.random.default_rng(1)
+    offsets = np.abs(rng.normal(0, 6, 60)).cumsum() % 90
+    grey = cv2.cvtColor(scene(), cv2.COLOR_RGB2GRAY).astype(float)
+    greys = [np.clip(grey + offset, 0, 255).astype(np.uint8) for offset in offsets]
+    greys = [cv2.rectangle(grey, (n, n), (n + 30, n + 30), 255, -1) for n, grey in enumerate(greys)]
+    selected = select(tmp_path / "bag", [raw("mono8", grey) for grey in greys], distance)
+    cells = [
+        np.round(grey.reshape(SIZE[1], HEIGHT // SIZE[1], SIZE[0], WIDTH // SIZE[0]).mean((1, 3))) for grey in greys
+    ]
+    kept = [0]
+    for number in range(1, len(cells)):
+        if np.abs(cells[number] - cells[kept[-1]]).max() >= distance:
+            kept.append(number)
+    assert selected.numbers.tolist() == kept
+    np.testing.assert_array_equal(selected[len(kept) - 1][:, :, 0], greys[kept[-1]])
+
+
+def test_frames_that_do_not_decode_are_counted_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_bag(tmp_path / "bag", frames=6, broken=3)
+    with caplog.at_level(logging.INFO):
+        frames = open_frames([tmp_path / "bag"], ["/compressed"], selection=SelectionParameters())
+    assert frames.sources[0].numbers.tolist() == [0, 1, 2, 4, 5]  # type: ignore[attr-defined]
+    assert "kept 5 of 6 frames, dropped 0 near-duplicates" in caplog.text
+    assert "skipped 1 that do not decode" in caplog.text
+
+
+def test_another_distance_needs_no_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [encoded("jpg", np.roll(scene(), 3 * number, axis=1)) for number in range(20)]
+    counts = [len(select(tmp_path / "bag", frames))]
+    monkeypatch.setattr(BagFrames, "thumbnails", None)
+    source = open_bag_frames(tmp_path / "bag")[0][0]
+    counts += [len(SelectedFrames(source, SelectionParameters(distance))) for distance in (4.0, 20.0, 255.0)]
+    assert counts[0] == counts[1] > counts[2] > counts[3] == 1
+
+
+def test_examples_of_what_was_dropped(tmp_path: Path) -> None:
+    pictures = [np.roll(scene(), 40 * (number // 5), axis=1) for number in range(20)]
+    selected = select(tmp_path / "bag", [raw("rgb8", noisy(picture, n, 2)) for n, picture in enumerate(pictures)])
+    assert selected.numbers.tolist() == [0, 5, 10, 15]
+    examples = selected.dropped(4)
+    assert [kept for _, kept, _ in examples] == [0, 5, 10, 15]
+    assert all(kept < number < kept + 5 and 0 <= difference < 4 for number, kept, difference in examples)
+    assert select(tmp_path / "all", [raw("rgb8", picture) for picture in pictures[::5]]).dropped(4) == []
+
+
+def test_zero_keeps_everything_and_folders_are_left_alone(tmp_path: Path) -> None:
+    write_topics(tmp_path / "bag", {"/camera": [raw("rgb8", scene())] * 5})
+    (tmp_path / "folder").mkdir()
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / "folder" / f"{number}.png"), scene())
+    assert len(open_frames([tmp_path / "bag"], selection=SelectionParameters(0))) == 5
+    assert len(open_frames([tmp_path / "bag"])) == 5
+    assert len(open_frames([tmp_path / "bag", tmp_path / "folder"], selection=SelectionParameters())) == 1 + 3
+
+
+@pytest.mark.parametrize("distance", [-1.0, 256.0, float("nan")])
+def test_a_distance_out_of_range(distance: float) -> None:
+    with pytest.raises(UserError, match=r"distance .* is not within 0 and 255"):
+        SelectionParameters(distance)
+
+
+def test_real_recordings(test_data: Path) -> None:
+    """A drone that stands on the ground, and hands that never rest."""
+    standing = open_frames([test_data / "bags" / "euroc_micro"], selection=SelectionParameters())
+    assert 0.03 < len(standing) / 95 < 0.3
+    moving = open_frames([test_data / "videos" / "cups.mp4"], selection=SelectionParameters())
+    assert len(moving) / 300 > 0.9
+    assert isinstance(moving.sources[0].recording, VideoFrames)  # type: ignore[attr-defined]
