@@ -3,11 +3,15 @@
 import dataclasses
 import json
 import math
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 torch = pytest.importorskip("torch")
 
@@ -16,11 +20,22 @@ from shapes import KINDS, render_shape  # noqa: E402
 from dino_ros.errors import UserError  # noqa: E402
 from dino_train import trainer  # noqa: E402
 from dino_train.backbones import mean_and_std  # noqa: E402
-from dino_train.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
+from dino_train.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint  # noqa: E402
 from dino_train.cli import run  # noqa: E402
-from dino_train.config import BackboneConfig, CropsConfig, DinoConfig, OptimiserConfig, Recipe  # noqa: E402
+from dino_train.config import (  # noqa: E402
+    BackboneConfig,
+    CropsConfig,
+    DataConfig,
+    DinoConfig,
+    EvaluationConfig,
+    MachineConfig,
+    OptimiserConfig,
+    Recipe,
+)
 from dino_train.data.multicrop import normalise  # noqa: E402
 from dino_train.evaluation.knn import knn_accuracy  # noqa: E402
+from dino_train.objectives.dino import Dino  # noqa: E402
+from dino_train.run_log import LAST_NAME, LOG_NAME  # noqa: E402
 
 RECIPE = Recipe(
     backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=64, depth=3, num_heads=2, drop_path=0.0),
@@ -50,8 +65,21 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+QUIET = EvaluationConfig(every=0)
+"""Nothing beside the run."""
+
+
+def cpu(**changes: object) -> MachineConfig:
+    return dataclasses.replace(MachineConfig(device="cpu", workers=0), **changes)  # type: ignore[arg-type]
+
+
+def pretrain(recipe: Recipe, pictures: Path, out: Path, **machine: object) -> Checkpoint:
+    last = trainer.pretrain(recipe, DataConfig([str(pictures)]), out, cpu(**machine), QUIET)
+    return load_checkpoint(last)
+
+
 def read_log(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / trainer.LOG_NAME).read_text().splitlines()]
+    return [json.loads(line) for line in (out / LOG_NAME).read_text().splitlines()]
 
 
 def shapes_accuracy(vit: torch.nn.Module) -> float:
@@ -66,7 +94,7 @@ def shapes_accuracy(vit: torch.nn.Module) -> float:
 
 
 def test_a_run_learns(pictures: Path, tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(trainer.pretrain(RECIPE, [str(pictures)], [], tmp_path, device="cpu", workers=1))
+    checkpoint = pretrain(RECIPE, pictures, tmp_path, workers=1)
     log = read_log(tmp_path)
     losses = [line["loss"] for line in log]
     top = math.log(RECIPE.dino.out_dim)
@@ -79,41 +107,139 @@ def test_a_run_learns(pictures: Path, tmp_path: Path) -> None:
     assert checkpoint.step == log[-1]["step"] == 120
 
 
-class Interrupted(Exception):
-    """Stands for the machine's power going."""
+STOCHASTIC = dataclasses.replace(
+    RECIPE,
+    backbone=dataclasses.replace(RECIPE.backbone, drop_path=0.2),  # so that the networks draw random numbers too
+    epochs=2,
+    seed=3,
+)
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dino_train import trainer
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, recipe_from_dict
+import json
+
+recipe, pictures, out, stop_after = recipe_from_dict(json.loads(sys.argv[1])), *sys.argv[2:4], int(sys.argv[4])
+save, saved = trainer.save_checkpoint, []
+
+def save_and_die(checkpoint, path):
+    save(checkpoint, path)
+    saved.append(path)
+    if len(saved) == stop_after:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+trainer.SECONDS_BETWEEN_CHECKPOINTS, trainer.save_checkpoint = 0.0, save_and_die
+machine = MachineConfig(device="cpu", workers=2)
+trainer.pretrain(recipe, DataConfig([pictures]), Path(out), machine, EvaluationConfig(every=0))
+"""
 
 
 @pytest.mark.parametrize("stop_after", [7, 13])
-def test_an_interrupted_run_goes_on_exactly(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
-) -> None:
-    backbone = dataclasses.replace(RECIPE.backbone, drop_path=0.2)  # so that the model draws random numbers too
-    recipe = dataclasses.replace(RECIPE, backbone=backbone, epochs=2, seed=3)
-    whole = load_checkpoint(trainer.pretrain(recipe, [str(pictures)], [], tmp_path / "whole", device="cpu", workers=0))
-
-    saved = []
-
-    def save_and_stop(checkpoint: object, path: Path) -> None:
-        original(checkpoint, path)
-        saved.append(checkpoint)
-        if len(saved) == stop_after:
-            raise Interrupted
-
-    original = trainer.save_checkpoint
-    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    monkeypatch.setattr(trainer, "save_checkpoint", save_and_stop)
-    with pytest.raises(Interrupted):
-        trainer.pretrain(recipe, [str(pictures)], [], tmp_path / "cut", device="cpu", workers=0)
-    monkeypatch.undo()
-    assert load_checkpoint(tmp_path / "cut" / trainer.CHECKPOINT_NAME).step == stop_after
-    resumed = load_checkpoint(trainer.resume_run(tmp_path / "cut", device="cpu", workers=1))
+def test_a_killed_run_goes_on_exactly(pictures: Path, tmp_path: Path, stop_after: int) -> None:
+    """Killed without warning, with workers; every loss afterwards is that of the unbroken run, bit for bit."""
+    whole = pretrain(STOCHASTIC, pictures, tmp_path / "whole")
+    arguments = [json.dumps(dataclasses.asdict(STOCHASTIC)), str(pictures), str(tmp_path / "cut"), str(stop_after)]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert load_checkpoint(tmp_path / "cut" / LAST_NAME).step == stop_after
+    resumed = load_checkpoint(trainer.resume_run(tmp_path / "cut", cpu(workers=1)))
 
     assert resumed.step == whole.step
     for name, tensor in whole.objective.items():
         assert torch.equal(tensor, resumed.objective[name]), name
-    assert [line["loss"] for line in read_log(tmp_path / "cut")] == [
-        line["loss"] for line in read_log(tmp_path / "whole")
-    ]
+    for name in ("loss", "gradient_norm", "lr", "teacher_momentum"):
+        ours, theirs = ([line[name] for line in read_log(tmp_path / run)] for run in ("cut", "whole"))
+        assert ours == theirs
+
+
+def test_parts_of_a_batch_add_up_to_the_whole(pictures: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    whole = pretrain(recipe, pictures, tmp_path / "whole", precision="fp32")
+    parts = pretrain(recipe, pictures, tmp_path / "parts", precision="fp32", accumulate=4)
+    for name in ("loss", "gradient_norm", "teacher_entropy", "marginal_entropy", "centre_norm"):
+        assert read_log(tmp_path / "parts")[0][name] == pytest.approx(read_log(tmp_path / "whole")[0][name], rel=1e-3)
+    torch.testing.assert_close(parts.objective["centre"], whole.objective["centre"], rtol=1e-2, atol=1e-4)
+
+
+def test_activations_computed_again_change_nothing(pictures: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(STOCHASTIC, epochs=1)
+    kept = pretrain(recipe, pictures, tmp_path / "kept", precision="fp32")
+    again = pretrain(recipe, pictures, tmp_path / "again", precision="fp32", checkpoint_activations=True)
+    for name, tensor in kept.objective.items():
+        torch.testing.assert_close(tensor, again.objective[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_bf16_learns_about_the_same(pictures: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=2)
+    losses = []
+    for precision in ("fp32", "bf16"):
+        pretrain(recipe, pictures, tmp_path / precision, precision=precision)
+        losses.append([line["loss"] for line in read_log(tmp_path / precision)])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Dino.forward
+    calls = []
+
+    def poisoned(self: Dino, groups: list[torch.Tensor], temperature: float) -> object:
+        loss, said = forward(self, groups, temperature)
+        calls.append({name: p.detach().clone() for name, p in self.state_dict().items()})
+        return (loss * math.nan if len(calls) == 5 else loss), said
+
+    monkeypatch.setattr(Dino, "forward", poisoned)
+    with pytest.raises(UserError, match=r"loss of step 4 is nan.*not applied.*non_finite.pt.*--init .*last.pt"):
+        pretrain(RECIPE, pictures, tmp_path)
+    kept = load_checkpoint(tmp_path / LAST_NAME)
+    assert kept.step == 4
+    assert all(torch.equal(tensor, calls[4][name]) for name, tensor in kept.objective.items())
+    facts = torch.load(tmp_path / "non_finite.pt", weights_only=True)
+    assert facts["step"] == 4
+    assert facts["crops"][0].shape == (64, 2, 3, 32, 32)
+    assert len(facts["pictures"]) == 64
+    assert any(not torch.isfinite(norm) for norm in facts["gradient_norms"].values())
+
+
+def test_a_run_tells_all_about_itself(pictures: Path, tmp_path: Path) -> None:
+    """Recipe, environment, log, TensorBoard and the evaluations beside the loop, all in the folder of the run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = dataclasses.replace(
+        RECIPE, epochs=2, dino=dataclasses.replace(RECIPE.dino, out_dim="auto", teacher_momentum="auto")
+    )
+    out = tmp_path / "run"
+    data = DataConfig([str(pictures)])
+    trainer.pretrain(recipe, data, out, cpu(), EvaluationConfig(every=1))
+    written = yaml.safe_load((out / "recipe.yaml").read_text())
+    assert (written["dino"]["out_dim"], written["dino"]["teacher_momentum"]) == (1024, 0.99)
+    assert json.loads((out / "environment.json").read_text())["torch"] == torch.__version__
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(
+        [line["loss"] for line in read_log(out)], rel=1e-6
+    )
+    assert {path.name for path in out.glob("*.pt")} == {"epoch_0000.pt", "epoch_0001.pt", "epoch_0002.pt", "last.pt"}
+    evaluated = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in evaluated] == [0, 1, 2]
+    assert (out / "report.html").is_file()
+    with pytest.raises(UserError, match="holds a run already: go on with --resume"):
+        trainer.pretrain(recipe, data, out, cpu(), QUIET)
+
+
+def test_a_run_starts_from_another_ones_weights(pictures: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    first = pretrain(recipe, pictures, tmp_path / "first")
+    still = dataclasses.replace(
+        recipe, init=str(tmp_path / "first" / LAST_NAME), optimiser=OptimiserConfig(lr=0.0, min_lr=0.0, warmup_epochs=0)
+    )
+    second = pretrain(still, pictures, tmp_path / "second")
+    for name in ("backbone.blocks.0.attn.qkv.weight", "head.mlp.0.weight"):
+        torch.testing.assert_close(
+            second.objective[f"student.{name}"], first.objective[f"student.{name}"], rtol=0, atol=1e-6
+        )
 
 
 def test_a_run_resumes_only_on_the_same_data(pictures: Path, tmp_path: Path) -> None:
@@ -122,14 +248,14 @@ def test_a_run_resumes_only_on_the_same_data(pictures: Path, tmp_path: Path) -> 
     for number in range(70):
         (folder / f"{number:04d}.png").write_bytes((pictures / f"{number:04d}.png").read_bytes())
     recipe = dataclasses.replace(RECIPE, epochs=1)
-    trainer.pretrain(recipe, [str(folder)], [], tmp_path / "run", device="cpu", workers=0)
+    pretrain(recipe, folder, tmp_path / "run")
     (folder / "0000.png").unlink()
     with pytest.raises(UserError, match="now has 69 pictures, the checkpoint was made with 70"):
-        trainer.resume_run(tmp_path / "run", device="cpu")
+        trainer.resume_run(tmp_path / "run")
 
 
 def test_bad_settings_get_one_sentence(pictures: Path, tmp_path: Path) -> None:
-    out = ["--out", str(tmp_path / "run"), "--device", "cpu"]
+    out = ["--out", str(tmp_path / "run"), "--machine.device", "cpu"]
     for arguments, sentence in (
         ([str(pictures), "--config", "nothing"], "no recipe 'nothing'.*robot_bag"),
         ([str(pictures), "--batch_size", "1000"], "has 640 pictures, fewer than one batch: set batch_size to 640"),
@@ -139,6 +265,9 @@ def test_bad_settings_get_one_sentence(pictures: Path, tmp_path: Path) -> None:
         ([str(pictures), "--backbone.embed_dim", "100"], "cannot make the backbone"),
         (["/nowhere"], "/nowhere does not exist"),
         (["--resume", str(tmp_path / "none")], "no checkpoint .*none"),
+        ([str(pictures), "--machine.accumulate", "3"], "batch_size is 64, which 1 processes cannot split into 3 parts"),
+        ([str(pictures), "--machine.precision", "fp16"], "fp16, which a CPU cannot train in"),
+        ([str(pictures), "--init", "/nowhere.pth"], "/nowhere.pth"),
     ):
         with pytest.raises(UserError, match=sentence) as caught:
             run(["pretrain", *arguments, *out])
