@@ -141,7 +141,8 @@ def export_parser() -> ArgumentParser:
     parser.add_argument(
         "weights",
         type=str,
-        help="checkpoint.pt of pretrain, official DINO v1 .pth, or timm model name (downloaded)",
+        help="checkpoint (.pt) of pretrain, official DINO v1 .pth, or timm model name (downloaded), such as a DINOv2, "
+        "DINOv3, MAE or DeiT encoder",
     )
     parser.add_argument("--out", type=Path | None, help="file to write (default: student.onnx beside a checkpoint)")
     parser.add_argument(
@@ -152,7 +153,7 @@ def export_parser() -> ArgumentParser:
         "--network",
         default="teacher",
         choices=["teacher", "student", "random"],
-        help="which weights of a checkpoint",
+        help="which weights of a training checkpoint, ours or the DINO authors'",
     )
     parser.add_argument("--data", nargs="+", default=[], help="pictures for the parity check (default: the demo's bag)")
     parser.add_argument("--licence", default="", help="of the weights (default: what their source states)")

@@ -8,8 +8,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 log = logging.getLogger(__name__)
 
@@ -19,18 +20,30 @@ SECONDS_BETWEEN_LINES = 60.0
 Advance = Callable[[Mapping[str, float]], None]
 
 
+class RunProgress(Progress):
+    """A bar with the time left, and below it what matters most; the text wraps where the terminal is narrow."""
+
+    line = "starting"
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The bar, then the text."""
+        yield from super().get_renderables()
+        yield Text(self.line, style="dim")
+
+
 @contextlib.contextmanager
 def progress_bar(first_step: int, steps: int, shown: bool) -> Iterator[Advance]:
     """Show a bar with the time left; yields a function to call after each step with the last line of the log."""
     console = Console(stderr=True)
-    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.description}"), console=console, disable=not shown) as progress:
-        task = progress.add_task("starting", total=steps, completed=first_step)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with RunProgress(*columns, console=console, disable=not shown) as progress:
+        task = progress.add_task("pretrain", total=steps, completed=first_step)
         said_at = time.monotonic()
 
         def advance(metrics: Mapping[str, float]) -> None:
             nonlocal said_at
-            progress.update(task, advance=1, description=summary(metrics))
+            progress.line = summary(metrics)
+            progress.advance(task)
             if metrics and shown and not console.is_terminal and time.monotonic() - said_at > SECONDS_BETWEEN_LINES:
                 said_at = time.monotonic()
                 left = progress.tasks[0].time_remaining or 0.0

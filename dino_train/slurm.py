@@ -40,12 +40,18 @@ class PretrainJob:
 
 
 def slurm_executor(config: SlurmConfig, out: Path) -> Any:
-    """Submitit's executor for that many nodes and GPUs; logs go to `out/slurm`."""
+    """Submitit's executor for that many nodes and GPUs; logs go to `out/slurm`.
+
+    Raises UserError where submitit or SLURM is not installed.
+    """
     try:
         import submitit
     except ImportError as error:
         raise UserError("--slurm needs the package submitit: run `pip install 'dino_ros[slurm]'`.") from error
-    executor = submitit.SlurmExecutor(folder=out / "slurm", max_num_timeout=config.requeues)
+    try:
+        executor = submitit.SlurmExecutor(folder=out / "slurm", max_num_timeout=config.requeues)
+    except RuntimeError as error:
+        raise UserError("--slurm finds no `srun` here: submit from a login node of the cluster.") from error
     executor.update_parameters(
         job_name=out.name,
         partition=config.partition,
@@ -60,7 +66,7 @@ def slurm_executor(config: SlurmConfig, out: Path) -> Any:
 
 
 def submit(job: PretrainJob, executor: Any) -> str:
-    """Submit a job and return its number. Raises UserError where SLURM is not installed or does not take it."""
+    """Submit a job and return its number. Raises UserError where SLURM does not take it."""
     job.out.mkdir(parents=True, exist_ok=True)
     try:
         return str(executor.submit(job).job_id)

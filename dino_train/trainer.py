@@ -26,11 +26,14 @@ from dino_train.data.multicrop import normalise
 from dino_train.data.selection import SelectionParameters
 from dino_train.distributed import Processes, join, main_first, mean_over_processes
 from dino_train.evaluation.beside import start_beside
+from dino_train.evaluation.class_folder import open_class_folder
 from dino_train.machine import choose_precision, prepare, skip_synchronisation
 from dino_train.objectives.dino import Dino, TeacherOutput
 from dino_train.official import initialise
 from dino_train.optimisers import build_optimiser, clip_each_gradient
 from dino_train.progress import HealthMonitor, progress_bar
+from dino_train.report import write_report
+from dino_train.run_folder import EVALUATIONS_NAME
 from dino_train.run_log import FINISHED_NAME, LAST_NAME, RunLog, describe_run, epoch_name
 from dino_train.schedules import cosine_schedule, linear_schedule, warmup_cosine_schedule
 
@@ -59,6 +62,7 @@ def pretrain(
     recipe.check()
     if resume is None:
         check_no_run(out)
+    check_evaluation(evaluation)
     with join(machine.device) as processes:
         check_batch_size(recipe, machine, processes)
         with main_first(processes):  # it makes the index of a bag that the others then find
@@ -125,6 +129,8 @@ def pretrain(
             if processes.main:
                 out.mkdir(parents=True, exist_ok=True)
                 (out / FINISHED_NAME).unlink(missing_ok=True)
+                if resume is None:
+                    (out / EVALUATIONS_NAME).unlink(missing_ok=True)
                 describe_run(out, recipe, machine, processes)
                 run_log = stack.enter_context(RunLog(out, first_step))
                 if kept_every:
@@ -132,7 +138,7 @@ def pretrain(
                         checkpoint(0, epoch_name(0))
                     stack.enter_context(evaluations_beside(out, data, evaluation, processes.device))
                 log.info(
-                    "%d pictures from %s; %d epochs of %d steps on %s in %s; at a loss of ln K = %.2f it learns nothing",
+                    "%d pictures from %s; %d epochs of %d steps on %s in %s; a loss of ln K = %.2f is that of chance",
                     len(frames), frames.name, recipe.epochs, steps_per_epoch, processes.device,
                     str(precision).removeprefix("torch."), dino.largest_entropy,
                 )  # fmt: skip
@@ -206,6 +212,8 @@ def pretrain(
             checkpoint(steps, LAST_NAME)
             if processes.main:
                 (out / FINISHED_NAME).touch()
+                if not kept_every:  # else the process beside writes it
+                    write_report(out)
     return out / LAST_NAME
 
 
@@ -276,11 +284,19 @@ def check_batch_size(recipe: Recipe, machine: MachineConfig, processes: Processe
 
 
 def check_no_run(out: Path) -> None:
-    """Raise UserError where a folder holds a run already."""
-    if (out / LAST_NAME).exists():
+    """Raise UserError where a folder holds checkpoints of a run that has begun."""
+    if any(path.name != epoch_name(0) for path in out.glob("*.pt")):
         raise UserError(
             f"{out} holds a run already: go on with it (--resume {out}), or name another folder with --out."
         )
+
+
+def check_evaluation(evaluation: EvaluationConfig) -> None:
+    """Raise UserError now for a folder that the process beside the run would stumble over later."""
+    if evaluation.knn:
+        open_class_folder(Path(evaluation.knn))
+    if evaluation.frames:
+        open_frames(evaluation.frames)
 
 
 def check_crop_sizes(recipe: Recipe, patch: int) -> None:

@@ -1,0 +1,179 @@
+"""Minutes of pretraining on a robot's log until attention outlines objects, for two recipes on the same model.
+
+    python benchmarks/time_to_mask.py --out runs/time_to_mask
+
+The log is rendered (examples/render_table.py, 4000 frames in two bags); the masks are those of scenes that were not
+trained on. The mask is the paper's: the smallest set of patches that keeps 60 % of the attention, averaged over the
+heads. `robot_bag` is the recipe that ships; `reference` has the settings of the authors' main_dino.py on the same
+backbone, head widths and crop sizes, for as many minutes. The minutes are those of the whole run, start and the
+evaluations beside it included. Prints a table, and writes it to OUT/time_to_mask.json and .png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import matplotlib
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from dino_train import trainer
+from dino_train.backbones import VitOutputs, mean_and_std
+from dino_train.checkpoint import checkpoint_backbone, load_checkpoint
+from dino_train.config import (
+    CropsConfig,
+    DataConfig,
+    DinoConfig,
+    EvaluationConfig,
+    OptimiserConfig,
+    Recipe,
+    find_recipe,
+)
+from dino_train.data.multicrop import normalise
+from dino_train.evaluation.jaccard import Labelled, jaccard_scores, labelled_bag
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+RENDERER = Path(__file__).parents[1] / "examples" / "render_table.py"
+BAGS = {"train_11": (11, 1000), "train_12": (12, 1000), "held_out": (2, 100)}
+"""Name of each bag: seed and seconds, at two frames a second."""
+PICTURES, MASKS = "/camera/image_raw/compressed", "/ground_truth/mask/compressed"
+SIZE = (240, 320)
+LEVELS = (0.3, 0.4, 0.5)
+
+
+def render(folder: Path) -> None:
+    """Render the bags that are not there yet."""
+    for name, (seed, seconds) in BAGS.items():
+        if not (folder / name).exists():
+            options = ["--seed", str(seed), "--seconds", str(seconds), "--rate", "2"]
+            subprocess.run([sys.executable, str(RENDERER), str(folder / name), *options], check=True)
+
+
+def robot_bag() -> Recipe:
+    """The recipe that ships."""
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(Recipe)
+    options = parser.instantiate(parser.parse_args(["--config", str(find_recipe("robot_bag"))]))
+    return Recipe(**{field.name: options[field.name] for field in dataclasses.fields(Recipe)})
+
+
+def reference(like: Recipe, epochs: int) -> Recipe:
+    """The reference's defaults on the model, head widths, crop sizes and batch of `like`.
+
+    K is 4096, which costs 0.4 points of k-NN in the paper (appendix); 65536 would be most of this small model's work.
+    The warm-up is a tenth of the run, as the reference's 10 epochs of 100 are.
+    """
+    crops = CropsConfig(like.crops.global_size, like.crops.local_size, 8, (0.4, 1.0), (0.05, 0.4), 1.0)
+    dino = DinoConfig(
+        out_dim=4096,
+        hidden_dim=like.dino.hidden_dim,
+        bottleneck_dim=like.dino.bottleneck_dim,
+        teacher_temperature_start=0.04,
+        teacher_temperature=0.04,
+        teacher_temperature_epochs=0,
+    )
+    optimiser = OptimiserConfig(warmup_epochs=max(round(epochs / 10), 1))
+    return dataclasses.replace(like, crops=crops, dino=dino, optimiser=optimiser, epochs=epochs)
+
+
+class TorchPerceiver:
+    """Attention of a ViT in torch, with as much of a Perceiver as `jaccard_scores` uses."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        vit = checkpoint_backbone(load_checkpoint(checkpoint), "teacher")
+        self.mean, self.std = mean_and_std(vit)
+        self.outputs = VitOutputs(vit).eval()
+
+    def __call__(self, rgb: np.ndarray, outputs: tuple[str, ...]) -> SimpleNamespace:
+        """Attention [heads, h, w] of a picture [H, W, 3]."""
+        resized = cv2.resize(rgb, SIZE[::-1], interpolation=cv2.INTER_AREA)
+        with torch.inference_mode():
+            images = normalise(torch.from_numpy(resized).permute(2, 0, 1)[None], self.mean, self.std)
+            return SimpleNamespace(attention=self.outputs(images)[1][0].numpy())
+
+
+def pretrain(recipe: Recipe, data: DataConfig, out: Path) -> None:
+    """Run a recipe, or go on with it; keeps a checkpoint of each epoch."""
+    if (out / "last.pt").exists():
+        trainer.resume_run(out)
+    else:
+        trainer.pretrain(recipe, data, out, evaluation=EvaluationConfig(every=1))
+
+
+def curve(run: Path, labelled: list[Labelled]) -> list[dict[str, float]]:
+    """Minutes and mask IoU of every checkpoint of a run."""
+    points = []
+    for path in track(sorted(run.glob("epoch_*.pt")), description=f"evaluating {run.name}"):
+        checkpoint = load_checkpoint(path)
+        scores = jaccard_scores(TorchPerceiver(path), labelled)
+        points.append(
+            {
+                "minutes": checkpoint.seconds / 60,
+                "step": checkpoint.step,
+                "mean_of_heads": scores.mean_of_heads,
+                "best_head": scores.best_head,
+            }
+        )
+    return points
+
+
+def reached(points: list[dict[str, float]], level: float) -> str:
+    """When a curve first reaches a level."""
+    minutes = [point["minutes"] for point in points if point["mean_of_heads"] >= level]
+    return f"{minutes[0]:.1f} min" if minutes else "not reached"
+
+
+def main() -> None:
+    """Render, train both recipes, evaluate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/time_to_mask"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    render(options.out)
+    data = DataConfig([str(options.out / name) for name in BAGS if name != "held_out"], [PICTURES])
+    labelled = list(labelled_bag(options.out / "held_out", PICTURES, MASKS))
+
+    recipe = robot_bag()
+    pretrain(recipe, data, options.out / "robot_bag")
+    seconds = load_checkpoint(options.out / "robot_bag" / "last.pt").seconds
+    trial = options.out / "reference_trial"  # one epoch, to learn how many of them fit into the same time
+    if not (trial / "last.pt").exists():
+        trainer.pretrain(reference(recipe, 1), data, trial, evaluation=EvaluationConfig(every=0))
+    epochs = max(round(seconds / load_checkpoint(trial / "last.pt").seconds), 2)
+    pretrain(reference(recipe, epochs), data, options.out / "reference")
+
+    curves = {name: curve(options.out / name, labelled) for name in ("robot_bag", "reference")}
+    (options.out / "time_to_mask.json").write_text(json.dumps(curves, indent=2))
+    table = Table(
+        "recipe", *(f"IoU {level}" for level in LEVELS), "best IoU", "at the end", "best head", "minutes", "steps"
+    )
+    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    for name, points in curves.items():
+        ious = [point["mean_of_heads"] for point in points]
+        last = points[-1]
+        ends = (f"{max(ious):.3f}", f"{ious[-1]:.3f}", f"{last['best_head']:.3f}", f"{last['minutes']:.1f}")
+        table.add_row(name, *(reached(points, level) for level in LEVELS), *ends, f"{last['step']:.0f}")
+        axes.plot([point["minutes"] for point in points], ious, marker=".", label=name)
+    axes.set(xlabel="minutes of pretraining", ylabel="IoU of the mask (mean of heads)", ylim=(0, 0.7))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", frameon=False)
+    figure.savefig(options.out / "time_to_mask.png", dpi=150)
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main()

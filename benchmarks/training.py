@@ -1,0 +1,191 @@
+"""Speed of pretraining, as ratios to a plain loop of the paper's recipe in the same run.
+
+    python benchmarks/training.py              # the model of robot_bag, and ViT-S/16 at the paper's crops
+    python benchmarks/training.py --recipe vit_small_16 --batch 64 --steps 50 --compile    # on a GPU
+
+Medians, with the 99th percentile of the time of a step beside them. `plain` is `plain_dino.py`; `dino-train` is the
+trainer that ships, started as users start it, without evaluations; `loader` draws and crops alone; `step` trains on one
+batch again and again. `of peak` is the share of the machine's measured speed in large matrix products that a step's
+floating-point operations come to. The last table is that of `bag_reading.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import bag_reading
+import numpy as np
+import plain_dino
+import torch
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from dino_ros.demo.table import TABLE
+from dino_train import trainer
+from dino_train.backbones import mean_and_std
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, Recipe, find_recipe, resolve
+from dino_train.data.frames import MixedFrames, open_frames
+from dino_train.data.loader import EpochSampler, crop_loader, finish_crops
+from dino_train.data.multicrop import normalise
+from dino_train.distributed import Processes
+from dino_train.machine import choose_precision, prepare
+from dino_train.objectives.dino import Dino
+from dino_train.optimisers import build_optimiser, clip_each_gradient
+from dino_train.run_log import LOG_NAME
+
+TOPIC = "/camera/image_raw/compressed"
+ROUNDS = 2
+"""Times that plain loop and trainer take turns."""
+
+
+def load(name: str, batch: int, pictures: int) -> Recipe:
+    """A recipe that ships, with another batch, resolved for a number of pictures."""
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(Recipe)
+    options = parser.instantiate(parser.parse_args(["--config", str(find_recipe(name))]))
+    recipe = Recipe(**{field.name: options[field.name] for field in dataclasses.fields(Recipe)})
+    return resolve(dataclasses.replace(recipe, batch_size=batch), pictures)[0]
+
+
+def trainer_steps(recipe: Recipe, data: DataConfig, machine: MachineConfig, steps: int) -> list[float]:
+    """Seconds of each step of the trainer that ships, after five that are not counted."""
+    epochs = -(-(steps + 5) // (len(open_frames(data.paths, data.topics)) // recipe.batch_size))
+    trainer.STEPS_BETWEEN_LINES = 1
+    with tempfile.TemporaryDirectory() as folder:
+        short = dataclasses.replace(recipe, epochs=epochs)
+        trainer.pretrain(short, data, Path(folder) / "run", machine, EvaluationConfig(every=0))
+        lines = [json.loads(line) for line in (Path(folder) / "run" / LOG_NAME).read_text().splitlines()]
+    return [recipe.batch_size / line["pictures_per_second"] for line in lines][5 : steps + 5]
+
+
+def loader_steps(recipe: Recipe, frames: MixedFrames, workers: int, on_gpu: bool, steps: int) -> list[float]:
+    """Seconds between batches of the loader alone, after as many as the workers prepare in advance."""
+    repeated = dataclasses.replace(recipe, epochs=10_000)
+    loader = iter(crop_loader(frames, repeated, EpochSampler(frames, repeated), workers, finish=not on_gpu))
+    ahead = 4 * max(workers, 1) + 2
+    times = []
+    for _ in range(steps + ahead):
+        started = time.perf_counter()
+        next(loader)
+        times.append(time.perf_counter() - started)
+    return times[ahead:]
+
+
+def step_alone(
+    recipe: Recipe, frames: MixedFrames, machine: MachineConfig, steps: int
+) -> tuple[list[float], float, torch.dtype]:
+    """Seconds of each step on one batch, its floating-point operations, and its precision."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    processes = Processes(0, 1, device)
+    dino = prepare(Dino(recipe).to(device).train(), machine, processes)
+    optimiser = build_optimiser(recipe.optimiser, dino.student)
+    precision = choose_precision(machine, device)
+    mean, std = mean_and_std(dino.student.backbone)
+    batch = next(iter(crop_loader(frames, recipe, EpochSampler(frames, recipe), 0)))
+
+    def step() -> None:
+        groups = [normalise(crops, mean, std) for crops in finish_crops(batch, device)]
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            loss, teacher = dino(groups, 0.04)
+        optimiser.zero_grad()
+        loss.backward()
+        clip_each_gradient(dino.student, 3.0)
+        optimiser.step()
+        dino.update_teacher(0.996)
+        dino.update_centre(teacher.logits)
+        loss.item()
+
+    for _ in range(3):
+        step()
+    with FlopCounterMode(display=False) as counter:
+        step()
+    times = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - started)
+    return times, float(counter.get_total_flops()), precision
+
+
+def matmul_peak(precision: torch.dtype) -> float:
+    """Operations per second of the best of some large matrix products."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = 8192 if device == "cuda" else 2048
+    a = torch.randn(size, size, device=device).to(precision)
+    best = 0.0
+    for _ in range(12):
+        started = time.perf_counter()
+        product = a @ a
+        product[0, 0].item()
+        best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    return best
+
+
+def measure(name: str, batch: int, steps: int, data: DataConfig, machine: MachineConfig) -> Table:
+    """One table: a recipe's rows."""
+    frames = open_frames(data.paths, data.topics)
+    recipe = load(name, batch, len(frames))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    workers = trainer.default_workers(device) if machine.workers is None else machine.workers
+    plain: list[float] = []
+    ours: list[float] = []
+    for _ in range(ROUNDS):
+        plain += plain_dino.seconds_per_step(frames, recipe, steps, max(workers, os.cpu_count() or 1), device.type)
+        ours += trainer_steps(recipe, data, machine, steps)
+    loader = loader_steps(recipe, frames, workers, device.type == "cuda", steps)
+    alone, operations, precision = step_alone(recipe, frames, machine, steps)
+    crops = recipe.crops
+    title = (
+        f"{name}, batch {batch}, 2x{crops.global_size} + {crops.local_crops}x{crops.local_size}, "
+        f"{str(precision).removeprefix('torch.')}, {workers} worker(s)"
+    )
+    table = Table("what", "pictures/s", "median step", "p99", "against plain", "of peak", title=title)
+    baseline = statistics.median(plain)
+    peaks = {precision: matmul_peak(precision), torch.float32: matmul_peak(torch.float32)}
+    for what, times, of in (
+        ("plain", plain, peaks[torch.float32]),
+        ("dino-train", ours, peaks[precision]),
+        ("  loader", loader, None),
+        ("  step", alone, peaks[precision]),
+    ):
+        median = statistics.median(times)
+        table.add_row(
+            what,
+            f"{batch / median:.1f}",
+            f"{1e3 * median:.0f} ms",
+            f"{1e3 * float(np.percentile(times, 99)):.0f} ms",
+            f"{baseline / median:.2f}",
+            f"{operations / median / of:.0%}" if of else "-",
+        )
+    return table
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", nargs="+", default=["robot_bag", "vit_small_16"])
+    parser.add_argument("--batch", nargs="+", type=int, default=[64, 4], help="pictures per step, one for each recipe")
+    parser.add_argument("--steps", nargs="+", type=int, default=[25, 6], help="steps of each round and recipe")
+    parser.add_argument("--data", nargs="+", default=[str(TABLE)], help="what is trained on (default: the demo's bag)")
+    parser.add_argument("--compile", action="store_true")
+    options = parser.parse_args()
+    console = Console(width=120)
+    data = DataConfig(options.data, [TOPIC] if options.data == [str(TABLE)] else [], distance=0.0)
+    for name, batch, steps in zip(options.recipe, options.batch, options.steps, strict=True):
+        console.print(measure(name, batch, steps, data, MachineConfig(compile=options.compile)))
+    with tempfile.TemporaryDirectory() as folder:
+        console.print(bag_reading.speed_table(Path(folder)))
+
+
+if __name__ == "__main__":
+    main()

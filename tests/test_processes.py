@@ -1,0 +1,152 @@
+"""Several processes train as one would: the same losses, from a terminal through torchrun and from a SLURM job."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+torch = pytest.importorskip("torch")
+submitit = pytest.importorskip("submitit")
+
+from shapes import KINDS, render_shape  # noqa: E402
+
+from dino_ros.errors import UserError  # noqa: E402
+from dino_train import trainer  # noqa: E402
+from dino_train.checkpoint import load_checkpoint  # noqa: E402
+from dino_train.config import (  # noqa: E402
+    BackboneConfig,
+    CropsConfig,
+    DataConfig,
+    DinoConfig,
+    EvaluationConfig,
+    MachineConfig,
+    OptimiserConfig,
+    Recipe,
+    SlurmConfig,
+)
+from dino_train.run_log import LAST_NAME, LOG_NAME  # noqa: E402
+from dino_train.slurm import PretrainJob, slurm_executor, submit  # noqa: E402
+
+RECIPE = Recipe(
+    backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.0),
+    crops=CropsConfig(32, 16, local_crops=2),
+    dino=DinoConfig(out_dim=128, hidden_dim=64, bottleneck_dim=32, teacher_temperature_epochs=1),
+    optimiser=OptimiserConfig(lr=4e-3, warmup_epochs=1),
+    epochs=5,
+    batch_size=16,
+)
+CPU = MachineConfig(device="cpu", precision="fp32", workers=1)
+QUIET = EvaluationConfig(every=0)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shapes")
+    rng = np.random.default_rng(0)
+    for number in range(70):
+        cv2.imwrite(str(folder / f"{number:04d}.png"), render_shape(number % KINDS, rng)[:, :, ::-1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    out = tmp_path_factory.mktemp("runs") / "alone"
+    trainer.pretrain(RECIPE, DataConfig([str(pictures)]), out, CPU, QUIET)
+    return out
+
+
+def lines(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / LOG_NAME).read_text().splitlines()]
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    """Equal up to the order of float32 sums, over the 20 steps of the run."""
+    for our, their in zip(lines(ours), lines(theirs), strict=True):
+        for name in ("step", "loss", "teacher_entropy", "kl", "marginal_entropy", "centre_norm", "lr"):
+            assert our[name] == pytest.approx(their[name], rel=2e-3), (our["step"], name)
+    ours_centre, theirs_centre = (load_checkpoint(run / LAST_NAME).objective["centre"] for run in (ours, theirs))
+    torch.testing.assert_close(ours_centre, theirs_centre, rtol=0.02, atol=2e-3)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_give_the_losses_of_one(pictures: Path, alone: Path, tmp_path: Path, accumulate: int) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(RECIPE)))))
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dino_train"),
+        *(
+            "pretrain",
+            str(pictures),
+            "--config",
+            str(recipe),
+            "--out",
+            str(tmp_path / "two"),
+            "--evaluation.every",
+            "0",
+        ),
+        *("--machine.device", "cpu", "--machine.precision", "fp32", "--machine.workers", "1"),
+        *("--machine.accumulate", str(accumulate)),
+    ]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_same_run(tmp_path / "two", alone)
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
+    assert done.stdout.count("go on with `dino-train export") == 1, "one process talks"
+
+
+def test_a_job_that_was_stopped_goes_on(
+    pictures: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is cut off; the same job, submitted again as SLURM's requeue does, ends as if nothing had happened."""
+
+    class Stopped(Exception):
+        pass
+
+    def save_and_stop(checkpoint: object, path: Path) -> None:
+        save(checkpoint, path)
+        if checkpoint.step == 7:  # type: ignore[attr-defined]
+            raise Stopped
+
+    save = trainer.save_checkpoint
+    job = PretrainJob(RECIPE, DataConfig([str(pictures)]), tmp_path / "run", CPU, QUIET)
+    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(trainer, "save_checkpoint", save_and_stop)
+    with pytest.raises(Stopped):
+        trainer.pretrain(job.recipe, job.data, job.out, job.machine, job.evaluation)
+
+    again = job.checkpoint()
+    assert isinstance(again, submitit.helpers.DelayedSubmission)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    executor = submitit.LocalExecutor(folder=tmp_path / "submitit")
+    executor.update_parameters(tasks_per_node=2, timeout_min=5)
+    results = executor.submit(again.function).results()
+    assert results == [tmp_path / "run" / LAST_NAME] * 2
+    assert_same_run(tmp_path / "run", alone)
+
+
+def test_what_slurm_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, answer in (("srun", ""), ("sbatch", "Submitted batch job 4711")):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\necho '{answer}'\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    job = PretrainJob(RECIPE, DataConfig(["bag"]), tmp_path / "run", CPU, QUIET)
+    with pytest.raises(UserError, match="finds no `srun` here"):
+        slurm_executor(SlurmConfig("gpu"), job.out)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    executor = slurm_executor(SlurmConfig("gpu", nodes=2, gpus=4, hours=1.5, requeues=3), job.out)
+    assert submit(job, executor) == "4711"
+    script = job.out / "slurm" / "4711_submission.sh"
+    asked = {line.removeprefix("#SBATCH --") for line in script.read_text().splitlines() if line.startswith("#SBATCH")}
+    assert {"nodes=2", "ntasks-per-node=4", "gpus-per-node=4", "time=90", "partition=gpu", "job-name=run"} <= asked
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho 'invalid partition' >&2\nexit 1\n")
+    with pytest.raises(UserError, match="SLURM did not take the job"):
+        submit(job, executor)

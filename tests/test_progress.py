@@ -1,0 +1,58 @@
+"""Warnings in plain words when self-distillation goes wrong, and none when it goes well."""
+
+import pytest
+
+pytest.importorskip("torch")
+
+from dino_train.progress import HealthMonitor, progress_bar, summary
+
+TOP = 6.93
+HEALTHY = {
+    "step": 10,
+    "loss": 4.0,
+    "teacher_entropy": 2.0,
+    "kl": 2.0,
+    "marginal_entropy": 5.5,
+    "effective_rank": 30.0,
+    "lr": 1e-3,
+    "teacher_temperature": 0.04,
+    "teacher_momentum": 0.996,
+    "gradient_norm": 1.0,
+    "pictures_per_second": 120.0,
+}
+
+
+def warnings(lines: list[dict[str, float]], window: int = 5) -> list[str]:
+    monitor = HealthMonitor(TOP, window)
+    return [warning for line in lines if (warning := monitor.check(line))]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence", "advice"),
+    [
+        ({"loss": 6.92, "teacher_entropy": 6.9, "marginal_entropy": 6.93}, "stays at ln K = 6.93", "temperature_start"),
+        ({"loss": 0.5, "teacher_entropy": 0.4, "marginal_entropy": 0.45}, "every picture the same output", "Raise"),
+        ({"effective_rank": 1.3}, "fill 1.3 directions", "Lower optimiser.lr"),
+    ],
+)
+def test_each_collapse_is_named_once(wrong: dict[str, float], sentence: str, advice: str) -> None:
+    said = warnings([{**HEALTHY, **wrong}] * 20)
+    assert len(said) == 1
+    assert sentence in said[0]
+    assert advice in said[0]
+
+
+def test_nothing_is_said_of_health_or_of_a_passing_dip() -> None:
+    stuck = {**HEALTHY, "loss": 6.92, "teacher_entropy": 6.9, "marginal_entropy": 6.93}
+    assert warnings([HEALTHY] * 20) == []
+    assert warnings([stuck] * 4 + [HEALTHY] + [stuck] * 4) == [], "the first steps of every run look like this"
+    assert len(warnings([stuck] * 6 + [{**HEALTHY, "loss": 0.4, "marginal_entropy": 2.01}] * 6)) == 2
+
+
+def test_the_line_shows_what_matters(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar(0, 3, shown=True) as advance:
+        advance({})
+        advance(HEALTHY)
+    for part in ("loss 4.00", "KL 2.00", "1.0e-03", "0.040", "EMA 0.9960", "gradient 1.00", "120 pictures/s"):
+        assert part in summary(HEALTHY)
+    assert "2/3" in capsys.readouterr().err
