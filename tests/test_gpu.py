@@ -1,0 +1,84 @@
+"""What needs an NVIDIA GPU: `pytest -m gpu` on a machine that has one."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from shapes import KINDS, render_shape  # noqa: E402
+
+from dino_train import trainer  # noqa: E402
+from dino_train.checkpoint import load_checkpoint  # noqa: E402
+from dino_train.config import CropsConfig, DataConfig, EvaluationConfig, MachineConfig, Recipe  # noqa: E402
+from dino_train.data.loader import EpochSampler, crop_loader, finish_crops  # noqa: E402
+from dino_train.run_log import LOG_NAME  # noqa: E402
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU"),
+]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shapes")
+    rng = np.random.default_rng(0)
+    for number in range(320):
+        cv2.imwrite(str(folder / f"{number:04d}.png"), render_shape(number % KINDS, rng)[:, :, ::-1])
+    return folder
+
+
+def recipe() -> Recipe:
+    from test_pretrain import RECIPE
+
+    return dataclasses.replace(RECIPE, epochs=4)
+
+
+def losses(pictures: Path, out: Path, **machine: object) -> list[float]:
+    settings = MachineConfig(device="cuda", workers=2, **machine)  # type: ignore[arg-type]
+    trainer.pretrain(recipe(), DataConfig([str(pictures)]), out, settings, EvaluationConfig(every=0))
+    return [json.loads(line)["loss"] for line in (out / LOG_NAME).read_text().splitlines()]
+
+
+def test_crops_coloured_on_the_gpu_are_those_of_the_cpu(pictures: Path) -> None:
+    from dino_train.data.frames import open_frames
+
+    frames = open_frames([pictures])
+    short = dataclasses.replace(recipe(), crops=CropsConfig(64, 32, local_crops=3))
+    groups = []
+    for finish, device in ((True, "cpu"), (False, "cuda")):
+        loader = crop_loader(frames, short, EpochSampler(frames, short), 2, finish=finish)
+        groups.append([crops.float().cpu() for crops in finish_crops(next(iter(loader)), torch.device(device))])
+    for cpu, gpu in zip(*groups, strict=True):
+        assert (cpu - gpu).abs().mean() < 1.5
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        {"precision": "fp32"},
+        {"precision": "bf16"},
+        {"precision": "fp16"},
+        {"precision": "bf16", "compile": True},
+        {"precision": "bf16", "checkpoint_activations": True, "accumulate": 2},
+    ],
+    ids=str,
+)
+def test_every_precision_learns_about_the_same(pictures: Path, tmp_path: Path, machine: dict[str, object]) -> None:
+    on_cpu = tmp_path / "cpu"
+    settings = MachineConfig(device="cpu", precision="fp32", workers=2)
+    trainer.pretrain(recipe(), DataConfig([str(pictures)]), on_cpu, settings, EvaluationConfig(every=0))
+    expected = [json.loads(line)["loss"] for line in (on_cpu / LOG_NAME).read_text().splitlines()]
+    np.testing.assert_allclose(losses(pictures, tmp_path / "gpu", **machine), expected, rtol=0.1)
+
+
+def test_a_run_goes_on_on_the_gpu(pictures: Path, tmp_path: Path) -> None:
+    losses(pictures, tmp_path / "run", precision="fp16")
+    checkpoint = load_checkpoint(tmp_path / "run" / "last.pt")
+    assert checkpoint.scaler["scale"] > 0
+    assert checkpoint.step == 20
