@@ -96,9 +96,7 @@ def pretrain_parser() -> ArgumentParser:
     parser.add_argument("--resume", type=Path | None, help="go on with the run in this folder, as it was started")
     parser.add_argument("--slurm", type=SlurmConfig | None, help="submit to SLURM instead of running here")
     parser.add_argument("--config", action="config", help="a recipe that ships, by name, or the path of a YAML file")
-    parser.add_argument(
-        "--machine", type=MachineConfig | None, help="what fits the machine (default: as it was started)"
-    )
+    parser.add_argument("--machine", type=MachineConfig, default=MachineConfig(), help="what fits the machine")
     parser.add_argument("--evaluation", type=EvaluationConfig, default=EvaluationConfig(), help="what runs beside it")
     parser.add_class_arguments(Recipe)
     return parser
@@ -117,12 +115,12 @@ def pretrain(options: Namespace) -> None:
         if options.data:
             raise UserError("--resume takes the data from the checkpoint: leave the paths out.")
         run = load_checkpoint(out / LAST_NAME)
-        job = PretrainJob(run.recipe, run.data, out, options.machine or run.machine, run.evaluation)
+        machine = run.machine if options.machine == MachineConfig() else options.machine
+        job = PretrainJob(run.recipe, run.data, out, machine, run.evaluation)
     else:
         trainer.check_no_run(out)
         recipe = Recipe(**{field.name: options[field.name] for field in dataclasses.fields(Recipe)})
-        machine = options.machine or MachineConfig()
-        job = PretrainJob(recipe, data_config(options), out, machine, options.evaluation)
+        job = PretrainJob(recipe, data_config(options), out, options.machine, options.evaluation)
     if options.slurm:
         print(f"Submitted as job {submit(job, slurm_executor(options.slurm, out))}; its output is in {out}/slurm.")
         return

@@ -190,7 +190,7 @@ def test_timm_names_are_downloaded(tmp_path: Path) -> None:
             "HF_HUB_OFFLINE": "0",
             "NO_PROXY": "127.0.0.1",
         }
-        command = [sys.executable, "-m", "dino_train.cli", "export", name, "--out", str(out), "--size", "48x32"]
+        command = [sys.executable, "-m", "dino_train", "export", name, "--out", str(out), "--size", "48x32"]
         return subprocess.run(command, env={**os.environ, **hub, **environment}, capture_output=True, text=True)
 
     try:

@@ -225,7 +225,7 @@ def test_a_run_tells_all_about_itself(pictures: Path, tmp_path: Path) -> None:
     evaluated = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in evaluated] == [0, 1, 2]
     assert (out / "report.html").is_file()
-    with pytest.raises(UserError, match="holds a run already: go on with --resume"):
+    with pytest.raises(UserError, match=r"holds a run already: go on with it \(--resume"):
         trainer.pretrain(recipe, data, out, cpu(), QUIET)
 
 

@@ -35,9 +35,9 @@ def test_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     data(options)
     output = capsys.readouterr().out
-    assert row(output, "bag /raw")[1:] == ["bgr8", "64x48", "11", "11", "0", "0", "1.0", "10.0", "2", "53.7%"]
-    assert row(output, "bag /compressed")[1:] == ["png", "64x48", "11", "10", "0", "1", "1.0", "10.0", "1", "24.4%"]
-    assert row(output, "folder")[1:] == ["png", "30x20", "9", "9", "-", "-", "-", "-", "1", "22.0%"]
+    assert row(output, "bag /raw")[1:] == ["64x48 bgr8", "11", "11", "0", "0", "1.0", "53.7% (x2)"]
+    assert row(output, "bag /compressed")[1:] == ["64x48 png", "11", "10", "0", "1", "1.0", "24.4%"]
+    assert row(output, "folder")[1:] == ["30x20 png", "9", "9", "-", "-", "-", "22.0%"]
     assert "left out: /text of bag: it is of type std_msgs/msg/String, not of pictures" in output
 
 

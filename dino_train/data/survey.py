@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from dino_ros.errors import UserError
 from dino_train.data.bags import BagFrames
@@ -16,8 +16,8 @@ from dino_train.data.images import FolderFrames, TarFrames
 from dino_train.data.selection import SelectedFrames, SelectionParameters
 from dino_train.data.video import VideoFrames
 
-NUMBERS = ("frames", "kept", "near-\nduplicates", "do not\ndecode", "seconds", "per s", "weight", "of an\nepoch")
-"""Headings of the table's columns of numbers."""
+NUMBERS = ("frames", "kept", "alike", "broken", "seconds", "of an epoch")
+"""Headings of the table's columns of numbers: near-duplicates are "alike", frames that do not decode "broken"."""
 
 
 def survey(
@@ -40,26 +40,28 @@ def survey(
 
 
 def _table(frames: MixedFrames) -> Table:
-    table = Table("source", "encoding", "size")
+    table = Table(Column("source", overflow="fold"), Column("picture", overflow="fold"), padding=(0, 1, 0, 0))
     for heading in NUMBERS:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     drawn = [weight * len(source) for source, weight in zip(frames.sources, frames.weights, strict=True)]
     for source, weight, share in zip(frames.sources, frames.weights, drawn, strict=True):
-        table.add_row(*_cells(source), f"{weight:g}", f"{share / sum(drawn):.1%}")
+        times = "" if weight == 1 else f" (x{weight:g})"
+        table.add_row(*_cells(source), f"{share / sum(drawn):.1%}{times}")
     return table
 
 
 def _cells(source: Frames) -> list[str]:
-    """What the table says of a source, up to its rate."""
+    """What the table says of a source, up to its length in time."""
     original = source.recording if isinstance(source, SelectedFrames) else source
     encoding = original.encoding if isinstance(original, BagFrames | VideoFrames | FolderFrames | TarFrames) else ""
-    seconds = rate = dropped = broken = "-"
+    encoding = encoding.split(";")[-1].split()[0] if encoding.strip() else ""  # of "mono8; jpeg compressed mono8"
+    seconds = dropped = broken = "-"
     if isinstance(original, BagFrames | VideoFrames):
-        span = (original.times[-1] - original.times[0]) / 1e9
-        seconds, rate = f"{span:.1f}", f"{(len(original) - 1) / span:.1f}" if span else "-"
+        seconds = f"{(original.times[-1] - original.times[0]) / 1e9:.1f}"
     if isinstance(source, SelectedFrames):
         dropped, broken = str(source.near_duplicates), str(source.undecodable)
-    return [source.name, encoding, _size(source), str(len(original)), str(len(source)), dropped, broken, seconds, rate]
+    picture = f"{_size(source)} {encoding}".strip()
+    return [source.name, picture, str(len(original)), str(len(source)), dropped, broken, seconds]
 
 
 def _size(source: Frames) -> str:
