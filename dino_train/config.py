@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -87,7 +88,7 @@ class DinoConfig:
     """Temperature of the teacher's softmax at the start. Lower it if the loss stays at ln K; "auto" goes from 0.015 at
     20,000 pictures to 0.04 at 1.28 million."""
     teacher_temperature: float | Auto = 0.07
-    """Temperature of the teacher's softmax after its warm-up; "auto" is from 0.03 to 0.07 in the same way."""
+    """Temperature of the teacher's softmax after its warm-up; "auto" is from 0.035 to 0.07 in the same way."""
     teacher_temperature_epochs: int = 30
     """Epochs of that linear warm-up."""
     centre_momentum: float = 0.9
@@ -165,6 +166,11 @@ class DataConfig:
     distance: float = DEFAULT_DISTANCE
     """Frames of bags and videos nearer than this to the one kept before are left out, in grey levels; 0 keeps all."""
 
+    def absolute(self) -> DataConfig:
+        """Return the same, to be found from any working directory."""
+        weights = {absolute(key) if key in self.paths else key: weight for key, weight in self.weights.items()}
+        return dataclasses.replace(self, paths=[absolute(path) for path in self.paths], weights=weights)
+
 
 @dataclass
 class EvaluationConfig:
@@ -176,6 +182,11 @@ class EvaluationConfig:
     """Folder with `train/<class>/` and `val/<class>/` pictures for k-NN."""
     frames: list[str] = field(default_factory=list)
     """Pictures whose attention is drawn (default: six of the data)."""
+
+    def absolute(self) -> EvaluationConfig:
+        """Return the same, to be found from any working directory."""
+        knn = absolute(self.knn) if self.knn else None
+        return dataclasses.replace(self, knn=knn, frames=[absolute(path) for path in self.frames])
 
 
 @dataclass
@@ -214,6 +225,11 @@ class SlurmConfig:
     """How often at most."""
 
 
+def absolute(path: str) -> str:
+    """Path from the root of the file system."""
+    return os.path.abspath(path)  # links keep their names, which weights may go by
+
+
 def settled(value: Number | Auto) -> Number:
     """A setting that may have been "auto", after `resolve`."""
     if value == "auto":
@@ -241,7 +257,7 @@ def resolve(recipe: Recipe, pictures: int) -> tuple[Recipe, dict[str, float]]:
         "out_dim": 2 ** round(math.log2(between(1024, 65536))),
         "teacher_momentum": round(1 - between(0.01, 0.004), 6),
         "teacher_temperature_start": between(0.015, 0.04),
-        "teacher_temperature": between(0.03, 0.07),
+        "teacher_temperature": between(0.035, 0.07),
     }
     replaced = {name: value for name, value in values.items() if getattr(recipe.dino, name) == "auto"}
     dino = dataclasses.replace(recipe.dino, **replaced)  # type: ignore[arg-type]

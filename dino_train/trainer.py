@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import time
@@ -112,9 +111,9 @@ def pretrain(
                 return
             moment = Checkpoint(
                 recipe=recipe,
-                data=dataclasses.replace(data, paths=[str(Path(path).resolve()) for path in data.paths]),
+                data=data.absolute(),
                 machine=machine,
-                evaluation=evaluation,
+                evaluation=evaluation.absolute(),
                 pictures=len(frames),
                 step=step,
                 steps_per_epoch=steps_per_epoch,

@@ -8,7 +8,16 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from dino_ros.errors import UserError
-from dino_train.config import DinoConfig, Recipe, find_recipe, recipe_from_dict, resolve, settled
+from dino_train.config import (
+    DataConfig,
+    DinoConfig,
+    EvaluationConfig,
+    Recipe,
+    find_recipe,
+    recipe_from_dict,
+    resolve,
+    settled,
+)
 
 SHIPPED = sorted((Path(__file__).parents[1] / "config" / "pretrain").glob("*.yaml"))
 
@@ -63,7 +72,7 @@ def test_auto_goes_from_small_data_to_imagenet() -> None:
             )
         ]  # fmt: skip
 
-    assert values(300) == values(20_000) == [1024, 0.99, 0.015, 0.03]
+    assert values(300) == values(20_000) == [1024, 0.99, 0.015, 0.035]
     assert values(1_281_167) == values(10**8) == pytest.approx([65536, 0.996, 0.04, 0.07], rel=1e-3)
     path = np.array([values(n) for n in (20_000, 80_000, 160_000, 500_000, 1_280_000)])
     assert np.all(np.diff(path, axis=0) > 0)
@@ -78,9 +87,18 @@ def test_what_is_stated_is_left_and_what_is_chosen_is_told() -> None:
     assert chosen == {
         "dino.teacher_momentum": 0.99,
         "dino.teacher_temperature_start": 0.015,
-        "dino.teacher_temperature": 0.03,
+        "dino.teacher_temperature": 0.035,
     }
     assert resolve(resolved, 10**6) == (resolved, {}), "resolved once and for all"
+
+
+def test_a_run_finds_its_data_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = DataConfig(["bag", "/pictures"], weights={"bag": 2.0, "/front": 0.5, "/pictures": 3.0}).absolute()
+    assert data.paths == [f"{tmp_path}/bag", "/pictures"]
+    assert data.weights == {f"{tmp_path}/bag": 2.0, "/front": 0.5, "/pictures": 3.0}
+    evaluation = EvaluationConfig(knn="labelled", frames=["a.png"]).absolute()
+    assert (evaluation.knn, evaluation.frames) == (f"{tmp_path}/labelled", [f"{tmp_path}/a.png"])
 
 
 def test_values_out_of_range_are_refused() -> None:
