@@ -23,7 +23,6 @@ import cv2
 import matplotlib
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -38,7 +37,7 @@ from dino_train.config import (
     EvaluationConfig,
     OptimiserConfig,
     Recipe,
-    find_recipe,
+    load_recipe,
 )
 from dino_train.data.multicrop import normalise
 from dino_train.evaluation.jaccard import Labelled, jaccard_scores, labelled_bag
@@ -60,15 +59,6 @@ def render(folder: Path) -> None:
         if not (folder / name).exists():
             options = ["--seed", str(seed), "--seconds", str(seconds), "--rate", "2"]
             subprocess.run([sys.executable, str(RENDERER), str(folder / name), *options], check=True)
-
-
-def robot_bag() -> Recipe:
-    """The recipe that ships."""
-    parser = ArgumentParser()
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(Recipe)
-    options = parser.instantiate(parser.parse_args(["--config", str(find_recipe("robot_bag"))]))
-    return Recipe(**{field.name: options[field.name] for field in dataclasses.fields(Recipe)})
 
 
 def reference(like: Recipe, epochs: int) -> Recipe:
@@ -147,7 +137,7 @@ def main() -> None:
     data = DataConfig([str(options.out / name) for name in BAGS if name != "held_out"], [PICTURES])
     labelled = list(labelled_bag(options.out / "held_out", PICTURES, MASKS))
 
-    recipe = robot_bag()
+    recipe = load_recipe("robot_bag")
     pretrain(recipe, data, options.out / "robot_bag")
     seconds = load_checkpoint(options.out / "robot_bag" / "last.pt").seconds
     trial = options.out / "reference_trial"  # one epoch, to learn how many of them fit into the same time

@@ -24,7 +24,6 @@ import bag_reading
 import numpy as np
 import plain_dino
 import torch
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dino_ros.demo.table import TABLE
 from dino_train import trainer
 from dino_train.backbones import mean_and_std
-from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, Recipe, find_recipe, resolve
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, Recipe, load_recipe, resolve
 from dino_train.data.frames import MixedFrames, open_frames
 from dino_train.data.loader import EpochSampler, crop_loader, finish_crops
 from dino_train.data.multicrop import normalise
@@ -48,12 +47,7 @@ ROUNDS = 2
 
 def load(name: str, batch: int, pictures: int) -> Recipe:
     """A recipe that ships, with another batch, resolved for a number of pictures."""
-    parser = ArgumentParser()
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(Recipe)
-    options = parser.instantiate(parser.parse_args(["--config", str(find_recipe(name))]))
-    recipe = Recipe(**{field.name: options[field.name] for field in dataclasses.fields(Recipe)})
-    return resolve(dataclasses.replace(recipe, batch_size=batch), pictures)[0]
+    return resolve(dataclasses.replace(load_recipe(name), batch_size=batch), pictures)[0]
 
 
 class Enough(Exception):

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import yaml
+
 from dino_ros.errors import UserError
 
 DEFAULT_DISTANCE = 4.0
@@ -297,3 +299,17 @@ def find_recipe(name_or_path: str) -> Path:
         f"There is no recipe {name_or_path!r}: give the path of a YAML file or one of these names: "
         f"{', '.join(shipped)}."
     )
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """Read a recipe, by its path or by the name of one that ships; what it does not set has its default.
+
+    Raises UserError as `find_recipe` does.
+    """
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Recipe, "recipe")
+    text = yaml.safe_load(find_recipe(name_or_path).read_text())
+    recipe: Recipe = parser.instantiate(parser.parse_object({"recipe": text})).recipe
+    return recipe

@@ -1,5 +1,7 @@
 """Rendered pictures with an object of one of a few kinds: small data on which a short run must learn something."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -25,3 +27,11 @@ def render_shape(kind: int, rng: np.random.Generator, size: int = 48) -> NDArray
     else:
         cv2.circle(picture, centre, radius, colour, size // 10)
     return picture
+
+
+def write_shapes(folder: Path, count: int) -> Path:
+    """Write that many pictures, of every kind in turn; returns the folder."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        cv2.imwrite(str(folder / f"{number:04d}.png"), render_shape(number % KINDS, rng)[:, :, ::-1])
+    return folder

@@ -4,13 +4,12 @@ import dataclasses
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from shapes import KINDS, render_shape  # noqa: E402
+from shapes import write_shapes  # noqa: E402
 
 from dino_train import trainer  # noqa: E402
 from dino_train.checkpoint import load_checkpoint  # noqa: E402
@@ -26,11 +25,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shapes")
-    rng = np.random.default_rng(0)
-    for number in range(320):
-        cv2.imwrite(str(folder / f"{number:04d}.png"), render_shape(number % KINDS, rng)[:, :, ::-1])
-    return folder
+    return write_shapes(tmp_path_factory.mktemp("shapes"), 320)
 
 
 def recipe() -> Recipe:

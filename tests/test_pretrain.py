@@ -8,14 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import yaml
 
 torch = pytest.importorskip("torch")
 
-from shapes import KINDS, render_shape  # noqa: E402
+from shapes import KINDS, render_shape, write_shapes  # noqa: E402
 
 from dino_ros.errors import UserError  # noqa: E402
 from dino_train import trainer  # noqa: E402
@@ -58,11 +57,7 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shapes")
-    rng = np.random.default_rng(0)
-    for number in range(640):
-        cv2.imwrite(str(folder / f"{number:04d}.png"), render_shape(number % KINDS, rng)[:, :, ::-1])
-    return folder
+    return write_shapes(tmp_path_factory.mktemp("shapes"), 640)
 
 
 QUIET = EvaluationConfig(every=0)

@@ -7,15 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import yaml
 
 torch = pytest.importorskip("torch")
 submitit = pytest.importorskip("submitit")
 
-from shapes import KINDS, render_shape  # noqa: E402
+from shapes import write_shapes  # noqa: E402
 
 from dino_ros.errors import UserError  # noqa: E402
 from dino_train import trainer  # noqa: E402
@@ -48,11 +46,7 @@ QUIET = EvaluationConfig(every=0)
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shapes")
-    rng = np.random.default_rng(0)
-    for number in range(70):
-        cv2.imwrite(str(folder / f"{number:04d}.png"), render_shape(number % KINDS, rng)[:, :, ::-1])
-    return folder
+    return write_shapes(tmp_path_factory.mktemp("shapes"), 70)
 
 
 @pytest.fixture(scope="module")

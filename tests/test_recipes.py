@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jsonargparse import ArgumentParser
 
 from dino_ros.errors import UserError
 from dino_train.config import (
@@ -13,21 +12,13 @@ from dino_train.config import (
     DinoConfig,
     EvaluationConfig,
     Recipe,
-    find_recipe,
+    load_recipe,
     recipe_from_dict,
     resolve,
     settled,
 )
 
 SHIPPED = sorted((Path(__file__).parents[1] / "config" / "pretrain").glob("*.yaml"))
-
-
-def load(name: str) -> Recipe:
-    parser = ArgumentParser()
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(Recipe)
-    options = parser.instantiate(parser.parse_args(["--config", str(find_recipe(name))]))
-    return Recipe(**{field.name: options[field.name] for field in dataclasses.fields(Recipe)})
 
 
 def test_the_recipes_that_the_documentation_names_ship() -> None:
@@ -38,7 +29,7 @@ def test_the_recipes_that_the_documentation_names_ship() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_recipes_are_valid(path: Path) -> None:
     timm = pytest.importorskip("timm")
-    recipe = load(path.stem)
+    recipe = load_recipe(path.stem)
     recipe.check()
     assert timm.is_model(recipe.backbone.name)
     assert recipe_from_dict(dataclasses.asdict(recipe)) == recipe
@@ -46,10 +37,13 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
 
 def test_imagenet_recipes_hold_the_papers_numbers() -> None:
     """The paper's schedule is stated for batches of 1024: a peak learning rate of 0.002 for ViT-S, 0.003 for B/16."""
-    peaks = {name: load(name).optimiser.lr * load(name).batch_size / 256 for name in ("vit_small_16", "vit_base_16")}
+    peaks = {
+        name: load_recipe(name).optimiser.lr * load_recipe(name).batch_size / 256
+        for name in ("vit_small_16", "vit_base_16")
+    }
     assert peaks == pytest.approx({"vit_small_16": 0.002, "vit_base_16": 0.003})
     for name in ("vit_small_16", "vit_small_8", "vit_base_16", "vit_base_8"):
-        recipe = load(name)
+        recipe = load_recipe(name)
         assert recipe.dino.out_dim == 65536
         assert recipe.dino.norm_last_layer == name.startswith("vit_base")
         assert f"patch{name.rsplit('_', 1)[1]}_" in recipe.backbone.name
