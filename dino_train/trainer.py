@@ -165,16 +165,18 @@ def pretrain(
                     outputs.append(output)
                 teacher = TeacherOutput(*(torch.cat(tensors) for tensors in zip(*outputs, strict=True)))
                 loss = mean_over_processes(torch.stack(losses).mean())
-                if not torch.isfinite(loss):
+                scaler.unscale_(optimiser)
+                gradient_norm = clip_each_gradient(dino.student, recipe.optimiser.clip_grad)
+                # In fp16 a gradient overflows now and then: the scaler leaves that step out by itself.
+                if not torch.isfinite(loss if scaler.is_enabled() else loss + gradient_norm):
                     checkpoint(step, LAST_NAME)
                     save_non_finite(out / NON_FINITE_NAME, step, loss, batch, dino, processes)
                     raise UserError(
-                        f"The loss of step {step} is {loss.item()}; the step was not applied. {out / NON_FINITE_NAME} "
-                        f"holds its crops and gradients: start anew with --init {out / LAST_NAME} and a lower "
+                        f"The loss of step {step} is {loss.item()}, the norm of its gradient {gradient_norm.item()}; "
+                        f"the step was not applied. {out / NON_FINITE_NAME} holds its crops and gradients: start anew "
+                        f"with --init {out / LAST_NAME} and a lower "
                         "--optimiser.lr or --optimiser.clip_grad, or --machine.precision fp32."
                     )
-                scaler.unscale_(optimiser)
-                gradient_norm = clip_each_gradient(dino.student, recipe.optimiser.clip_grad)
                 if step < recipe.dino.freeze_last_layer_epochs * steps_per_epoch:
                     dino.freeze_last_layer()
                 scaler.step(optimiser)
@@ -322,6 +324,6 @@ def save_non_finite(path: Path, step: int, loss: Tensor, batch: CropBatch, dino:
     gradients = {name: p.grad.norm() for name, p in dino.student.named_parameters() if p.grad is not None}
     facts = {"step": step, "loss": loss, "pictures": batch.pictures, "crops": batch.crops, "gradient_norms": gradients}
     name = path.name if processes.main else f"{path.stem}_{processes.rank}{path.suffix}"
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f"{name}.tmp")
     torch.save(facts, temporary)
     os.replace(temporary, path.with_name(name))

@@ -175,8 +175,9 @@ def test_bf16_learns_about_the_same(pictures: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_what_is_not_finite_stops_before_the_step(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: str
 ) -> None:
     forward = Dino.forward
     calls = []
@@ -184,10 +185,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
     def poisoned(self: Dino, groups: list[torch.Tensor], temperature: float) -> object:
         loss, said = forward(self, groups, temperature)
         calls.append({name: p.detach().clone() for name, p in self.state_dict().items()})
-        return (loss * math.nan if len(calls) == 5 else loss), said
+        if len(calls) == 5 and poison == "gradient":
+            loss.register_hook(lambda gradient: gradient * math.inf)
+        return (loss * math.nan if len(calls) == 5 and poison == "loss" else loss), said
 
     monkeypatch.setattr(Dino, "forward", poisoned)
-    with pytest.raises(UserError, match=r"loss of step 4 is nan.*not applied.*non_finite.pt.*--init .*last.pt"):
+    sentence = r"loss of step 4 is .*norm of its gradient (nan|inf).*not applied.*non_finite.pt.*--init .*last.pt"
+    with pytest.raises(UserError, match=sentence):
         pretrain(RECIPE, pictures, tmp_path)
     kept = load_checkpoint(tmp_path / LAST_NAME)
     assert kept.step == 4
