@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 BAGS = ["rosbags>=0.10"]
+OPENVINO = ["openvino>=2024.6"]
 TRAIN = [
     *BAGS,
     "jsonargparse[signatures]>=4.49",
@@ -40,7 +41,10 @@ setup(
     author="dino_ros maintainers",
     license="Apache-2.0",
     packages=find_packages(include=["dino_ros*", "dino_train*"]),
-    package_data={"dino_ros": ["models/*", "demo/*.xml", "demo/table_bag/*", "py.typed"], "dino_train": ["py.typed"]},
+    package_data={
+        "dino_ros": ["models/*.*", "models/parity/*", "demo/*.xml", "demo/table_bag/*", "py.typed"],
+        "dino_train": ["py.typed"],
+    },
     data_files=data_files(),
     python_requires=">=3.10",
     # The headless OpenCV: the other one needs libGL, which robots and containers lack.
@@ -49,11 +53,13 @@ setup(
         # For machines without a ROS installation: real rclpy, Fast DDS and messages.
         "ros": ["ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp", "ros-jazzy-common-interfaces"],
         "bags": BAGS,
+        "openvino": OPENVINO,
         "train": TRAIN,
         "slurm": ["submitit>=1.5"],
         "tensorrt": ["tensorrt>=10.3", "cuda-python>=12.4"],
         "dev": [
             *BAGS,
+            *OPENVINO,
             "colcon-common-extensions",
             "matplotlib",
             "mypy",

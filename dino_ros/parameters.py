@@ -9,6 +9,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
+from dino_ros.backends import BACKENDS
 from dino_ros.errors import UserError
 
 
@@ -37,7 +38,7 @@ PARAMETERS = (
         "backend",
         "auto",
         "Engine that runs the student; auto takes the fastest that works here.",
-        choices=("auto", "onnxruntime"),
+        choices=("auto", *BACKENDS),
     ),
     Parameter(
         "image_transport",

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_ros.backends import Backend, open_backend
+from dino_ros.backend_choice import choose_backend
+from dino_ros.backends import Backend, Report
 from dino_ros.errors import UserError
 from dino_ros.masks import MaskParameters, attention_mask, upsample_mask
 from dino_ros.student import StudentInfo, find_student, read_student
@@ -36,21 +37,34 @@ class Perception:
 class Perceiver:
     """A student, ready to look at pictures.
 
-    Example: `Perceiver.load("student.onnx")(rgb).mask`.
+    Example: `Perceiver.load("student.onnx")(rgb).mask`. Calling it does all at once; the node calls the three steps,
+    `prepare`, `infer` and `finish`, in threads of their own.
     """
 
-    def __init__(self, info: StudentInfo, backend: Backend) -> None:
+    def __init__(self, info: StudentInfo, backend: Backend, chosen: str = "") -> None:
         self.info = info
         self.backend = backend
+        self.chosen = chosen or backend.description
+        """Which engine runs it, and why no faster one, in one line."""
 
     @classmethod
-    def load(cls, path: str | Path = "", backend: str = "auto") -> Perceiver:
+    def load(
+        cls,
+        path: str | Path = "",
+        backend: str = "auto",
+        largest_batch: int = 1,
+        report: Report = lambda sentence: None,
+    ) -> Perceiver:
         """Load a student file, or a bundled student by name (empty: the default one).
 
-        Raises UserError if there is no such student, if it cannot be used, or if there is no such backend.
+        `backend` is a name of BACKENDS, or "auto" for the fastest that works here; `largest_batch` the most pictures
+        that go in at once; `report` hears what takes long. Raises UserError if there is no such student, if it cannot
+        be used, or if there is no such backend.
         """
         found = find_student(str(path))
-        return cls(read_student(found), open_backend(found, backend))
+        info = read_student(found)
+        choice = choose_backend(found, backend, largest_batch, report)
+        return cls(info, choice.backend, str(choice))
 
     @overload
     def __call__(
@@ -81,22 +95,17 @@ class Perceiver:
             raise UserError(f"There is no output {', '.join(sorted(unknown))}: choose among {', '.join(OUTPUTS)}.")
         if not len(images):
             return []
-        batch = np.stack([self._resize(image) for image in images])
-        wanted = [name for name in ("features", "attention", "embedding") if name in outputs]
-        computed = wanted if "mask" not in outputs else sorted({*wanted, "attention"})
-        results = self.backend(batch, computed) if computed else {}
+        results = self.infer([self.prepare(image) for image in images], outputs)
         return [
-            Perception(
-                **{
-                    name: results[name][i] if name in wanted else None
-                    for name in ("features", "attention", "embedding")
-                },
-                mask=self._mask(results["attention"][i], image, mask) if "mask" in outputs else None,
-            )
-            for i, image in enumerate(images)
+            self.finish(result, outputs, image.shape[0], image.shape[1], mask)
+            for result, image in zip(results, images, strict=True)
         ]
 
-    def _resize(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize a picture [H, W, 3] uint8, channels in any order, to the student's input [h, w, 3].
+
+        Raises UserError for an array that is no such picture.
+        """
         is_array = isinstance(image, np.ndarray)
         if not is_array or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             kind = f"{image.dtype} {list(image.shape)}" if is_array else type(image).__name__
@@ -108,7 +117,27 @@ class Perceiver:
         interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         return cv2.resize(image, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)
 
-    def _mask(
-        self, attention: NDArray[np.float32], image: NDArray[np.uint8], parameters: MaskParameters
-    ) -> NDArray[np.uint8]:
-        return upsample_mask(attention_mask(attention, parameters), *image.shape[:2])
+    def infer(
+        self, prepared: Sequence[NDArray[np.uint8]], outputs: Collection[str]
+    ) -> list[dict[str, NDArray[np.float32]]]:
+        """Run prepared RGB pictures as one batch; returns per picture what `outputs` need of the student's outputs."""
+        computed = sorted(({*outputs} - {"mask"}) | ({"attention"} if "mask" in outputs else set()))
+        if not computed:
+            return [{} for _ in prepared]
+        batch = prepared[0][None] if len(prepared) == 1 else np.stack(prepared)
+        results = self.backend(batch, computed)
+        return [{name: values[i] for name, values in results.items()} for i in range(len(prepared))]
+
+    def finish(
+        self,
+        result: dict[str, NDArray[np.float32]],
+        outputs: Collection[str],
+        height: int,
+        width: int,
+        mask: MaskParameters,
+    ) -> Perception:
+        """Make of one picture's result the Perception, with a mask of `height` x `width` if it is asked for."""
+        tensors = {name: result[name] if name in outputs else None for name in ("features", "attention", "embedding")}
+        if "mask" not in outputs:
+            return Perception(**tensors, mask=None)
+        return Perception(**tensors, mask=upsample_mask(attention_mask(result["attention"], mask), height, width))

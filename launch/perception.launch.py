@@ -23,6 +23,7 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
+from dino_ros.backends import BACKENDS
 from dino_ros.transport import profile_environment
 
 SHARE = Path(get_package_share_directory("dino_ros"))
@@ -35,7 +36,7 @@ ARGUMENTS = [
                           "<image_topic>/compressed. Empty: what params_file says."),
     DeclareLaunchArgument("model", default_value="", description="Student file (.onnx), or the name of a bundled "
                           "student. Empty: what params_file says, there the bundled student."),
-    DeclareLaunchArgument("backend", default_value="", choices=["", "auto", "onnxruntime"],
+    DeclareLaunchArgument("backend", default_value="", choices=["", "auto", *BACKENDS],
                           description="Engine that runs the student. Empty: what params_file says."),
     DeclareLaunchArgument("namespace", default_value="dino", description="Namespace of the node and its topics."),
     DeclareLaunchArgument("params_file", default_value=str(SHARE / "config" / "perception.yaml"),

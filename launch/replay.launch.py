@@ -17,6 +17,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from dino_ros.backends import BACKENDS
 from dino_ros.transport import profile_environment
 
 SHARE = Path(get_package_share_directory("dino_ros"))
@@ -36,7 +37,7 @@ def generate_launch_description() -> LaunchDescription:
                               description="How the camera publishes, and the node subscribes."),
         DeclareLaunchArgument("model", default_value="", description="Student file (.onnx), or the name of a bundled "
                               "student. Empty: what params_file says, there the bundled student."),
-        DeclareLaunchArgument("backend", default_value="", choices=["", "auto", "onnxruntime"],
+        DeclareLaunchArgument("backend", default_value="", choices=["", "auto", *BACKENDS],
                               description="Engine that runs the student. Empty: what params_file says."),
         DeclareLaunchArgument("namespace", default_value="dino",
                               description="Namespace of the perception node and its topics."),

@@ -17,6 +17,7 @@ from lifecycle_msgs.msg import Transition
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage
 
+from dino_ros.backends import BACKENDS
 from dino_ros.demo.lifecycle import bring_up, change_state
 from dino_ros.demo.run import running
 from dino_ros.encodings import to_rgb
@@ -160,7 +161,7 @@ def test_lifecycle_round_trips(client: Client, student: Path) -> None:
         assert client.set_parameter("model", str(student)) == (True, "")
         assert client.set_parameter("backend", "abacus") == (
             False,
-            "backend is 'abacus': choose one of auto, onnxruntime.",
+            f"backend is 'abacus': choose one of auto, {', '.join(BACKENDS)}.",
         )
         for round_trip in range(2):
             assert change_state(client, PERCEPTION, Transition.TRANSITION_CONFIGURE)

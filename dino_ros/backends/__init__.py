@@ -3,37 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_ros.backends.onnxruntime import OnnxRuntimeBackend
 from dino_ros.errors import UserError
 
 
 class Backend(Protocol):
-    """A student, loaded and ready."""
+    """A student, loaded and ready. One thread at a time may call it."""
 
     description: str
-    """Engine and device, for people."""
+    """Engine, version, device and precision, for people. Whatever may change what the engine computes is in it."""
 
     def __call__(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Run a batch [B, H, W, 3] of RGB pictures; returns the named outputs, each [B, ...] float32."""
+        """Run a batch [B, H, W, 3] of RGB pictures; returns the named outputs, each [B, ...] float32.
+
+        The arrays are the caller's: a later call does not write into them.
+        """
 
 
-BACKENDS: dict[str, Callable[[Path], Backend]] = {"onnxruntime": OnnxRuntimeBackend}
-"""Engines by name, the fastest first: the order in which "auto" tries them."""
+Report = Callable[[str], None]
+"""Takes a sentence about what is going on while an engine is loaded or built, for log and diagnostics."""
+
+BACKENDS = {
+    "onnxruntime_cuda": ("dino_ros.backends.onnxruntime", "open_cuda"),
+    "openvino": ("dino_ros.backends.openvino", "open_openvino"),
+    "onnxruntime": ("dino_ros.backends.onnxruntime", "open_cpu"),
+}
+"""Engines by name, in the order in which "auto" tries them, and where each is opened. The last is the reference."""
+REFERENCE = "onnxruntime"
 
 
-def open_backend(path: Path, name: str = "auto") -> Backend:
-    """Load a student into the engine of that name, or into the first that works for "auto".
+def open_backend(name: str, path: Path, largest_batch: int = 1, report: Report = lambda sentence: None) -> Backend:
+    """Load a student into the engine of that name, for batches of 1 to `largest_batch` pictures.
 
-    Raises UserError for an unknown name, and when the engine cannot load the student.
+    Raises UserError for an unknown name, for an engine that is not installed or finds no device here, and when it
+    cannot load the student.
     """
-    if name == "auto":
-        name = next(iter(BACKENDS))
     if name not in BACKENDS:
         raise UserError(f"There is no backend {name!r}: choose one of auto, {', '.join(BACKENDS)}.")
-    return BACKENDS[name](path)
+    module, function = BACKENDS[name]
+    backend: Backend = getattr(import_module(module), function)(path, largest_batch, report)
+    return backend

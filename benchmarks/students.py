@@ -1,0 +1,45 @@
+"""Students of standard shapes with random weights, for what depends on the shape alone: speed, what engines accept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dino_ros.student import FORMAT_VERSION, StudentInfo
+from dino_train.backbones import create_vit, mean_and_std, patch_size
+from dino_train.export import StudentGraph, fix_size, write_onnx
+
+SHAPES = {
+    "vit_ti_16": "vit_tiny_patch16_224",
+    "vit_s_16": "vit_small_patch16_224",
+    "vit_s_8": "vit_small_patch8_224",
+    "vit_b_16": "vit_base_patch16_224",
+}
+"""Short name -> timm name."""
+
+
+def random_student(path: Path, shape: str, height: int = 224, width: int = 224, precision: str = "fp32") -> StudentInfo:
+    """Write a student of a shape of SHAPES, unless `path` is there already; returns its description."""
+    torch.manual_seed(0)
+    vit = fix_size(create_vit(SHAPES[shape]).eval(), height, width)
+    mean, std = mean_and_std(vit)
+    info = StudentInfo(
+        format_version=FORMAT_VERSION,
+        architecture=SHAPES[shape],
+        patch_size=patch_size(vit),
+        embed_dim=int(vit.embed_dim),
+        heads=int(vit.blocks[-1].attn.num_heads),
+        registers=0,
+        height=height,
+        width=width,
+        mean=mean,
+        std=std,
+        precision=precision,
+        weights={"source": "random"},
+        licence="none: random weights",
+    )
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_onnx(StudentGraph(vit, precision).eval(), info, path)
+    return info

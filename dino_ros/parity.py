@@ -1,0 +1,106 @@
+"""The parity gate: an engine may run a student only if it sees in real pictures what ONNX Runtime sees."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_ros.backends import REFERENCE, Backend, open_backend
+from dino_ros.cache import cache_folder, file_sha256, write_whole
+from dino_ros.errors import UserError
+from dino_ros.masks import MaskParameters, attention_mask
+from dino_ros.student import read_student
+
+PICTURES = Path(__file__).parent / "models" / "parity"
+"""Folder of the pictures that engines are compared on."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far two engines agree on the same student."""
+
+    cosine: float
+    """Mean cosine of their patch tokens, -1 to 1."""
+    mask_iou: float
+    """Mean intersection over union of the masks that keep 60 % of their attention, 0 to 1."""
+
+    def __str__(self) -> str:
+        """As it stands in sentences."""
+        return f"cosine of patch tokens {self.cosine:.4f}, mask IoU {self.mask_iou:.3f}"
+
+
+TOLERANCE = Parity(cosine=0.99, mask_iou=0.9)
+"""An engine that agrees less with ONNX Runtime is refused."""
+
+
+def gate(path: Path, backend: Backend, pictures: Sequence[NDArray[np.uint8]] = ()) -> Parity:
+    """Compare an engine with ONNX Runtime on the CPU, and raise UserError, with the numbers, if they disagree.
+
+    `pictures` are RGB [H, W, 3] of any size (default: those that ship). For these a verdict is remembered in the user's
+    cache, by the student's SHA-256 and the engine's description: an engine is compared once, not at every start.
+    """
+    remembered = cache_folder("parity") / f"{file_sha256(path)}.json"
+    verdicts = _read(remembered)
+    if not pictures and backend.description in verdicts:
+        found = verdicts[backend.description]
+    else:
+        info = read_student(path)
+        batch = prepare(pictures or shipped_pictures(), info.height, info.width)
+        found = compare(backend, open_backend(REFERENCE, path), batch)
+        if not pictures:
+            verdicts[backend.description] = found
+            with contextlib.suppress(OSError):  # without a cache it is compared again at the next start
+                write_whole(remembered, json.dumps({key: asdict(value) for key, value in verdicts.items()}).encode())
+    if not (found.cosine >= TOLERANCE.cosine and found.mask_iou >= TOLERANCE.mask_iou):  # NaN is refused too
+        raise UserError(
+            f"{backend.description} sees something else in {path.name} than ONNX Runtime ({found}; at least "
+            f"{TOLERANCE.cosine} and {TOLERANCE.mask_iou} are asked for): choose another backend, or export the "
+            "student with --precision fp32."
+        )
+    return found
+
+
+def compare(engine: Backend, reference: Backend, batch: NDArray[np.uint8]) -> Parity:
+    """Run both on the pictures [B, H, W, 3], one at a time as on a robot, and measure how far they agree."""
+    cosines: list[float] = []
+    ious: list[float] = []
+    for picture in batch:
+        ours, theirs = (backend(picture[None], ("features", "attention")) for backend in (engine, reference))
+        a, b = (np.asarray(seen["features"], dtype=np.float64) for seen in (ours, theirs))
+        norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+        cosines.append(float(np.mean((a * b).sum(axis=-1) / np.maximum(norms, 1e-12))))
+        ious.append(_mask_iou(ours["attention"][0], theirs["attention"][0]))
+    return Parity(float(np.mean(cosines)), float(np.mean(ious)))
+
+
+def shipped_pictures() -> list[NDArray[np.uint8]]:
+    """The pictures that ship with the package, RGB [H, W, 3]."""
+    files = sorted(PICTURES.glob("*.jpg"))
+    return [cv2.imread(str(file))[:, :, ::-1].astype(np.uint8) for file in files]  # type: ignore[index]
+
+
+def prepare(pictures: Sequence[NDArray[np.uint8]], height: int, width: int) -> NDArray[np.uint8]:
+    """Pictures of any size as one batch [B, height, width, 3]."""
+    return np.stack([cv2.resize(p, (width, height), interpolation=cv2.INTER_AREA) for p in pictures]).astype(np.uint8)
+
+
+def _mask_iou(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    if not np.isfinite(ours).all():
+        return 0.0
+    a, b = (attention_mask(attention, MaskParameters()) for attention in (ours, theirs))
+    union = np.count_nonzero(a | b)
+    return np.count_nonzero(a & b) / union if union else 1.0
+
+
+def _read(path: Path) -> dict[str, Parity]:
+    try:
+        return {key: Parity(**value) for key, value in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):  # none yet, or damaged: compare again
+        return {}
