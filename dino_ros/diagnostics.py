@@ -26,7 +26,7 @@ class Diagnostics:
         self._stamps: deque[int] = deque(maxlen=STAMPS_KEPT)
         self._frame_bytes = 0
         self._latencies: list[float] = []
-        self._received = self._published = 0
+        self._received = self._published = self._superseded = 0
         self._problem = ""
         self._total_problems = 0
 
@@ -44,6 +44,11 @@ class Diagnostics:
         with self._lock:
             self._published += 1
             self._latencies.append(latency)
+
+    def superseded(self) -> None:
+        """A frame that came in was given up for a newer one."""
+        with self._lock:
+            self._superseded += 1
 
     def problem(self, sentence: str) -> None:
         """A frame could not be used; the sentence is part of the next report."""
@@ -74,21 +79,18 @@ class Diagnostics:
             "the camera's process the large-frame profile too (FASTRTPS_DEFAULT_PROFILES_FILE=.../config/fastdds.xml)."
         )
 
-    def report(
-        self, node: str, state: str, seconds: float, dropped: int, wanted: bool, facts: dict[str, str]
-    ) -> DiagnosticStatus:
+    def report(self, name: str, state: str, seconds: float, wanted: bool, facts: dict[str, str]) -> DiagnosticStatus:
         """Status since the last report.
 
-        `node` is the node's full name, `state` its lifecycle state, `seconds` the time since the last report, `dropped`
-        the frames superseded since the node became active, `wanted` whether anybody subscribes to a result, `facts`
-        more to show (model, backend, topic).
+        `name` is that of the status, `state` the node's lifecycle state, `seconds` the time since the last report,
+        `wanted` whether anybody subscribes to a result, `facts` more to show (model, backend, topic).
         """
         warning = self.transport_warning()
         lost = self.lost_in_transport()
         with self._lock:
             received, published = self._received, self._published
             latencies = np.array(self._latencies) * 1e3
-            problem, total_problems = self._problem, self._total_problems
+            problem, total_problems, superseded = self._problem, self._total_problems, self._superseded
             self._received = self._published = 0
             self._latencies = []
             self._problem = ""
@@ -97,19 +99,16 @@ class Diagnostics:
             level, message = DiagnosticStatus.WARN, problem
         elif warning:
             level, message = DiagnosticStatus.WARN, warning
-        elif state == "active" and not received:
-            level, message = (
-                DiagnosticStatus.WARN,
-                f"no images on {facts.get('image topic', 'the image topic')}",
-            )
         elif state == "active" and not wanted:
-            message = "active, nobody subscribes: nothing is computed"
+            message = "active, nobody subscribes: the camera is left alone"
+        elif state == "active" and not received:
+            level, message = DiagnosticStatus.WARN, f"no images on {facts.get('image topic', 'the image topic')}"
         values = {
             "state": state,
             **facts,
             "input rate (Hz)": f"{received / seconds:.1f}",
             "output rate (Hz)": f"{published / seconds:.1f}",
-            SUPERSEDED: str(dropped),
+            SUPERSEDED: str(superseded),
             "frames lost before the node (%)": f"{lost * 100:.0f}",
             "frames unusable": str(total_problems),
         }
@@ -118,7 +117,7 @@ class Diagnostics:
                 values[f"latency p{percentile} (ms)"] = f"{np.percentile(latencies, percentile):.1f}"
         return DiagnosticStatus(
             level=level,
-            name=f"{node}: perception",
+            name=name,
             message=message,
             hardware_id="",
             values=[KeyValue(key=key, value=value) for key, value in values.items()],

@@ -59,6 +59,38 @@ _ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     "bayer_grbg16": (1, 2, cv2.COLOR_BayerGB2RGB),
 }
 
+_PER_PIXEL = frozenset({"mono8", "8UC1", "rgb8", "bgr8", "8UC3", "rgba8", "bgra8"})
+"""Encodings of 8 bits whose pixels turn into RGB each by itself."""
+
+
+def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """A picture [H, W] or [H, W, C] uint8 at another size, its aspect ratio with it: averaged where it shrinks."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    shrinks = picture.shape[0] >= height and picture.shape[1] >= width
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(picture, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)
+
+
+def to_resized_rgb(
+    message: ImageLike | CompressedImageLike, height: int, width: int
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """`resize(to_rgb(message), height, width)`, and the height and width that the picture had.
+
+    Colours of 8 bits are reordered after the resize, which gives the same pixels and spares a copy of the frame. Raises
+    UserError as `to_rgb` does.
+    """
+    encoding = getattr(message, "encoding", None)
+    if encoding not in _PER_PIXEL:
+        rgb = to_rgb(message)
+        return resize(rgb, height, width), (rgb.shape[0], rgb.shape[1])
+    channels, _, conversion = _ENCODINGS[encoding]
+    raw = cast(ImageLike, message)
+    rows = pixel_rows(raw, raw.width * channels)
+    small = resize(rows.reshape(raw.height, raw.width, channels) if channels > 1 else rows, height, width)
+    rgb = small if conversion is None else cv2.cvtColor(small, conversion).astype(np.uint8, copy=False)
+    return rgb, (raw.height, raw.width)
+
 
 def to_rgb(message: ImageLike | CompressedImageLike) -> NDArray[np.uint8]:
     """Decode an image message, raw or compressed, to RGB [H, W, 3] uint8.

@@ -1,4 +1,4 @@
-"""A worker thread that always takes the newest item and lets older ones go."""
+"""A hand-over between threads that keeps the newest item of each key and lets older ones go."""
 
 from __future__ import annotations
 
@@ -6,39 +6,46 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+Key = TypeVar("Key")
 Item = TypeVar("Item")
 
 
-class NewestItemWorker(Generic[Item]):
-    """Calls `process` with one item at a time, in a thread of its own.
+class NewestItemsWorker(Generic[Key, Item]):
+    """Calls `process` with what waits, the newest item of every key, in a thread of its own.
 
-    While `process` is busy only the newest item waits: an older one that still waits is dropped and counted.
-    `process` must not raise.
+    While `process` is busy, an item replaces an older one of the same key that still waits. Keys come in the order in
+    which their first waiting item came, so that none is starved. `process` must not raise.
     """
 
-    def __init__(self, process: Callable[[Item], None], name: str) -> None:
+    def __init__(self, process: Callable[[dict[Key, Item]], None], name: str) -> None:
         self._process = process
         self._changed = threading.Condition()
-        self._waiting: list[Item] = []
+        self._waiting: dict[Key, Item] = {}
         self._stopped = False
-        self.dropped = 0
-        """Items that a newer one replaced before they were processed."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def offer(self, item: Item) -> None:
-        """Hand over the newest item; returns at once."""
-        with self._changed:
-            self.dropped += len(self._waiting)
-            self._waiting = [item]
-            self._changed.notify()
+    def offer(self, key: Key, item: Item) -> Item | None:
+        """Hand over the newest item of a key; returns at once, with the one that it replaced, if any.
 
-    def stop(self) -> None:
-        """End the thread after the item it is busy with; one that still waits is dropped."""
+        After `stop` it returns the item itself: nobody will take it.
+        """
+        with self._changed:
+            if self._stopped:
+                return item
+            replaced = self._waiting.get(key)
+            self._waiting[key] = item  # a key that waits already keeps its place
+            self._changed.notify()
+            return replaced
+
+    def stop(self) -> list[Item]:
+        """End the thread after the items it is busy with; returns those that still waited."""
         with self._changed:
             self._stopped = True
+            left, self._waiting = list(self._waiting.values()), {}
             self._changed.notify()
         self._thread.join()
+        return left
 
     def _run(self) -> None:
         while True:
@@ -46,5 +53,5 @@ class NewestItemWorker(Generic[Item]):
                 self._changed.wait_for(lambda: self._stopped or self._waiting)
                 if self._stopped:
                     return
-                item = self._waiting.pop()
-            self._process(item)
+                items, self._waiting = self._waiting, {}
+            self._process(items)

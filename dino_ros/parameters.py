@@ -18,7 +18,7 @@ class Parameter:
     """One row of the table."""
 
     name: str
-    default: str | int | float | bool
+    default: str | int | float | bool | list[str]
     description: str
     live: bool = False
     """May be changed while the node runs; the others are read when it is configured."""
@@ -32,13 +32,21 @@ PARAMETERS = (
     Parameter(
         "model",
         "",
-        "Student file (.onnx), or the name of a bundled student; empty for the default bundled one.",
+        "Student file (.onnx), or the name of a bundled student; empty for the default bundled one. Set while the node "
+        "runs, it is loaded beside the present one and takes its place between two frames.",
+        live=True,
     ),
     Parameter(
         "backend",
         "auto",
         "Engine that runs the student; auto takes the fastest that works here.",
         choices=("auto", *BACKENDS),
+    ),
+    Parameter(
+        "cameras",
+        [""],
+        "Names of cameras: each subscribes to <camera>/image and publishes under <camera>/. An empty name stands for "
+        "`image` and the topics without prefix.",
     ),
     Parameter(
         "image_transport",
@@ -52,6 +60,20 @@ PARAMETERS = (
         "best_effort",
         "QoS reliability asked of the camera; reliable loses no frame on the way, but hears no best-effort camera.",
         choices=("best_effort", "reliable"),
+    ),
+    Parameter(
+        "max_rate",
+        0.0,
+        "Frames per second of a camera that are looked at, at most; 0 for as many as the student manages.",
+        live=True,
+        bounds=(0.0, 1000.0),
+    ),
+    Parameter(
+        "input_decimation",
+        1,
+        "Of so many frames of a camera one is looked at.",
+        live=True,
+        bounds=(1, 1000),
     ),
     Parameter(
         "mask_keep",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dino_ros.backends import REFERENCE, Backend, open_backend
 from dino_ros.cache import cache_folder, file_sha256, write_whole
+from dino_ros.encodings import resize
 from dino_ros.errors import UserError
 from dino_ros.masks import MaskParameters, attention_mask
 from dino_ros.student import read_student
@@ -52,7 +53,7 @@ def gate(path: Path, backend: Backend, pictures: Sequence[NDArray[np.uint8]] = (
         found = verdicts[backend.description]
     else:
         info = read_student(path)
-        batch = prepare(pictures or shipped_pictures(), info.height, info.width)
+        batch = np.stack([resize(p, info.height, info.width) for p in pictures or shipped_pictures()])
         found = compare(backend, open_backend(REFERENCE, path), batch)
         if not pictures:
             verdicts[backend.description] = found
@@ -84,11 +85,6 @@ def shipped_pictures() -> list[NDArray[np.uint8]]:
     """The pictures that ship with the package, RGB [H, W, 3]."""
     files = sorted(PICTURES.glob("*.jpg"))
     return [cv2.imread(str(file))[:, :, ::-1].astype(np.uint8) for file in files]  # type: ignore[index]
-
-
-def prepare(pictures: Sequence[NDArray[np.uint8]], height: int, width: int) -> NDArray[np.uint8]:
-    """Pictures of any size as one batch [B, height, width, 3]."""
-    return np.stack([cv2.resize(p, (width, height), interpolation=cv2.INTER_AREA) for p in pictures]).astype(np.uint8)
 
 
 def _mask_iou(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.backend_choice import choose_backend
 from dino_ros.backends import Backend, Report
+from dino_ros.encodings import resize
 from dino_ros.errors import UserError
 from dino_ros.masks import MaskParameters, attention_mask, upsample_mask
 from dino_ros.student import StudentInfo, find_student, read_student
@@ -41,9 +41,11 @@ class Perceiver:
     `prepare`, `infer` and `finish`, in threads of their own.
     """
 
-    def __init__(self, info: StudentInfo, backend: Backend, chosen: str = "") -> None:
+    def __init__(self, info: StudentInfo, backend: Backend, path: Path = Path(), chosen: str = "") -> None:
         self.info = info
         self.backend = backend
+        self.path = path
+        """Of the student's file."""
         self.chosen = chosen or backend.description
         """Which engine runs it, and why no faster one, in one line."""
 
@@ -64,7 +66,13 @@ class Perceiver:
         found = find_student(str(path))
         info = read_student(found)
         choice = choose_backend(found, backend, largest_batch, report)
-        return cls(info, choice.backend, str(choice))
+        return cls(info, choice.backend, found, str(choice))
+
+    def warm_up(self, largest_batch: int = 1) -> None:
+        """Run every batch size once: an engine's first run takes longer than those that follow."""
+        blank = np.zeros((self.info.height, self.info.width, 3), dtype=np.uint8)
+        for size in range(1, largest_batch + 1):
+            self.infer([blank] * size, OUTPUTS)
 
     @overload
     def __call__(
@@ -102,7 +110,7 @@ class Perceiver:
         ]
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize a picture [H, W, 3] uint8, channels in any order, to the student's input [h, w, 3].
+        """Resize an RGB picture [H, W, 3] uint8 to the student's input [h, w, 3].
 
         Raises UserError for an array that is no such picture.
         """
@@ -110,12 +118,7 @@ class Perceiver:
         if not is_array or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             kind = f"{image.dtype} {list(image.shape)}" if is_array else type(image).__name__
             raise UserError(f"A picture must be a uint8 RGB array [H, W, 3], not {kind}.")
-        height, width = self.info.height, self.info.width
-        if image.shape[:2] == (height, width):
-            return image
-        shrinks = image.shape[0] >= height and image.shape[1] >= width
-        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        return cv2.resize(image, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)
+        return resize(image, self.info.height, self.info.width)
 
     def infer(
         self, prepared: Sequence[NDArray[np.uint8]], outputs: Collection[str]

@@ -14,7 +14,7 @@ VGA, SMALL = 640 * 480 * 3, 320 * 240
 
 
 def report(diagnostics: Diagnostics, state: str = "active") -> DiagnosticStatus:
-    return diagnostics.report("/dino/perception", state, 1.0, 0, True, {"image topic": "/camera"})
+    return diagnostics.report("/dino/perception: perception", state, 1.0, True, {"image topic": "/camera"})
 
 
 @pytest.mark.parametrize("lost", [0.0, 0.3, 0.6])
