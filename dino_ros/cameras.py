@@ -109,7 +109,7 @@ class RosCamera:
         self._thread.wake()
 
     def _is_heard(self, output: Publisher) -> bool:
-        return self._node.context.ok() and output.get_subscription_count() > 0
+        return bool(self._node.context.ok() and output.get_subscription_count() > 0)
 
     def _receive(self, data: bytes) -> None:
         """Take a frame in; runs in the cameras' thread."""

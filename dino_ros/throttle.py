@@ -26,5 +26,5 @@ class Throttle:
         # What passes late does not push the next one back, or a camera that is not quite regular would be slowed down
         # to a fraction of its rate; after a pause the rate starts anew.
         period = 1 / self.max_rate
-        self._due = max(self._due, now - period) + period
+        self._due = (self._due if now < self._due + period else now) + period
         return True

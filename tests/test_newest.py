@@ -1,47 +1,53 @@
-"""The worker that takes the newest item."""
+"""The worker that takes the newest item of each key."""
 
 import threading
 
-from dino_ros.newest import NewestItemWorker
+from dino_ros.newest import NewestItemsWorker
 
 
-def test_older_items_that_wait_are_dropped_and_counted() -> None:
-    started, go_on, done = threading.Semaphore(0), threading.Semaphore(0), []
+class Busy:
+    """A `process` that says when it has started and goes on when it is told to."""
 
-    def process(item: int) -> None:
-        started.release()
-        go_on.acquire()
-        done.append(item)
+    def __init__(self) -> None:
+        self.started, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
+        self.seen: list[dict[str, int]] = []
 
-    worker = NewestItemWorker(process, "test")
-    worker.offer(1)
-    started.acquire()  # busy with 1
-    for item in (2, 3, 4):
-        worker.offer(item)
-    assert worker.dropped == 2
-    go_on.release()
-    started.acquire()  # busy with the newest
-    go_on.release()
-    worker.stop()
-    assert done == [1, 4]
+    def __call__(self, items: dict[str, int]) -> None:
+        self.started.release()
+        self.go_on.acquire()
+        self.seen.append(items)
 
 
-def test_stopping_waits_for_the_item_at_work_and_takes_no_other() -> None:
-    started, go_on, done = threading.Semaphore(0), threading.Semaphore(0), []
+def test_a_newer_item_replaces_the_one_of_its_key_that_waits() -> None:
+    busy = Busy()
+    worker = NewestItemsWorker[str, int](busy, "test")
+    assert worker.offer("front", 1) is None
+    busy.started.acquire()  # busy with 1
+    assert worker.offer("front", 2) is None
+    assert worker.offer("rear", 3) is None
+    assert worker.offer("front", 4) == 2
+    assert worker.offer("front", 5) == 4
+    busy.go_on.release()
+    busy.started.acquire()
+    busy.go_on.release()
+    assert worker.stop() == []
+    assert busy.seen == [{"front": 1}, {"front": 5, "rear": 3}]
+    assert list(busy.seen[1]) == ["front", "rear"]  # a key keeps its place in the queue
 
-    def process(item: int) -> None:
-        started.release()
-        go_on.acquire()
-        done.append(item)
 
-    worker = NewestItemWorker(process, "test")
-    worker.offer(1)
-    started.acquire()
-    worker.offer(2)
-    stopper = threading.Thread(target=worker.stop)
+def test_stopping_waits_for_the_item_at_work_and_returns_what_waits() -> None:
+    busy = Busy()
+    worker = NewestItemsWorker[str, int](busy, "test")
+    worker.offer("front", 1)
+    busy.started.acquire()
+    worker.offer("front", 2)
+    left: list[int] = []
+    stopper = threading.Thread(target=lambda: left.extend(worker.stop()))
     stopper.start()
-    go_on.release()
+    stopper.join(0.1)
+    assert stopper.is_alive()
+    busy.go_on.release()
     stopper.join()
-    assert done in ([1], [1, 2])  # 2 may have been taken before the stop was heard
-    worker.offer(3)
-    assert 3 not in done
+    assert busy.seen == [{"front": 1}]
+    assert left == [2]
+    assert worker.offer("front", 3) == 3  # nobody takes it

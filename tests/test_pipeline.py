@@ -1,0 +1,212 @@
+"""The three stages, with real students and cameras that only remember."""
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from test_encodings import message
+from test_perceiver import picture
+
+from dino_ros.masks import MaskParameters
+from dino_ros.perceiver import Perceiver, Perception
+from dino_ros.pipeline import PICTURE, Frame, Pipeline
+
+
+class MemoryCamera:
+    """Keeps what it hears, and can hold the delivering stage up."""
+
+    def __init__(self, wanted: Collection[str] = ("mask",)) -> None:
+        self._wanted = wanted
+        self.changed = threading.Condition()
+        self.delivered: list[tuple[Frame, Perception]] = []
+        self.sentences: list[str] = []
+        self.count_superseded = 0
+        self.asked = False
+        self.may_deliver = threading.Event()
+        self.may_deliver.set()
+
+    def wanted(self) -> Collection[str]:
+        with self.changed:
+            self.asked = True
+            self.changed.notify()
+        return self._wanted
+
+    def deliver(self, frame: Frame, seen: Perception) -> None:
+        self.may_deliver.wait()
+        with self.changed:
+            self.delivered.append((frame, seen))
+            self.changed.notify()
+
+    def superseded(self) -> None:
+        with self.changed:
+            self.count_superseded += 1
+            self.changed.notify()
+
+    def failed(self, sentence: str) -> None:
+        with self.changed:
+            self.sentences.append(sentence)
+            self.changed.notify()
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(condition, timeout=20)
+
+    def accounted(self) -> int:
+        return len(self.delivered) + self.count_superseded + len(self.sentences)
+
+
+class GatedBackend:
+    """The real backend, behind a gate; remembers the batches it was given."""
+
+    def __init__(self, perceiver: Perceiver) -> None:
+        self._backend = perceiver.backend
+        self.description = "gated"
+        self.batches: list[int] = []
+        self.entered, self.gate = threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        self.batches.append(len(images))
+        self.entered.release()
+        assert self.gate.acquire(timeout=20)
+        return self._backend(images, outputs)
+
+
+@pytest.fixture
+def gated(student: Path) -> Perceiver:
+    perceiver = Perceiver.load(student, "onnxruntime")
+    return Perceiver(perceiver.info, GatedBackend(perceiver))
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[[Perceiver], Pipeline]]:
+    """Makes pipelines, and stops them at the end."""
+    made: list[Pipeline] = []
+
+    def make(perceiver: Perceiver) -> Pipeline:
+        made.append(Pipeline(perceiver, MaskParameters()))
+        return made[-1]
+
+    yield make
+    for pipeline in made:
+        pipeline.stop()
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8"])
+@pytest.mark.parametrize("wanted", [("mask",), ("mask", "features", PICTURE)])
+def test_results_are_those_of_the_perceiver(
+    student: Path, run: Callable[[Perceiver], Pipeline], encoding: str, wanted: tuple[str, ...]
+) -> None:
+    perceiver = Perceiver.load(student, "onnxruntime")
+    pipeline, camera = run(perceiver), MemoryCamera(wanted)
+    for number in range(3):
+        rgb = picture(100, 120, number)
+        pipeline.offer(camera, message(rgb if encoding == "rgb8" else rgb[:, :, ::-1], encoding, padding=5))
+        camera.wait(lambda n=number: len(camera.delivered) > n)
+        frame, seen = camera.delivered[-1]
+        alone = perceiver(rgb)
+        np.testing.assert_array_equal(seen.mask, alone.mask)
+        if PICTURE in wanted:
+            np.testing.assert_allclose(seen.features, alone.features, atol=1e-6)
+            np.testing.assert_array_equal(frame.rgb, rgb)
+
+
+def test_frames_that_wait_together_are_one_batch_and_an_absent_camera_delays_none(
+    gated: Perceiver, run: Callable[[Perceiver], Pipeline]
+) -> None:
+    pipeline, backend = run(gated), gated.backend
+    cameras = [MemoryCamera() for _ in range(4)]  # the last sends nothing
+    pictures = [picture(40, 60, number) for number in range(3)]
+    pipeline.offer(cameras[0], message(pictures[0], "rgb8"))
+    backend.entered.acquire(timeout=20)
+    for camera, rgb in zip(cameras, pictures, strict=False):
+        pipeline.offer(camera, message(rgb, "rgb8"))
+    # Frames are prepared in their order: when the last is looked at, the others wait for the engine.
+    last = MemoryCamera(wanted=())
+    pipeline.offer(last, message(pictures[0], "rgb8"))
+    last.wait(lambda: last.asked)
+    backend.gate.release(2)
+    cameras[0].wait(lambda: cameras[0].accounted() == 2)
+    for camera in cameras[1:3]:
+        camera.wait(lambda c=camera: c.delivered)
+    assert backend.batches == [1, 3]
+    for camera, rgb in zip(cameras, pictures, strict=False):
+        expected = Perceiver(gated.info, backend._backend)(rgb).mask
+        np.testing.assert_array_equal(camera.delivered[-1][1].mask, expected)
+    assert cameras[3].accounted() == 0
+
+
+def test_slow_delivery_never_delays_the_next_inference(gated: Perceiver, run: Callable[[Perceiver], Pipeline]) -> None:
+    pipeline, camera, backend = run(gated), MemoryCamera(), gated.backend
+    camera.may_deliver.clear()
+    backend.gate.release(100)
+    for _ in range(5):  # the first is being delivered all the while
+        pipeline.offer(camera, message(picture(40, 60), "rgb8"))
+        assert backend.entered.acquire(timeout=20)
+    camera.may_deliver.set()
+    camera.wait(lambda: camera.accounted() == 5)
+    assert camera.count_superseded > 0
+
+
+def test_every_frame_is_delivered_or_superseded_or_failed(student: Path, run: Callable[[Perceiver], Pipeline]) -> None:
+    pipeline = run(Perceiver.load(student, "onnxruntime"))
+    cameras = [MemoryCamera() for _ in range(3)]
+    good, bad = message(picture(480, 640), "rgb8"), message(picture(480, 640), "rgb8")
+    bad.step = 3
+    for number in range(200):
+        for camera in cameras:
+            pipeline.offer(camera, bad if number % 10 == 0 else good)
+    for camera in cameras:
+        camera.wait(lambda c=camera: c.delivered)  # none starves
+    pipeline.stop()
+    assert [camera.accounted() for camera in cameras] == [200] * 3
+    assert all("step" in sentence for camera in cameras for sentence in camera.sentences)
+
+
+def test_a_frame_on_its_way_keeps_its_student_when_another_takes_over(
+    gated: Perceiver, student: Path, run: Callable[[Perceiver], Pipeline]
+) -> None:
+    pipeline, camera, other, backend = run(gated), MemoryCamera(), MemoryCamera(), gated.backend
+    following = Perceiver.load(student, "onnxruntime")
+    pipeline.offer(camera, message(picture(40, 60, 1), "rgb8"))
+    backend.entered.acquire(timeout=20)
+    pipeline.perceiver = following
+    pipeline.offer(other, message(picture(40, 60, 2), "rgb8"))
+    backend.gate.release()
+    camera.wait(lambda: camera.delivered)
+    other.wait(lambda: other.delivered)
+    assert camera.delivered[0][0].perceiver is gated
+    assert other.delivered[0][0].perceiver is following
+    assert backend.batches == [1]
+
+
+def test_an_engine_that_fails_is_said_so_and_tried_again(
+    gated: Perceiver, run: Callable[[Perceiver], Pipeline]
+) -> None:
+    class Failing:
+        description = "failing"
+        fail = True
+
+        def __call__(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+            if self.fail:
+                raise RuntimeError("out of memory")
+            return gated.backend._backend(images, outputs)
+
+    backend = Failing()
+    pipeline, camera = run(Perceiver(gated.info, backend)), MemoryCamera()
+    pipeline.offer(camera, message(picture(40, 60), "rgb8"))
+    camera.wait(lambda: camera.sentences)
+    assert camera.sentences == ["A frame could not be processed: RuntimeError: out of memory"]
+    backend.fail = False
+    pipeline.offer(camera, message(picture(40, 60), "rgb8"))
+    camera.wait(lambda: camera.delivered)
+
+
+def test_nothing_is_prepared_that_nobody_wants(gated: Perceiver, run: Callable[[Perceiver], Pipeline]) -> None:
+    pipeline, camera, backend = run(gated), MemoryCamera(wanted=()), gated.backend
+    pipeline.offer(camera, message(picture(40, 60), "rgb8"))
+    pipeline.stop()
+    assert backend.batches == []
+    assert not camera.delivered
