@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from numpy.typing import NDArray
 from rcl_interfaces.msg import ParameterDescriptor
@@ -14,6 +15,9 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from dino_ros.messages import rgb_message
 
 PERCEPTION = "/dino/perception"
 
@@ -53,10 +57,7 @@ class Client(Node):
 
     def send(self, number: int, rgb: NDArray[np.uint8], **fields: Any) -> Image:
         """Publish a picture with the stamp `number` milliseconds; `fields` replace those of the message."""
-        height, width, _ = rgb.shape
-        message = Image(height=height, width=width, encoding="rgb8", step=width * 3, data=rgb.tobytes())
-        message.header.stamp.sec, message.header.stamp.nanosec = divmod(number * 1_000_000, 1_000_000_000)
-        message.header.frame_id = f"camera {number}"
+        message = rgb_message(rgb, header(number, f"camera {number}"))
         for name, value in fields.items():
             setattr(message, name, value)
         self.camera.publish(message)
@@ -77,13 +78,15 @@ class Client(Node):
         request = DescribeParameters.Request(names=names)
         return self._call(DescribeParameters, f"{PERCEPTION}/describe_parameters", request).descriptors
 
-    def diagnosis(self, condition: Callable[[DiagnosticStatus], bool]) -> DiagnosticStatus:
-        """Wait for a diagnostic of the node that meets the condition, and return it."""
+    def diagnosis(
+        self, condition: Callable[[DiagnosticStatus], bool], name: str = f"{PERCEPTION}: perception"
+    ) -> DiagnosticStatus:
+        """Wait for a diagnostic of that name that meets the condition, and return it."""
         self.received["/diagnostics"].clear()
 
         def found() -> list[DiagnosticStatus]:
             statuses = [s for array in self.received["/diagnostics"] for s in array.status]
-            return [s for s in statuses if s.name == f"{PERCEPTION}: perception" and condition(s)]
+            return [s for s in statuses if s.name == name and condition(s)]
 
         self.wait(found, "a diagnostic")
         return found()[0]
@@ -94,6 +97,12 @@ class Client(Node):
         future = client.call_async(request)
         self.wait(future.done, name)
         return future.result()
+
+
+def header(milliseconds: int, frame_id: str) -> Header:
+    """A header of a stamp."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return Header(stamp=Time(sec=seconds, nanosec=rest * 1_000_000), frame_id=frame_id)
 
 
 def values(status: DiagnosticStatus) -> dict[str, str]:

@@ -9,7 +9,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def run_demo(
             "path": str(path),
             "topic": topic or "",
             "image_transport": transport,
-            "wait_for_subscribers": "2",
+            "wait_for_subscribers": 2,
         }
         remap = ("image:=/camera/image_raw", "image/compressed:=/camera/image_raw/compressed")
         with running("perception_node", {**perception, "reliability": "reliable"}, remap):
@@ -93,11 +93,11 @@ def run_demo(
 
 
 @contextlib.contextmanager
-def running(node: str, parameters: dict[str, str], remaps: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
+def running(node: str, parameters: Mapping[str, object], remaps: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
     """Run one of this package's nodes as a process of its own, and end it with SIGINT."""
     command = [sys.executable, "-m", f"dino_ros.{node}", "--ros-args"]
     for name, value in parameters.items():
-        command += ["-p", f"{name}:={json.dumps(value) if not value.isdigit() else value}"]
+        command += ["-p", f"{name}:={json.dumps(value)}"]
     for remap in remaps:
         command += ["-r", remap]
     process = subprocess.Popen(command)

@@ -1,0 +1,150 @@
+"""Several cameras, rates, and a student that is swapped under a stream: the node as a process, over real DDS."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from clients import PERCEPTION, Client, header, values
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image
+from students import changed, write_student
+from test_perception_node import picture
+
+from dino_ros.demo.lifecycle import bring_up
+from dino_ros.demo.run import running
+from dino_ros.messages import rgb_message, to_array
+from dino_ros.perceiver import Perceiver
+
+CAMERAS = ["front", "left", "right", "rear"]
+DEAD = "rear"
+
+
+@pytest.fixture
+def client(ros: None) -> Iterator[Client]:
+    node = Client()
+    yield node
+    node.destroy_node()
+
+
+def test_four_cameras_one_of_them_dead(client: Client, student: Path) -> None:
+    cameras = {name: client.create_publisher(Image, f"/dino/{name}/image", QoSProfile(depth=50)) for name in CAMERAS}
+    parameters = {"model": str(student), "reliability": "reliable", "cameras": CAMERAS}
+    perceiver = Perceiver.load(student)
+    with running("perception_node", parameters, ()) as process:
+        assert bring_up(client, PERCEPTION)
+        masks = {name: client.listen(f"/dino/{name}/attention_mask") for name in CAMERAS}
+        client.wait(lambda: all(camera.get_subscription_count() for camera in cameras.values()), "all subscriptions")
+        sent: dict[str, dict[int, np.ndarray]] = {name: {} for name in CAMERAS}
+        for number in range(1, 41):
+            for index, name in enumerate(CAMERAS):
+                if name == DEAD:
+                    continue
+                rgb = picture(4 * number + index)
+                message = rgb_message(rgb, header(number, f"{name} {number}"))
+                cameras[name].publish(message)
+                sent[name][number] = rgb
+            client.pause(1 / 30)
+        for name in CAMERAS:
+            if name != DEAD:
+                client.wait(
+                    lambda n=name: masks[n] and masks[n][-1].header.frame_id == f"{n} 40", f"the last mask of {name}"
+                )
+        assert masks[DEAD] == []
+        for name in CAMERAS:
+            numbers = [int(mask.header.frame_id.split()[1]) for mask in masks[name]]
+            assert numbers == sorted(set(numbers))
+            for mask, number in zip(masks[name], numbers, strict=True):
+                assert mask.header.frame_id == f"{name} {number}"
+                assert mask.header.stamp.nanosec == number * 1_000_000
+                np.testing.assert_array_equal(to_array(mask), perceiver(sent[name][number]).mask)
+        # Each camera has a status of its own, and each frame is accounted for.
+        for name in CAMERAS:
+            status = client.diagnosis(lambda s: True, f"{PERCEPTION}: perception {name}")
+            assert values(status)["image topic"] == f"/dino/{name}/image"
+            superseded = int(values(status)["frames superseded"])
+            assert superseded + len(masks[name]) == (0 if name == DEAD else 40)
+        assert process.poll() is None
+
+
+def test_names_that_no_topic_may_have_are_refused(client: Client, student: Path) -> None:
+    for cameras, sentence in (
+        (["front", "front"], "none twice"),
+        (["front door"], "'front door', which is no topic's"),
+    ):
+        with running("perception_node", {"model": str(student), "cameras": cameras}, ()):
+            assert not bring_up(client, PERCEPTION)
+            assert sentence in client.diagnosis(lambda s: bool(s.level)).message
+
+
+def test_decimation_and_rate_hold(client: Client, student: Path) -> None:
+    parameters = {"model": str(student), "reliability": "reliable", "input_decimation": 4}
+    with running("perception_node", parameters, ()):
+        assert bring_up(client, PERCEPTION)
+        masks = client.listen("/dino/attention_mask")
+        client.camera_heard()
+        for number in range(1, 21):
+            client.send(number, picture(number))
+            client.pause(0.04)
+        client.wait(lambda: len(masks) == 5, "every fourth frame")
+        assert [mask.header.frame_id for mask in masks] == [f"camera {n}" for n in (1, 5, 9, 13, 17)]
+        assert client.set_parameter("input_decimation", 1) == (True, "")
+        assert client.set_parameter("max_rate", 10.0) == (True, "")
+        masks.clear()
+        start = time.monotonic()
+        for number in range(1, 91):
+            client.send(number, picture(number))
+            client.pause(1 / 60)
+        seconds = time.monotonic() - start
+        client.pause(0.5)
+        assert 1 <= len(masks) <= 10 * seconds + 1
+
+
+def test_a_student_is_swapped_under_a_stream_without_losing_a_frame(
+    client: Client, student: Path, tmp_path: Path
+) -> None:
+    other, broken = tmp_path / "other.onnx", tmp_path / "broken.onnx"
+    write_student(other, changed(mean=(0.1, 0.1, 0.1)))  # another file, of the same outputs
+    broken.write_bytes(other.read_bytes()[:1000])
+    with running("perception_node", {"model": str(student), "reliability": "reliable"}, ()) as process:
+        assert bring_up(client, PERCEPTION)
+        masks = client.listen("/dino/attention_mask")
+        client.camera_heard()
+        sent = 0
+
+        def frame() -> None:
+            nonlocal sent
+            sent += 1
+            client.send(sent, picture(sent))
+
+        timer = client.create_timer(1 / 30, frame)
+        client.wait(lambda: len(masks) > 15, "masks before the swap")
+        successful, reason = client.set_parameter("model", str(broken))
+        assert not successful
+        assert "broken.onnx" in reason
+        before = client.diagnosis(lambda s: True)
+        assert values(before)["model"] == str(student)
+        assert client.set_parameter("model", str(other)) == (True, "")
+        after = client.diagnosis(lambda s: values(s)["model"] == str(other))
+        assert values(after)["frames unusable"] == "0"
+        count = len(masks)
+        client.wait(lambda: len(masks) > count + 15, "masks after the swap")
+        timer.cancel()
+        client.wait(lambda: masks[-1].header.frame_id == f"camera {sent}", "the last frame's mask")
+        numbers = [int(mask.header.frame_id.split()[1]) for mask in masks]
+        assert numbers == sorted(set(numbers))
+        status = client.diagnosis(lambda s: float(values(s)["input rate (Hz)"]) == 0)
+        assert len(masks) + int(values(status)["frames superseded"]) == sent
+        assert process.poll() is None
+
+
+def test_a_student_with_fewer_heads_than_the_mask_needs_is_refused(client: Client, student: Path) -> None:
+    with running("perception_node", {"model": "", "mask_head": 3}, ()):
+        assert bring_up(client, PERCEPTION)
+        successful, reason = client.set_parameter("model", str(student))
+        assert not successful
+        assert "mask_head is 3, but the student has the heads 0 to 2" in reason
