@@ -81,7 +81,7 @@ class StudentGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        normalised = images.permute(0, 3, 1, 2).float() * self.scale - self.shift
+        normalised = images.float().permute(0, 3, 1, 2) * self.scale - self.shift
         return tuple(output.float() for output in self.outputs(normalised.to(self.dtype)))
 
 
