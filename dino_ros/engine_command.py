@@ -21,8 +21,9 @@ from dino_ros.student import read_student
 def engine_here(path: Path, backend: str, largest_batch: int, report: Report) -> str:
     """Build the engine of a student for the GPU of this machine, into the cache where the node finds it.
 
-    `backend` is the flavour of TensorRT (empty: the one that is installed). Returns which engine it is. Raises UserError
-    as `choose_backend` does: without a GPU, when the engine cannot be built, and when the parity gate refuses it.
+    `backend` is the flavour of TensorRT (empty: the one that is installed). Returns which engine it is. Raises
+    UserError as `choose_backend` does: without a GPU, when the engine cannot be built, and when the parity gate refuses
+    it.
     """
     installed = [name for name in TITLES if find_spec(name) is not None]
     return choose_backend(path, backend or [*installed, "tensorrt"][0], largest_batch, report).backend.description

@@ -73,7 +73,7 @@ class PairedBuffer:
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
         cuda = load_runtime()
-        self._item_bytes = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
+        self._item_bytes: int = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
         size = shape[0] * self._item_bytes
         self.host_address = int(call(cuda.cudaMallocHost, size))
         weakref.finalize(self, cuda.cudaFreeHost, self.host_address)

@@ -151,7 +151,7 @@ class BuildProgress:
 
 
 def _make_logger(trt: Any, errors: list[str]) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
@@ -164,7 +164,7 @@ def _make_logger(trt: Any, errors: list[str]) -> Any:
 
 
 def _make_monitor(trt: Any, progress: BuildProgress, what: str, report: Report) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(trt.IProgressMonitor):
         """Called from threads of TensorRT's own."""
 
         def __init__(self) -> None:
