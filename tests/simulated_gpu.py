@@ -5,6 +5,7 @@ the real CUDA runtime first, which fails, but not before it has refused argument
 """
 
 import ctypes
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -171,7 +172,8 @@ class SimulatedContext:
         if self.engine.cuda.capturing is not None and not self.engine.capturable:
             return False
         self.engine.enqueued += 1
-        self.engine.cuda.enqueue(self._compute)
+        compute = weakref.WeakMethod(self._compute)  # kernels do not keep their context
+        self.engine.cuda.enqueue(lambda: compute()())  # type: ignore[misc]
         return True
 
     def _compute(self) -> None:
