@@ -6,6 +6,9 @@ from setuptools import find_packages, setup
 
 BAGS = ["rosbags>=0.10"]
 OPENVINO = ["openvino>=2024.6"]
+ON_PC = "sys_platform == 'linux' and platform_machine == 'x86_64'"
+# Builds engines on any such machine, and runs them on GeForce and RTX cards. TensorRT's own packages come with JetPack.
+TENSORRT_RTX = [f"tensorrt-rtx-cu13>=1.4; {ON_PC}", f"cuda-bindings>=13; {ON_PC}"]
 TRAIN = [
     *BAGS,
     "jsonargparse[signatures]>=4.49",
@@ -56,10 +59,12 @@ setup(
         "openvino": OPENVINO,
         "train": TRAIN,
         "slurm": ["submitit>=1.5"],
-        "tensorrt": ["tensorrt>=10.3", "cuda-python>=12.4"],
+        "tensorrt": ["tensorrt>=10.3", "cuda-bindings>=12.8"],
+        "tensorrt_rtx": TENSORRT_RTX,
         "dev": [
             *BAGS,
             *OPENVINO,
+            *TENSORRT_RTX,
             "colcon-common-extensions",
             "matplotlib",
             "mypy",

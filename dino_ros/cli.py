@@ -29,6 +29,21 @@ def main() -> None:
     info.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled one")
     info.set_defaults(run=show_info)
 
+    engine = commands.add_parser("engine", help="build the TensorRT engine of a student before a robot needs it")
+    engine.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled one")
+    engine.add_argument(
+        "--target",
+        type=lambda text: text.split(","),
+        help="compute capabilities to build for with TensorRT-RTX, such as sm86,sm89; needs no GPU (default: the GPU "
+        "of this machine)",
+    )
+    engine.add_argument("--batch", type=int, default=1, help="largest batch: the number of cameras")
+    engine.add_argument(
+        "--out", type=Path, help="folder for engines of --target (default: the cache, for this machine)"
+    )
+    engine.add_argument("--backend", choices=["tensorrt", "tensorrt_rtx"], help="default: the one that is installed")
+    engine.set_defaults(run=build_engines)
+
     options = parser.parse_args()
     try:
         sys.exit(options.run(options))
@@ -76,6 +91,32 @@ def show_info(options: argparse.Namespace) -> int:
     print(path)
     for name, value in flatten(dataclasses.asdict(read_student(path))):
         print(f"  {name:<18} {value}")
+    return 0
+
+
+def build_engines(options: argparse.Namespace) -> int:
+    """`dino-ros engine`."""
+    from dino_ros.engine_command import engine_here, engines_for
+    from dino_ros.student import find_student
+
+    path = find_student(options.student)
+    if options.batch < 1:
+        raise UserError(f"--batch is {options.batch}: give the number of cameras, 1 or more.")
+    if not options.target:
+        if options.out:
+            raise UserError("--out goes with --target: an engine for this machine goes into the cache.")
+        print(f"Ready: {engine_here(path, options.backend or '', options.batch, report=print)}.")
+        return 0
+    if options.backend == "tensorrt":
+        raise UserError("TensorRT builds for the GPU of this machine: leave --target out, or take tensorrt_rtx.")
+    built = engines_for(path, options.target, options.batch, options.out, report=print)
+    print(f"{'target':<8}{'precision':<11}{'batch':<7}{'seconds':<9}{'MB':<8}file")
+    for record, file in built:
+        key = record.key
+        target = f"sm{key.capability.replace('.', '')}"
+        print(
+            f"{target:<8}{key.precision:<11}{key.largest_batch:<7}{record.seconds:<9}{record.bytes / 1e6:<8.1f}{file}"
+        )
     return 0
 
 

@@ -203,7 +203,10 @@ class LastAttention(TorchFunctionMode):
 
     def cls_row(self) -> Tensor:
         """Softmaxed attention of the first token, CLS, to all tokens: [B, heads, N]."""
-        scores = self.query[:, :, 0, None] * self.query.shape[-1] ** -0.5 @ self.key.transpose(-2, -1)
+        # At least in fp32, whatever the ViT's precision: this row costs little, and the masks are made of it.
+        precision = torch.promote_types(self.query.dtype, torch.float32)
+        query, key = self.query[:, :, 0, None].to(precision), self.key.to(precision)
+        scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
         weights: Tensor = scores.softmax(dim=-1)[:, :, 0]
         return weights
 

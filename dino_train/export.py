@@ -76,13 +76,27 @@ class StudentGraph(nn.Module):
         mean, std = mean_and_std(vit)
         self.dtype = torch.float16 if precision == "fp16" else torch.float32
         self.outputs = VitOutputs(vit).to(self.dtype)
+        if precision == "fp16":
+            keep_norms_in_fp32(vit)
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)))
         self.register_buffer("shift", torch.tensor([m / s for m, s in zip(mean, std, strict=True)]).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        normalised = images.permute(0, 3, 1, 2).float() * self.scale - self.shift
+        normalised = images.float().permute(0, 3, 1, 2) * self.scale - self.shift
         return tuple(output.float() for output in self.outputs(normalised.to(self.dtype)))
+
+
+def keep_norms_in_fp32(vit: VisionTransformer) -> None:
+    """Let the layer norms of a ViT of fp16 compute in fp32, whatever engine runs the graph.
+
+    ViTs have channels that are hundreds of times larger than the others, and their squares are beyond what fp16 holds.
+    """
+    for norm in vit.modules():
+        if isinstance(norm, nn.LayerNorm):
+            norm.float()
+            norm.register_forward_pre_hook(lambda module, inputs: inputs[0].float())
+            norm.register_forward_hook(lambda module, inputs, output: output.half())
 
 
 def export(

@@ -107,5 +107,5 @@ def test_mask_parameters_reach_the_mask(student: Path) -> None:
 def test_unknown_names_are_refused(student: Path) -> None:
     with pytest.raises(UserError, match="no output depth: choose among features"):
         Perceiver.load(student)(picture(32, 48), ["depth"])
-    with pytest.raises(UserError, match="no backend 'abacus': choose one of auto, onnxruntime_cuda, openvino"):
+    with pytest.raises(UserError, match="no backend 'abacus': choose one of auto, tensorrt, tensorrt_rtx, "):
         Perceiver.load(student, backend="abacus")

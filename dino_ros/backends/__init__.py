@@ -30,6 +30,8 @@ Report = Callable[[str], None]
 """Takes a sentence about what is going on while an engine is loaded or built, for log and diagnostics."""
 
 BACKENDS = {
+    "tensorrt": ("dino_ros.backends.tensorrt", "open_tensorrt"),
+    "tensorrt_rtx": ("dino_ros.backends.tensorrt", "open_tensorrt_rtx"),
     "onnxruntime_cuda": ("dino_ros.backends.onnxruntime", "open_cuda"),
     "openvino": ("dino_ros.backends.openvino", "open_openvino"),
     "onnxruntime": ("dino_ros.backends.onnxruntime", "open_cpu"),

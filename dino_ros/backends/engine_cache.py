@@ -1,0 +1,167 @@
+"""The cache of TensorRT engines: `<cache>/engines/<name>.engine`, and beside each a JSON file that says what it is."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from dino_ros.backends import Report
+from dino_ros.cache import cache_folder, write_whole
+from dino_ros.errors import UserError
+
+T = TypeVar("T")
+ANY_DEVICE = "any"
+"""Device of an engine that runs on every GPU of its compute capability."""
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """What an engine was built for. One that differs in any of it is not used."""
+
+    student: str
+    """SHA-256 of the student file."""
+    precision: str
+    """Of the student."""
+    height: int
+    """Of the input, in pixels."""
+    width: int
+    """Of the input, in pixels."""
+    largest_batch: int
+    """The optimisation profile takes batches of 1 up to it."""
+    flavour: str
+    """Python module of TensorRT: tensorrt or tensorrt_rtx."""
+    version: str
+    """Of TensorRT. Engines of another are not to be trusted, even where they load."""
+    device: str
+    """Name of the GPU, or ANY_DEVICE."""
+    capability: str
+    """Compute capability of the GPU, such as 8.6."""
+
+    @property
+    def name(self) -> str:
+        """Name of its files, without ending.
+
+        Engines that may be wanted side by side have different names. An engine of another version has the same, so that
+        an update replaces it.
+        """
+        device = "" if self.device == ANY_DEVICE else "-" + re.sub(r"\W+", "_", self.device.lower())
+        capability = self.capability.replace(".", "")
+        return f"{self.student[:16]}-{self.flavour}-sm{capability}{device}-batch{self.largest_batch}"
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """What the JSON file says of its engine."""
+
+    key: EngineKey
+    build: str
+    """Made up anew for every build: two builds for the same key may compute different things."""
+    seconds: float
+    """How long the build took."""
+    bytes: int
+    """Size of the engine file."""
+    sha256: str
+    """Of the engine file, to find damage."""
+
+    def to_json(self) -> str:
+        """As it stands in the file."""
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+
+class Stale(Exception):
+    """There is no engine that can be used: says why, or is empty where there is none at all."""
+
+
+def open_engine(
+    key: EngineKey,
+    label: str,
+    build: Callable[[], bytes],
+    load: Callable[[bytes], T],
+    report: Report,
+    folder: Path | None = None,
+) -> tuple[T, EngineRecord]:
+    """Load an engine from the cache, or build it and keep it there; returns what `load` returns, and its record.
+
+    `label` names the engine in sentences. `build` makes the engine's bytes and `load` takes them, both raise UserError.
+    While one process builds, others that want the same engine wait for it. An engine that is damaged, made for another
+    key or refused by `load` is built anew, with one sentence to `report`; so is what cannot be kept because `folder`
+    (default: the user's cache) cannot be written.
+    """
+    folder = folder or cache_folder("engines")
+    with contextlib.suppress(Stale):
+        return _read(folder, key, load)
+    with _only_builder(folder / f"{key.name}.lock", label, report):
+        try:
+            return _read(folder, key, load)  # built by another process meanwhile
+        except Stale as stale:
+            if str(stale):
+                report(f"The {label} in the cache is not used: {stale}. It is built anew.")
+        started = time.monotonic()
+        data = build()
+        seconds = round(time.monotonic() - started, 1)
+        record = EngineRecord(key, uuid.uuid4().hex[:8], seconds, len(data), hashlib.sha256(data).hexdigest())
+        loaded = load(data)
+        try:
+            write_whole(engine_file(folder, key), data)
+            write_whole(record_file(folder, key), record.to_json().encode())
+        except OSError as error:
+            report(f"The {label} cannot be kept in {folder} ({error.strerror}): it is built at every start.")
+        return loaded, record
+
+
+def engine_file(folder: Path, key: EngineKey) -> Path:
+    """Where the engine of a key is kept."""
+    return folder / f"{key.name}.engine"
+
+
+def record_file(folder: Path, key: EngineKey) -> Path:
+    """Where the record of a key's engine is kept."""
+    return folder / f"{key.name}.json"
+
+
+def _read(folder: Path, key: EngineKey, load: Callable[[bytes], T]) -> tuple[T, EngineRecord]:
+    """The engine of a key, checked; raises Stale."""
+    try:
+        data = engine_file(folder, key).read_bytes()
+    except OSError as error:
+        raise Stale from error
+    try:
+        values = json.loads(record_file(folder, key).read_text())
+        record = EngineRecord(**{**values, "key": EngineKey(**values["key"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise Stale("the file that describes it is missing or damaged") from error
+    for field in dataclasses.fields(EngineKey):
+        theirs, ours = getattr(record.key, field.name), getattr(key, field.name)
+        if theirs != ours:
+            raise Stale(f"it was built for {field.name.replace('_', ' ')} {theirs}, not {ours}")
+    if hashlib.sha256(data).hexdigest() != record.sha256:
+        raise Stale("it is damaged")
+    try:
+        return load(data), record
+    except UserError as error:
+        raise Stale(str(error).rstrip(".")) from error
+
+
+@contextlib.contextmanager
+def _only_builder(lock: Path, label: str, report: Report) -> Iterator[None]:
+    """Hold the lock of an engine; where the folder allows none, go on without."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(lock.open("w"))  # closing it lets the lock go, however the process ends
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report(f"Another process is building the {label}: waiting for it.")
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,203 @@
+"""Building TensorRT engines from students: TensorRT 10.3 to 11 and TensorRT-RTX 1, which share one Python interface."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dino_ros.backends import Report
+from dino_ros.errors import UserError
+from dino_ros.student import StudentInfo
+
+log = logging.getLogger(__name__)
+
+TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+"""Python module of each flavour -> its name."""
+RTX = "tensorrt_rtx"
+"""The flavour that builds for any GPU on any machine; the other builds for the GPU that is there."""
+INSTALL = {"tensorrt": "docs/jetson.md says how", "tensorrt_rtx": "pip install tensorrt-rtx-cu13"}
+
+
+class Flavour:
+    """TensorRT or TensorRT-RTX, loaded."""
+
+    def __init__(self, name: str, trt: Any) -> None:
+        self.name = name
+        self.trt = trt
+        self.title = f"{TITLES[name]} {trt.__version__}"
+        self.errors: list[str] = []
+        """What TensorRT complained of since this was emptied."""
+        # The first logger that TensorRT gets is the one it keeps, for the whole process.
+        self.logger = _make_logger(trt, self.errors)
+
+    def why(self) -> str:
+        """First line of what TensorRT complained of first, to quote in a sentence; empties `errors`."""
+        lines = self.errors[0].strip().splitlines() if self.errors else []
+        self.errors.clear()
+        return lines[0].rstrip(".") if lines else "it does not say why"
+
+    def capabilities(self) -> dict[str, Any]:
+        """Compute capabilities that TensorRT-RTX builds for, such as 8.6, and its constants for them."""
+        members = self.trt.ComputeCapability.__members__
+        return {f"{name[2:-1]}.{name[-1]}": value for name, value in members.items() if name.startswith("SM")}
+
+
+def require(name: str) -> None:
+    """Raise UserError unless the Python module of that flavour is installed; does not load it."""
+    if importlib.util.find_spec(name) is None:
+        raise UserError(f"{TITLES[name]} is not installed: {INSTALL[name]}.")
+
+
+@cache
+def load_flavour(name: str) -> Flavour:
+    """Load the Python module of that flavour; raises UserError if it is not installed or not whole."""
+    require(name)
+    try:
+        return Flavour(name, importlib.import_module(name))
+    except (ImportError, OSError) as error:  # OSError: a library it needs is missing
+        raise UserError(f"{TITLES[name]} cannot be loaded ({error}): {INSTALL[name]}.") from error
+
+
+def build_engine(
+    flavour: Flavour, path: Path, info: StudentInfo, largest_batch: int, capability: str, report: Report
+) -> bytes:
+    """Build the engine of a student for batches of 1 to `largest_batch`; returns its bytes.
+
+    `capability` is the compute capability that TensorRT-RTX builds for, such as 8.6; TensorRT builds for the GPU that
+    is there, which has it. `report` hears how far it is. The network is strongly typed: each layer computes in the
+    precision that the student gives it. Raises UserError if the student has an operator that TensorRT does not know, if
+    TensorRT-RTX does not know the capability, or if the build fails.
+    """
+    trt = flavour.trt
+    flavour.errors.clear()
+    builder = trt.Builder(flavour.logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, flavour.logger)
+    if not parser.parse(path.read_bytes()):
+        raise UserError(
+            f"{flavour.title} does not understand {path.name}: {_parser_complaint(parser)}. Export it again with this "
+            "version of dino_ros, or use another backend."
+        )
+    config = builder.create_builder_config()
+    if flavour.name == RTX:
+        targets = flavour.capabilities()
+        if capability not in targets:
+            raise UserError(
+                f"{flavour.title} builds for the compute capabilities {', '.join(targets)}, not for {capability}: use "
+                "TensorRT on that GPU."
+            )
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(targets[capability], 0)
+    profile = builder.create_optimization_profile()
+    picture = (info.height, info.width, 3)
+    # Tuned for the largest: a batch is full when frames come faster than they are done, and then speed counts.
+    profile.set_shape("images", (1, *picture), (largest_batch, *picture), (largest_batch, *picture))
+    config.add_optimization_profile(profile)
+    what = f"Building the {flavour.title} engine of {path.name} for compute capability {capability}"
+    monitor = _make_monitor(
+        trt, BuildProgress(), f"{what}, this takes minutes the first time", report
+    )  # a name of its own: it has to outlive the build
+    config.progress_monitor = monitor
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise UserError(f"{flavour.title} cannot build an engine of {path.name} ({flavour.why()}).")
+    return bytes(engine)
+
+
+class BuildProgress:
+    """How far a build is, from TensorRT's phases, which have steps and lie within one another."""
+
+    def __init__(self) -> None:
+        self._phases: dict[str, tuple[str | None, int, int]] = {}  # parent, steps, steps done
+        self._fraction = 0.0
+        self._lock = threading.Lock()
+
+    def start(self, phase: str, parent: str | None, steps: int) -> float:
+        """A phase begins; returns the share of the build that is done, 0 to 1, which never falls."""
+        with self._lock:
+            self._phases[phase] = (parent, steps, 0)
+            return self._done()
+
+    def step(self, phase: str, step: int) -> float:
+        """A step of a phase, counted from 0, is done; returns as `start`."""
+        with self._lock:
+            if phase in self._phases:
+                parent, steps, _ = self._phases[phase]
+                self._phases[phase] = (parent, steps, step + 1)
+            return self._done()
+
+    def finish(self, phase: str) -> float:
+        """A phase ends, whether or not all its steps were done; returns as `start`."""
+        with self._lock:
+            parent, _, _ = self._phases.pop(phase, (None, 1, 1))
+            if parent is None and not self._phases:
+                self._fraction = 1.0
+            return self._done()
+
+    def _done(self) -> float:
+        outermost = [self._share(phase) for phase, (parent, _, _) in self._phases.items() if parent is None]
+        self._fraction = max(self._fraction, *outermost, 0.0)
+        return self._fraction
+
+    def _share(self, phase: str) -> float:
+        _, steps, done = self._phases[phase]
+        inner = [self._share(name) for name, (parent, _, _) in self._phases.items() if parent == phase]
+        return min(1.0, (done + max(inner, default=0.0)) / max(steps, 1))
+
+
+def _make_logger(trt: Any, errors: list[str]) -> Any:
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                errors.append(message)
+            log.debug("%s: %s", severity, message)
+
+    return Logger()
+
+
+def _make_monitor(trt: Any, progress: BuildProgress, what: str, report: Report) -> Any:
+    class Monitor(trt.IProgressMonitor):
+        """Called from threads of TensorRT's own."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._reported = -1
+            self._lock = threading.Lock()
+
+        def _tell(self, fraction: float) -> None:
+            with self._lock:
+                tenths = int(fraction * 10)
+                if tenths > self._reported:
+                    self._reported = tenths
+                    report(f"{what}: {tenths * 10} %")
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._tell(progress.start(phase_name, parent_phase, num_steps))
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._tell(progress.finish(phase_name))
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self._tell(progress.step(phase_name, step))
+            return True
+
+    return Monitor()
+
+
+def _parser_complaint(parser: Any) -> str:
+    """The first thing that the parser did not understand, in half a sentence."""
+    if not parser.num_errors:
+        return "it is no ONNX file"
+    error = parser.get_error(0)
+    lines = [line.rstrip(".") for line in error.desc().strip().splitlines() if line]
+    # The first line says that the node is invalid, the next one why.
+    reason = lines[1] if len(lines) > 1 else "".join(lines)
+    return f"{error.node_operator() or 'the file'} {error.node_name()} ({reason})"
