@@ -1,7 +1,7 @@
 """The perception node as people write it today, to measure against: everything in one callback, torch eager.
 
-Converts the message as cv_bridge does, resizes with OpenCV, normalises in NumPy, runs timm's ViT-S/16 and publishes the
-mask of the paper. Written the usual way and with no intent to be slow: inference mode, all cores, the newest frame only.
+Converts the message as cv_bridge does, resizes with OpenCV, normalises in NumPy, runs timm's ViT and publishes the
+paper's mask. Written the usual way and with no intent to be slow: inference mode, all cores, the newest frame only.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The perception node against its bare engine, against the node people write today, and four cameras against four nodes.
+"""The perception node against its bare engine, the node people write today, and a node for each camera.
 
     python benchmarks/runtime.py --out runs/runtime
 
-Everything is real: camera and listener are one process, the node another, Fast DDS with the shipped profile (held to the
-loopback) between them. The students have random weights, the pictures are the demo's, scaled. Every number is beside its
-baseline of the same run. Prints tables and writes OUT/runtime.json. Leave the machine alone while it runs.
+Everything is real: camera and listener are one process, the node another, Fast DDS with the shipped profile (held to
+the loopback) between them. The students have random weights, the pictures are the demo's, scaled. Every number is
+beside its baseline of the same run. Prints tables and writes OUT/runtime.json. Leave the machine alone while it runs.
 """
 
 from __future__ import annotations

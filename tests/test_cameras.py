@@ -109,7 +109,7 @@ def test_a_student_is_swapped_under_a_stream_without_losing_a_frame(
 ) -> None:
     other, broken = tmp_path / "other.onnx", tmp_path / "broken.onnx"
     write_student(other, changed(mean=(0.1, 0.1, 0.1)))  # another file, of the same outputs
-    broken.write_bytes(other.read_bytes()[:1000])
+    broken.write_bytes(other.read_bytes()[:500])
     with running("perception_node", {"model": str(student), "reliability": "reliable"}, ()) as process:
         assert bring_up(client, PERCEPTION)
         masks = client.listen("/dino/attention_mask")
