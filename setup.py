@@ -57,6 +57,7 @@ setup(
         "ros": ["ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp", "ros-jazzy-common-interfaces"],
         "bags": BAGS,
         "openvino": OPENVINO,
+        "bench": ["matplotlib"],  # the chart of `dino-ros bench`
         "train": TRAIN,
         "slurm": ["submitit>=1.5"],
         "tensorrt": ["tensorrt>=10.3", "cuda-bindings>=12.8"],

@@ -29,6 +29,14 @@ def main() -> None:
     info.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled one")
     info.set_defaults(run=show_info)
 
+    bench = commands.add_parser("bench", help="measure how fast a student runs here, and where the time goes")
+    bench.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled one")
+    bench.add_argument("--backend", default="auto", help="engine that runs it")
+    bench.add_argument("--size", default="640x480", help="WIDTHxHEIGHT of the camera's pictures")
+    bench.add_argument("--runs", type=int, default=100, help="pictures to measure")
+    bench.add_argument("--out", type=Path, default=Path("bench_output"), help="folder for bench.json and bench.png")
+    bench.set_defaults(run=run_bench)
+
     engine = commands.add_parser("engine", help="build the TensorRT engine of a student before a robot needs it")
     engine.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled one")
     engine.add_argument(
@@ -69,6 +77,22 @@ def run_demo_command(options: argparse.Namespace) -> int:
         print("dino-ros: no mask arrived: see the nodes' log above.", file=sys.stderr)
         return 1
     print(f"Look at {options.out / 'overlay.mp4'} and {options.out / 'contact_sheet.png'}.")
+    return 0
+
+
+def run_bench(options: argparse.Namespace) -> int:
+    """`dino-ros bench`."""
+    from dino_ros.bench import bench, table, write
+
+    width, _, height = options.size.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise UserError(f"--size {options.size} is not WIDTHxHEIGHT: write for example 640x480.")
+    measured = bench(
+        options.student, options.backend, int(width), int(height), options.runs, lambda line: print(line, flush=True)
+    )
+    print("\n".join(table(measured)))
+    write(measured, options.out)
+    print(f"Look at {options.out / 'bench.png'}.")
     return 0
 
 
