@@ -8,6 +8,7 @@ import resource
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def stage_times(perceiver: Perceiver, rgb: NDArray[np.uint8]) -> list[float]:
     clock.append(time.perf_counter())
     perceiver.finish(result, ["mask"], rgb.shape[0], rgb.shape[1], MaskParameters())
     clock.append(time.perf_counter())
-    return [1e3 * (end - start) for start, end in zip(clock, clock[1:], strict=False)]
+    return [1e3 * (end - start) for start, end in pairwise(clock)]
 
 
 def batch_rate(perceiver: Perceiver, pictures: list[NDArray[np.uint8]], size: int, runs: int) -> float:
@@ -152,7 +153,7 @@ def draw(measured: Measured, path: Path) -> None:
         left.bar([f"p{p}" for p in PERCENTILES], values, bottom=list(start.values()), label=stage)
         start = {p: start[p] + value for p, value in zip(PERCENTILES, values, strict=True)}
     left.set(ylabel="ms per picture", title="latency, by stage")
-    left.legend(frameon=False)
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=len(STAGES), frameon=False)
     sizes = [str(size) for size in measured.throughput]
     right.bar(sizes, list(measured.throughput.values()), color="tab:green")
     right.set(xlabel="batch size", ylabel="pictures per second", title="throughput of the engine")
