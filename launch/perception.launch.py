@@ -29,8 +29,11 @@ from dino_ros.transport import profile_environment
 SHARE = Path(get_package_share_directory("dino_ros"))
 
 ARGUMENTS = [
-    DeclareLaunchArgument("image_topic", default_value="image", description="Camera topic to subscribe to, without "
-                          "`/compressed`; a relative name is inside the namespace."),
+    DeclareLaunchArgument("image_topic", default_value="", description="Camera topic to subscribe to, without "
+                          "`/compressed`; a relative name is inside the namespace. With several cameras {camera} is "
+                          "the name of each, as in /{camera}/image_raw. Empty: `image`, or {camera}/image."),
+    DeclareLaunchArgument("cameras", default_value="", description="Names of several cameras, such as front,left,rear: "
+                          "one node and one student for all, results under <camera>/. Empty: what params_file says."),
     DeclareLaunchArgument("image_transport", default_value="", choices=["", "raw", "compressed"],
                           description="raw for sensor_msgs/Image, compressed for CompressedImage on "
                           "<image_topic>/compressed. Empty: what params_file says."),
@@ -59,16 +62,16 @@ def perception_node(context: LaunchContext) -> list:
         raise FileNotFoundError(f"params_file {value('params_file')} does not exist: give the path of a YAML file.")
     # An argument left empty must not override what the file says.
     given = {name: value(name) for name in ("model", "backend", "image_transport") if value(name)}
+    cameras = [name.strip() for name in value("cameras").split(",") if name.strip()]
+    if cameras:
+        given["cameras"] = cameras
     node = LifecycleNode(
         package="dino_ros",
         executable="perception_node",
         name="perception",
         namespace=value("namespace"),
         parameters=[value("params_file"), {"use_sim_time": value("use_sim_time") == "true"}, given],
-        remappings=[
-            ("image", value("image_topic")),
-            ("image/compressed", value("image_topic") + "/compressed"),
-        ],
+        remappings=remappings(cameras, value("image_topic")),
         arguments=["--ros-args", "--log-level", value("log_level")],
         output="screen",
     )
@@ -105,6 +108,19 @@ def perception_node(context: LaunchContext) -> list:
         ),
         node,
     ]
+
+
+def remappings(cameras: list[str], image_topic: str) -> list[tuple[str, str]]:
+    """From the names that the node uses to the cameras' topics."""
+    if not image_topic:
+        return []
+    if len(cameras) > 1 and "{camera}" not in image_topic:
+        raise ValueError(f"image_topic {image_topic} is one topic for {len(cameras)} cameras: write {{camera}} in it.")
+    pairs = []
+    for name in cameras or [""]:
+        topic, prefix = image_topic.replace("{camera}", name), f"{name}/" if name else ""
+        pairs += [(f"{prefix}image", topic), (f"{prefix}image/compressed", f"{topic}/compressed")]
+    return pairs
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -83,7 +83,6 @@ def generate_launch_description() -> LaunchDescription:
             *arguments,
             *(SetEnvironmentVariable(name, path) for name, path in profile.items()),
             ended,
-            ended,
             camera,
             perception,
         ]

@@ -62,12 +62,23 @@ def state(client: Client, node: str) -> str:
 @pytest.mark.parametrize(("transport", "suffix"), [("raw", ""), ("compressed", "/compressed")])
 def test_the_node_becomes_active_on_the_topic_it_is_given(client: Client, transport: str, suffix: str) -> None:
     def body() -> None:
+        client.listen("/eyes/attention_mask")
         client.wait(lambda: client.count_subscribers(f"/front/image_raw{suffix}") == 1, "the node's subscription")
         assert state(client, "/eyes/perception") == "active"
         assert client.count_publishers("/eyes/attention_mask") == 1
 
     arguments = {"image_topic": "/front/image_raw", "image_transport": transport, "namespace": "eyes"}
     launched("perception.launch.py", arguments, body)
+
+
+def test_several_cameras_are_found_by_a_pattern(client: Client) -> None:
+    def body() -> None:
+        client.listen("/dino/left/attention_mask")
+        client.wait(lambda: client.count_subscribers("/rig/left/image") == 1, "the subscription to the left camera")
+        assert client.count_subscribers("/rig/right/image") == 0  # nobody wants its results
+        assert client.count_publishers("/dino/right/attention_mask") == 1
+
+    launched("perception.launch.py", {"cameras": "left,right", "image_topic": "/rig/{camera}/image"}, body)
 
 
 def test_without_autostart_it_stays_unconfigured(client: Client) -> None:
