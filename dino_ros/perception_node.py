@@ -13,7 +13,8 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidTopicNameException
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -235,6 +236,19 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         }
 
 
+def spin(executor: Executor, node: Node) -> None:
+    """Spin until ROS is shut down.
+
+    rclpy raises out of the executor when somebody asks for a transition that the present state does not have: that is
+    logged, and does not end the node.
+    """
+    while rclpy.ok():
+        try:
+            executor.spin()
+        except rclpy_implementation.RCLError as error:
+            node.get_logger().error(f"A request could not be served: {error}")
+
+
 def main() -> None:
     """Run the node until it is interrupted; a bad parameter prints one sentence and exits with code 2."""
     rclpy.init(args=sys.argv)
@@ -243,7 +257,7 @@ def main() -> None:
         node = PerceptionNode()
         executor = MultiThreadedExecutor(num_threads=3)  # transitions, parameters, diagnostics
         executor.add_node(node)
-        executor.spin()
+        spin(executor, node)
     except UserError as error:
         rclpy.logging.get_logger("perception").error(str(error))
         sys.exit(2)

@@ -21,6 +21,7 @@ from dino_ros.backends import BACKENDS
 from dino_ros.demo.lifecycle import bring_up, change_state
 from dino_ros.demo.run import running
 from dino_ros.encodings import to_rgb
+from dino_ros.errors import UserError
 from dino_ros.masks import MaskParameters
 from dino_ros.messages import to_array
 from dino_ros.parameters import PARAMETERS
@@ -162,6 +163,9 @@ def test_lifecycle_round_trips(client: Client, student: Path) -> None:
             False,
             f"backend is 'abacus': choose one of auto, {', '.join(BACKENDS)}.",
         )
+        # A transition that the state does not have gets no answer from rclpy, and must not end the node.
+        with pytest.raises(UserError, match="does not answer"):
+            change_state(client, PERCEPTION, Transition.TRANSITION_DEACTIVATE, timeout=2.0)
         for round_trip in range(2):
             assert change_state(client, PERCEPTION, Transition.TRANSITION_CONFIGURE)
             for _ in range(2):
