@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 BAGS = ["rosbags>=0.10"]
 OPENVINO = ["openvino>=2024.6"]
+QUANTISE = ["nncf>=2.19"]
 TRAIN = [
     *BAGS,
     "jsonargparse[signatures]>=4.49",
@@ -55,11 +56,13 @@ setup(
         "bags": BAGS,
         "openvino": OPENVINO,
         "train": TRAIN,
+        "quantise": QUANTISE,
         "slurm": ["submitit>=1.5"],
         "tensorrt": ["tensorrt>=10.3", "cuda-python>=12.4"],
         "dev": [
             *BAGS,
             *OPENVINO,
+            *QUANTISE,
             "colcon-common-extensions",
             "matplotlib",
             "mypy",

@@ -25,8 +25,10 @@ from dino_ros.perceiver import Perceiver
 from dino_ros.student import FORMAT_VERSION, METADATA_KEY, StudentInfo
 from dino_train.backbones import VitOutputs, build_backbone, create_vit, mean_and_std, patch_size
 from dino_train.checkpoint import checkpoint_backbone, load_checkpoint
-from dino_train.data.frames import open_frames
+from dino_train.data.frames import MixedFrames, open_frames
+from dino_train.evaluation.class_folder import open_class_folder
 from dino_train.official import load_official
+from dino_train.quantise import quantise
 
 log = logging.getLogger(__name__)
 
@@ -94,21 +96,31 @@ def export(
     network: str = "teacher",
     data: Sequence[str | Path] = (),
     licence: str = "",
+    topics: Sequence[str] = (),
+    knn: Path | None = None,
 ) -> StudentInfo:
     """Write the student of `weights` for images of `height` x `width` pixels to `out`; return its description.
 
     `weights` is a checkpoint of `pretrain`, an official DINO v1 `.pth` file or a timm model name (downloaded).
     `network` picks "teacher" or "student" of either file, or "random" for the ViT of the first, untrained; `licence`
     replaces what the weights' source states. The file is kept only if ONNX Runtime agrees with torch in fp32 on
-    pictures of `data` (default: the demo's bag) within TOLERANCE. Raises UserError otherwise, and for weights, sizes or
-    data that cannot be used.
+    pictures of `data` (default: the demo's bag) within TOLERANCE; `topics` picks image topics of bags. With "int8" the
+    fp32 student is quantised on `data`, which must be given then, and `knn` may name a folder for k-NN before and
+    after: see `quantise`. Raises UserError otherwise, and for weights, sizes or data that cannot be used.
     """
+    if precision == "int8" and not data:
+        raise UserError(
+            "--precision int8 needs --data: name a bag, video or folder of pictures like those that the robot sees."
+        )
+    labelled = open_class_folder(knn) if knn else None
+    frames = open_frames(data or (TABLE,), topics)
     opened = open_weights(weights, network)
     vit = fix_size(opened.vit.eval(), height, width)
     mean, std = mean_and_std(vit)
-    pictures = parity_pictures(data, height, width)
+    pictures = parity_pictures(frames, height, width)
     with torch.inference_mode():
         reference = StudentGraph(vit, "fp32")(torch.from_numpy(pictures))
+    written = "fp32" if precision == "int8" else precision
     info = StudentInfo(
         format_version=FORMAT_VERSION,
         architecture=opened.architecture,
@@ -120,15 +132,17 @@ def export(
         width=width,
         mean=mean,
         std=std,
-        precision=precision,
+        precision=written,
         weights={**opened.origin, "sha256": weights_hash(vit)},
         licence=licence or opened.licence,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".tmp")
     try:
-        write_onnx(StudentGraph(vit, precision).eval(), info, temporary)
-        check_parity(temporary, pictures, reference, precision)
+        write_onnx(StudentGraph(vit, written).eval(), info, temporary)
+        check_parity(temporary, pictures, reference, written)
+        if precision == "int8":
+            info = quantise(temporary, frames, labelled)
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
@@ -217,10 +231,8 @@ def write_onnx(graph: StudentGraph, info: StudentInfo, path: Path) -> None:
     onnx.save(model, path)
 
 
-def parity_pictures(data: Sequence[str | Path], height: int, width: int) -> NDArray[np.uint8]:
+def parity_pictures(frames: MixedFrames, height: int, width: int) -> NDArray[np.uint8]:
     """Pictures to compare on, uint8 [N, height, width, 3], spread evenly over the data."""
-    paths = data or (TABLE,)
-    frames = open_frames(paths)
     count = min(PARITY_PICTURES, len(frames))
     numbers = np.linspace(0, len(frames) - 1, count).round().astype(int)
     pictures = [cv2.resize(frames[n], (width, height), interpolation=cv2.INTER_AREA) for n in numbers]
