@@ -93,7 +93,7 @@ def export(
     height: int,
     width: int,
     precision: str = "fp32",
-    network: str = "teacher",
+    network: str | None = None,
     data: Sequence[str | Path] = (),
     licence: str = "",
     topics: Sequence[str] = (),
@@ -101,9 +101,10 @@ def export(
 ) -> StudentInfo:
     """Write the student of `weights` for images of `height` x `width` pixels to `out`; return its description.
 
-    `weights` is a checkpoint of `pretrain`, an official DINO v1 `.pth` file or a timm model name (downloaded).
-    `network` picks "teacher" or "student" of either file, or "random" for the ViT of the first, untrained; `licence`
-    replaces what the weights' source states. The file is kept only if ONNX Runtime agrees with torch in fp32 on
+    `weights` is a checkpoint of `pretrain` or `distill`, an official DINO v1 `.pth` file or a timm model name
+    (downloaded). `network` picks "teacher" or "student" of a file, or "random" for the ViT of a checkpoint, untrained
+    (default: the student of a distilled checkpoint, else the teacher); `licence` replaces what the weights' source
+    states. The file is kept only if ONNX Runtime agrees with torch in fp32 on
     pictures of `data` (default: the demo's bag) within TOLERANCE; `topics` picks image topics of bags. With "int8" the
     fp32 student is quantised on `data`, which must be given then, and `knn` may name a folder for k-NN before and
     after: see `quantise`. Raises UserError otherwise, and for weights, sizes or data that cannot be used.
@@ -149,21 +150,21 @@ def export(
     return info
 
 
-def open_weights(weights: str, network: str) -> Weights:
+def open_weights(weights: str, network: str | None = None) -> Weights:
     """Find out what `weights` is, and load it; `network` as in `export`."""
     path = Path(weights)
     if network == "random" and path.suffix != ".pt":
         raise UserError("--network random takes the shape of a checkpoint of `dino-train pretrain` (a .pt file).")
     if path.suffix == ".pt":
         checkpoint = load_checkpoint(path)
-        backbone = checkpoint.recipe.backbone
+        backbone, network = checkpoint.recipe.backbone, network or checkpoint.network
         if network == "random":
             torch.manual_seed(checkpoint.recipe.seed)
             vit = build_backbone(backbone, checkpoint.recipe.crops.global_size, download=False)
         else:
             vit = checkpoint_backbone(checkpoint, network)
         origin: dict[str, str | int | float] = {
-            "source": f"dino-train pretrain, {network}",
+            "source": f"dino-train {'distill' if checkpoint.network == 'student' else 'pretrain'}, {network}",
             "data": ", ".join(Path(path).name for path in checkpoint.data.paths),
             "pictures": checkpoint.pictures,
             "steps": checkpoint.step,
@@ -172,7 +173,7 @@ def open_weights(weights: str, network: str) -> Weights:
         architecture = f"{backbone.name.split('_patch')[0]}, patch {patch_size(vit)}, {len(vit.blocks)} blocks"
         return Weights(vit, architecture, origin, "not stated")
     if path.suffix == ".pth":
-        official = load_official(path)
+        official, network = load_official(path), network or "teacher"
         source = f"official DINO v1 file {path.name}, {network}"
         return Weights(official.vit(network), official.name, {"source": source}, "Apache-2.0")
     vit = create_vit(weights, pretrained=True)

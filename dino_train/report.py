@@ -195,7 +195,7 @@ def attention(run: RunFolder) -> str:
         rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     newest = columns[-1][1]
     return (
-        '<p class="quiet">Where the CLS token of the teacher looks: its heads\' mean as heat, and the outline of the '
+        '<p class="quiet">Where the CLS token looks: its heads\' mean as heat, and the outline of the '
         "patches that hold 60 % of it.</p>"
         f'<div class="wide"><table class="attention">{"".join(rows)}</table></div>'
         + folded(f"Each head, {titles[-1]}", image(newest, "sheet"))

@@ -13,6 +13,8 @@ from dino_ros.errors import UserError
 from dino_train.run_log import ENVIRONMENT_NAME, FINISHED_NAME, LOG_NAME, RECIPE_NAME
 
 EVALUATIONS_NAME = "evaluations.jsonl"
+COMPARISON_NAME = "comparison.json"
+"""A distilled student beside its teacher, where the run has ended with that."""
 
 Line = dict[str, Any]
 """One object of a JSONL file; its `step` and `epoch` are numbers.
