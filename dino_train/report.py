@@ -103,6 +103,7 @@ def write_report(path: Path) -> Path:
 <p class="verdict">{escape(verdict(run))}</p>
 {section("Curves", charts(run))}
 {section("Evaluations", evaluations(run))}
+{section("Against the teacher", comparison(run))}
 {section("Attention", attention(run))}
 {section("Settings", folded("Recipe, as resolved", pre(run.recipe_text)) + folded("Environment", environment(run)))}
 </body>
@@ -177,6 +178,12 @@ def knn_table(run: RunFolder, scored: Sequence[Line]) -> str:
         cells = "".join(f"<td>{percent(line['knn'][k]) if k in line['knn'] else ''}</td>" for k in neighbours)
         rows.append(f"<tr><td>{escape(name)}{' (best)' if line is best else ''}</td>{cells}</tr>")
     return f"<table>{''.join(rows)}</table>"
+
+
+def comparison(run: RunFolder) -> str:
+    """A distilled student beside its teacher."""
+    rows = ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in run.comparison]
+    return f"<table><tr><th></th><th>student</th><th>teacher</th></tr>{''.join(rows)}</table>" if rows else ""
 
 
 def attention(run: RunFolder) -> str:

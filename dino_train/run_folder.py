@@ -36,6 +36,8 @@ class RunFolder:
     log: list[Line]
     evaluations: list[Line]
     """One for each checkpoint, by step."""
+    comparison: list[tuple[str, str, str]]
+    """Rows of a distilled student beside its teacher; empty where there are none."""
     finished: bool
 
     @property
@@ -80,6 +82,7 @@ def read_run(path: Path) -> RunFolder:
         environment if isinstance(environment, dict) else {},
         read_lines(path / LOG_NAME),
         read_evaluations(path),
+        [tuple(row) for row in parse_json(read_text(path / COMPARISON_NAME) or "{}").get("rows", [])],
         finished,
     )
 
