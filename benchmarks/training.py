@@ -102,7 +102,7 @@ def step_alone(
     def step() -> None:
         groups = [normalise(crops, mean, std) for crops in finish_crops(batch, device)]
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            loss, teacher = dino(groups, 0.04)
+            loss, teacher = dino(groups, {"teacher_temperature": 0.04})
         optimiser.zero_grad()
         loss.backward()
         clip_each_gradient(dino.student, 3.0)

@@ -185,24 +185,33 @@ class LastAttention(TorchFunctionMode):
     """Remembers query and key of the last attention that is computed inside its `with` block.
 
     timm's blocks differ in how they make the two (one projection or several, biases, norms, rotary embeddings), but
-    all of them hand both to torch's `scaled_dot_product_attention`. `count` is the number of its calls.
+    all of them hand both to torch's `scaled_dot_product_attention`. Where a block's `fused_attn` is off they make the
+    whole matrix, by `Tensor.softmax`, and that is remembered. `count` is the number of attentions.
     """
 
     query: Tensor
     key: Tensor
+    matrix: Tensor | None
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
+        self.matrix = None
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is functional.scaled_dot_product_attention:
             self.count += 1
             self.query, self.key = args[:2]
-        return function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        if function is Tensor.softmax:
+            self.count += 1
+            self.matrix = result
+        return result
 
     def cls_row(self) -> Tensor:
         """Softmaxed attention of the first token, CLS, to all tokens: [B, heads, N]."""
+        if self.matrix is not None:
+            return self.matrix[:, :, 0]
         # At least in fp32, whatever the ViT's precision: this row costs little, and the masks are made of it.
         precision = torch.promote_types(self.query.dtype, torch.float32)
         query, key = self.query[:, :, 0, None].to(precision), self.key.to(precision)

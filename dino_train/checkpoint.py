@@ -13,7 +13,7 @@ from timm.models import VisionTransformer
 
 from dino_ros.errors import UserError
 from dino_train.backbones import build_backbone, first_line
-from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, Recipe, recipe_from_dict
+from dino_train.config import DataConfig, DistilRecipe, EvaluationConfig, MachineConfig, RunRecipe, recipe_from_dict
 
 FORMAT_VERSION = 2
 PARTS: dict[str, Any] = {"data": DataConfig, "machine": MachineConfig, "evaluation": EvaluationConfig}
@@ -26,7 +26,7 @@ class Checkpoint:
     No state of a random generator is in it: every draw of a run depends on the recipe's seed and on the step alone.
     """
 
-    recipe: Recipe
+    recipe: RunRecipe
     """As resolved: without "auto"."""
     data: DataConfig
     machine: MachineConfig
@@ -37,12 +37,17 @@ class Checkpoint:
     """Steps done."""
     steps_per_epoch: int
     objective: dict[str, Any]
-    """State of student, teacher and centre."""
+    """What the objective keeps: its networks' weights, and for DINO the centre."""
     optimiser: dict[str, Any]
     scaler: dict[str, Any]
     """State of the gradient scaler; empty unless the precision is fp16."""
     seconds: float
     """How long the run has taken so far, without pauses."""
+
+    @property
+    def network(self) -> str:
+        """Which of its networks is exported and evaluated: self-distillation's teacher, a distilled student."""
+        return "student" if isinstance(self.recipe, DistilRecipe) else "teacher"
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -60,7 +65,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of `dino-train pretrain`; only tensors and plain values are unpickled.
+    """Read a checkpoint of `dino-train pretrain` or `distill`; only tensors and plain values are unpickled.
 
     Raises UserError if the file is missing, is something else, or is of a later format.
     """
@@ -85,7 +90,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def checkpoint_backbone(checkpoint: Checkpoint, network: str) -> VisionTransformer:
-    """Rebuild the ViT of a checkpoint's `network`: "teacher" or "student"."""
+    """Rebuild the ViT of a checkpoint's `network`: "teacher" or "student".
+
+    Raises UserError for the teacher of a distilled student, which is not in its checkpoints.
+    """
+    if isinstance(checkpoint.recipe, DistilRecipe) and network == "teacher":
+        raise UserError(f"A distilled student's checkpoint holds no teacher: name {checkpoint.recipe.teacher} itself.")
     vit = build_backbone(checkpoint.recipe.backbone, checkpoint.recipe.crops.global_size, download=False)
     prefix = f"{network}.backbone."
     vit.load_state_dict({k.removeprefix(prefix): v for k, v in checkpoint.objective.items() if k.startswith(prefix)})

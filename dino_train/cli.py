@@ -5,12 +5,26 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from dino_ros.errors import UserError
-from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, Recipe, SlurmConfig, find_recipe
+from dino_train.config import (
+    ComparisonConfig,
+    DataConfig,
+    DistilRecipe,
+    EvaluationConfig,
+    MachineConfig,
+    Recipe,
+    RunRecipe,
+    SlurmConfig,
+    absolute,
+    find_recipe,
+    parse_size,
+)
 
 
 def main() -> None:
@@ -35,16 +49,24 @@ def run(arguments: list[str]) -> None:
     commands = parser.add_subcommands(required=True, dest="command")
     commands.add_subcommand("data", data_parser(), help="show what training would see")
     commands.add_subcommand("pretrain", pretrain_parser(), help="learn from pictures, without labels")
+    commands.add_subcommand("distill", distill_parser(), help="teach a small student what a large one sees")
     commands.add_subcommand("export", export_parser(), help="write a student file for dino_ros")
     commands.add_subcommand("evaluate", evaluate_parser(), help="score a student's attention masks")
     commands.add_subcommand("report", report_parser(), help="write the report of a run again")
     # A recipe that ships may be given by its name: jsonargparse reads paths only.
     arguments = [
-        str(find_recipe(value)) if previous == "--config" else value
+        str(find_recipe(value, arguments[0])) if previous == "--config" else value
         for previous, value in zip(["", *arguments], arguments, strict=False)
     ]
     options = parser.instantiate(parser.parse_args(arguments))
-    run_command = {"data": data, "pretrain": pretrain, "export": export, "evaluate": evaluate, "report": report}
+    run_command = {
+        "data": data,
+        "pretrain": pretrain,
+        "distill": distill,
+        "export": export,
+        "evaluate": evaluate,
+        "report": report,
+    }
     run_command[options.command](options[options.command])
 
 
@@ -91,19 +113,33 @@ def pretrain_parser() -> ArgumentParser:
         description="Pretrain a ViT by self-distillation (DINO). Ctrl-C loses two minutes at most: --resume goes on. "
         "On several GPUs: torchrun --nproc-per-node 8 -m dino_train pretrain ..."
     )
+    add_run_arguments(parser, Recipe, Path("runs/pretrain"))
+    return parser
+
+
+def add_run_arguments(parser: ArgumentParser, recipe: type[RunRecipe], out: Path) -> None:
+    """Options of a run: its data, its folder, the machine, what is beside it, and the recipe."""
     add_data_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("runs/pretrain"), help="folder of the run")
+    parser.add_argument("--out", type=Path, default=out, help="folder of the run")
     parser.add_argument("--resume", type=Path | None, help="go on with the run in this folder, as it was started")
     parser.add_argument("--slurm", type=SlurmConfig | None, help="submit to SLURM instead of running here")
     parser.add_argument("--config", action="config", help="a recipe that ships, by name, or the path of a YAML file")
     parser.add_argument("--machine", type=MachineConfig, default=MachineConfig(), help="what fits the machine")
     parser.add_argument("--evaluation", type=EvaluationConfig, default=EvaluationConfig(), help="what runs beside it")
-    parser.add_class_arguments(Recipe)
-    return parser
+    parser.add_class_arguments(recipe)
 
 
 def pretrain(options: Namespace) -> None:
     """`dino-train pretrain`."""
+    if checkpoint := train(options, Recipe):
+        print(
+            f"{checkpoint}: go on with `dino-train export {checkpoint} --size HxW`; "
+            f"see {checkpoint.with_name('report.html')}."
+        )
+
+
+def train(options: Namespace, kind: type[RunRecipe]) -> Path | None:
+    """Train as the options of a run say; returns the last checkpoint in the main process, None elsewhere."""
     from dino_train import trainer  # torch takes seconds to import: `--help` does without it
     from dino_train.checkpoint import load_checkpoint
     from dino_train.distributed import is_main
@@ -119,18 +155,41 @@ def pretrain(options: Namespace) -> None:
         job = PretrainJob(run.recipe, run.data, out, machine, run.evaluation)
     else:
         trainer.check_no_run(out)
-        recipe = Recipe(**{field.name: options[field.name] for field in dataclasses.fields(Recipe)})
+        recipe = kind(**{field.name: options[field.name] for field in dataclasses.fields(kind)})
         job = PretrainJob(recipe, data_config(options), out, options.machine, options.evaluation)
     if options.slurm:
         print(f"Submitted as job {submit(job, slurm_executor(options.slurm, out))}; its output is in {out}/slurm.")
-        return
+        return None
     checkpoint = (
         trainer.resume_run(out, job.machine)
         if options.resume
         else trainer.pretrain(job.recipe, job.data, out, job.machine, job.evaluation)
     )
-    if is_main():
-        print(f"{checkpoint}: go on with `dino-train export {checkpoint} --size HxW`; see {out}/report.html.")
+    return checkpoint if is_main() else None
+
+
+def distill_parser() -> ArgumentParser:
+    """Options of `dino-train distill`."""
+    parser = ArgumentParser(
+        description="Teach a small student the features and the attention of a frozen teacher, without labels, and "
+        "compare the two. --resume goes on with a run that was stopped."
+    )
+    add_run_arguments(parser, DistilRecipe, Path("runs/distill"))
+    parser.add_argument("--comparison", type=ComparisonConfig, default=ComparisonConfig(), help="what is compared")
+    return parser
+
+
+def distill(options: Namespace) -> None:
+    """`dino-train distill`."""
+    from dino_train.evaluation.comparison import compare_with_teacher, show
+
+    if Path(options.teacher).is_file():
+        options.teacher = absolute(options.teacher)
+    if options.comparison.size:
+        parse_size(options.comparison.size)
+    if checkpoint := train(options, DistilRecipe):
+        show(compare_with_teacher(checkpoint, options.comparison))
+        print(f"{checkpoint.with_name('student.onnx')} is the student; see {checkpoint.with_name('report.html')}.")
 
 
 def export_parser() -> ArgumentParser:
@@ -139,21 +198,31 @@ def export_parser() -> ArgumentParser:
     parser.add_argument(
         "weights",
         type=str,
-        help="checkpoint (.pt) of pretrain, official DINO v1 .pth, or timm model name (downloaded), such as a DINOv2, "
-        "DINOv3, MAE or DeiT encoder",
+        help="checkpoint (.pt) of pretrain or distill, official DINO v1 .pth, or timm model name (downloaded), such as "
+        "a DINOv2, DINOv3, MAE or DeiT encoder",
     )
     parser.add_argument("--out", type=Path | None, help="file to write (default: student.onnx beside a checkpoint)")
     parser.add_argument(
         "--size", type=str, default="224x224", help="HxW of the student's input, multiples of the patch"
     )
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16"], help="of the weights; fp16 for GPUs")
+    parser.add_argument(
+        "--precision", default="fp32", choices=["fp32", "fp16", "int8"], help="fp16 for GPUs, int8 for CPUs"
+    )
     parser.add_argument(
         "--network",
-        default="teacher",
-        choices=["teacher", "student", "random"],
-        help="which weights of a training checkpoint, ours or the DINO authors'",
+        type=Literal["teacher", "student", "random"] | None,
+        help="which weights of a training checkpoint, ours or the DINO authors' (default: the student of a distilled "
+        "one, else the teacher)",
     )
-    parser.add_argument("--data", nargs="+", default=[], help="pictures for the parity check (default: the demo's bag)")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        help="bags, videos, folders of pictures like those the robot sees: for the parity check (default: the demo's "
+        "bag), and needed for int8, which is calibrated on them",
+    )
+    parser.add_argument("--topic", nargs="+", default=[], help="image topics of bags (default: every image topic)")
+    parser.add_argument("--knn", type=Path | None, help="train/<class>/ and val/<class>/: k-NN before and after int8")
     parser.add_argument("--licence", default="", help="of the weights (default: what their source states)")
     return parser
 
@@ -168,18 +237,34 @@ def export(options: Namespace) -> None:
     name = "student" if weights.suffix == ".pt" else weights.name.removesuffix(".pth")
     out = options.out or beside / f"{name}.onnx"
     info = export_student(
-        options.weights, out, height, width, options.precision, options.network, options.data, options.licence
+        options.weights,
+        out,
+        height,
+        width,
+        options.precision,
+        options.network,
+        options.data,
+        options.licence,
+        options.topic,
+        options.knn,
     )
+    if info.quantisation:
+        show_cost(info.quantisation)
     print(f"{out}: {info.architecture}, {height}x{width}, {info.precision}, {out.stat().st_size / 1e6:.1f} MB.")
     print(f"Run it: ros2 launch dino_ros perception.launch.py model:={out.resolve()}")
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Height and width from "HxW"; raises UserError for anything else."""
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise UserError(f"--size {text} is not HxW: write for example 224x224.")
-    return int(height), int(width)
+def show_cost(quantisation: Mapping[str, str | int | float]) -> None:
+    """Print what int8 changed, as `StudentInfo.quantisation` says it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("int8 against fp32", "", title=f"On {quantisation['frames']} frames that were not calibrated on")
+    table.add_row("cosine of patch tokens", f"{quantisation['cosine']:.4f}")
+    table.add_row("mask IoU", f"{quantisation['mask_iou']:.3f}")
+    if "knn_int8" in quantisation:
+        table.add_row("k-NN, fp32 to int8", f"{quantisation['knn_fp32']:.1%} to {quantisation['knn_int8']:.1%}")
+    Console().print(table)
 
 
 def evaluate_parser() -> ArgumentParser:

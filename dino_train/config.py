@@ -24,8 +24,8 @@ noise does: frames of a scene at rest with noise of 10 grey levels differ by 3 a
 Auto = Literal["auto"]
 Number = TypeVar("Number", int, float)
 
-SHIPPED = ("config/pretrain", "share/dino_ros/config/pretrain")
-"""Where recipes stand below the source tree, or below an installation's prefix."""
+SHIPPED = ("config", "share/dino_ros/config")
+"""Where the folders of recipes stand below the source tree, or below an installation's prefix."""
 
 
 @dataclass
@@ -121,16 +121,24 @@ class OptimiserConfig:
 
 
 @dataclass
-class Recipe:
-    """Everything that decides what is learnt, apart from the data."""
+class DistilConfig:
+    """What a student takes from its teacher: weights of the parts of the loss."""
+
+    patches: float = 1.0
+    """Of the patch tokens' cosine."""
+    cls: float = 1.0
+    """Of the CLS tokens' cosine. Raise it where the embedding of whole pictures is what is used."""
+    attention: float = 1.0
+    """Of the divergence between the CLS attentions, nats. Raise it where masks are what is used."""
+
+
+@dataclass
+class RunRecipe:
+    """What the recipes of all methods have."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     crops: CropsConfig = field(default_factory=CropsConfig)
-    dino: DinoConfig = field(default_factory=DinoConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    init: str | None = None
-    """File to start from: an official DINO v1 backbone, an official training checkpoint (with head and centre), or a
-    checkpoint of `dino-train pretrain`."""
     epochs: int = 100
     """Passes over the data."""
     batch_size: int = 64
@@ -143,16 +151,49 @@ class Recipe:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1.")
-        for name in ("student_temperature", "teacher_temperature_start", "teacher_temperature"):
-            value = getattr(self.dino, name)
-            if value != "auto" and value <= 0:
-                raise UserError(f"dino.{name} is {value}: temperatures must be above 0.")
         for name in ("global_scale", "local_scale"):
             low, high = getattr(self.crops, name)
             if not 0 < low <= high <= 1:
                 raise UserError(
                     f"crops.{name} is ({low}, {high}): it must be two shares of the area, 0 < low <= high <= 1."
                 )
+
+
+@dataclass
+class Recipe(RunRecipe):
+    """Everything that decides what self-distillation learns, apart from the data."""
+
+    dino: DinoConfig = field(default_factory=DinoConfig)
+    init: str | None = None
+    """File to start from: an official DINO v1 backbone, an official training checkpoint (with head and centre), or a
+    checkpoint of `dino-train`."""
+
+    def check(self) -> None:
+        """Raise UserError, naming the field, where a value is out of its range."""
+        super().check()
+        for name in ("student_temperature", "teacher_temperature_start", "teacher_temperature"):
+            value = getattr(self.dino, name)
+            if value != "auto" and value <= 0:
+                raise UserError(f"dino.{name} is {value}: temperatures must be above 0.")
+
+
+@dataclass
+class DistilRecipe(RunRecipe):
+    """Everything that decides what a student learns from a teacher, apart from the data."""
+
+    teacher: str = ""
+    """Whose features and attention are learnt: a checkpoint of `dino-train` (.pt), an official DINO v1 file (.pth), or
+    the timm name of an encoder (downloaded)."""
+    distil: DistilConfig = field(default_factory=DistilConfig)
+
+    def check(self) -> None:
+        """Raise UserError, naming the field, where a value is missing or out of its range."""
+        super().check()
+        if not self.teacher:
+            raise UserError("There is no teacher: name a checkpoint, a .pth file or a timm encoder with --teacher.")
+        weights = dataclasses.asdict(self.distil)
+        if min(weights.values()) < 0 or not any(weights.values()):
+            raise UserError(f"distil is {weights}: the weights must be 0 or more, and one of them above 0.")
 
 
 @dataclass
@@ -192,6 +233,20 @@ class EvaluationConfig:
 
 
 @dataclass
+class ComparisonConfig:
+    """What a distilled student and its teacher are compared on, at the end; k-NN on the folder of `evaluation.knn`."""
+
+    size: str = ""
+    """HxW of the students that are exported and timed (default: the global crop); multiples of the patch."""
+    data: str | None = None
+    """Bag or folder of pictures that were not trained on (default: frames of the training data)."""
+    topic: str | None = None
+    """Image topic of that bag."""
+    masks: str | None = None
+    """Ground truth of `data`: a folder of PNGs of the same names, or a topic of the bag."""
+
+
+@dataclass
 class MachineConfig:
     """How fast a run goes: the choices that belong to the machine and not to the recipe."""
 
@@ -227,6 +282,14 @@ class SlurmConfig:
     """How often at most."""
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width from "HxW"; raises UserError for anything else."""
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise UserError(f"--size {text} is not HxW: write for example 224x224.")
+    return int(height), int(width)
+
+
 def absolute(path: str) -> str:
     """Path from the root of the file system."""
     return os.path.abspath(path)  # links keep their names, which weights may go by
@@ -243,13 +306,15 @@ SMALL, LARGE = 20_000, 1_280_000
 """Numbers of pictures between which "auto" settings go from those of small data to the paper's for ImageNet."""
 
 
-def resolve(recipe: Recipe, pictures: int) -> tuple[Recipe, dict[str, float]]:
+def resolve(recipe: RunRecipe, pictures: int) -> tuple[RunRecipe, dict[str, float]]:
     """Replace every "auto" by its value for a number of pictures; also returns what was replaced, by name.
 
     Between SMALL and LARGE pictures the values go along the logarithm of their number: K (a power of 2), 1 - EMA and
     the temperatures geometrically. The ends are the paper's settings for ImageNet, and what was found to work on
     robot logs of some thousand frames.
     """
+    if not isinstance(recipe, Recipe):
+        return recipe, {}
     share = min(max(math.log(max(pictures, 1) / SMALL) / math.log(LARGE / SMALL), 0.0), 1.0)
 
     def between(small: float, large: float) -> float:
@@ -266,32 +331,33 @@ def resolve(recipe: Recipe, pictures: int) -> tuple[Recipe, dict[str, float]]:
     return dataclasses.replace(recipe, dino=dino), {f"dino.{name}": value for name, value in replaced.items()}
 
 
-def recipe_from_dict(values: dict[str, Any]) -> Recipe:
-    """Rebuild the recipe that `dataclasses.asdict` wrote into a checkpoint."""
+def recipe_from_dict(values: dict[str, Any]) -> RunRecipe:
+    """Rebuild the recipe that `dataclasses.asdict` wrote into a checkpoint; its own section tells its kind."""
     parts = {
         "backbone": BackboneConfig,
         "crops": CropsConfig,
         "dino": DinoConfig,
+        "distil": DistilConfig,
         "optimiser": OptimiserConfig,
     }
-    built: dict[str, Any] = {name: part(**values[name]) for name, part in parts.items()}
+    built: dict[str, Any] = {name: part(**values[name]) for name, part in parts.items() if name in values}
     built["crops"] = dataclasses.replace(
         built["crops"],
         global_scale=tuple(values["crops"]["global_scale"]),
         local_scale=tuple(values["crops"]["local_scale"]),
     )
-    return Recipe(**{**values, **built})
+    return (DistilRecipe if "distil" in values else Recipe)(**{**values, **built})
 
 
-def find_recipe(name_or_path: str) -> Path:
-    """Return the recipe at a path, or the one of that name among those that ship in `config/pretrain`.
+def find_recipe(name_or_path: str, kind: str = "pretrain") -> Path:
+    """Return the recipe at a path, or the one of that name among those that ship for a kind: "pretrain" or "distill".
 
     Raises UserError that lists the names when there is neither.
     """
     if Path(name_or_path).is_file():
         return Path(name_or_path)
     # Above this file stand the source tree, or the prefix that pip or colcon installed into.
-    folders = [above / place for above in Path(__file__).resolve().parents for place in SHIPPED]
+    folders = [above / place / kind for above in Path(__file__).resolve().parents for place in SHIPPED]
     shipped = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
     if name_or_path in shipped:
         return shipped[name_or_path]
@@ -301,7 +367,7 @@ def find_recipe(name_or_path: str) -> Path:
     )
 
 
-def load_recipe(name_or_path: str) -> Recipe:
+def load_recipe(name_or_path: str, kind: str = "pretrain") -> RunRecipe:
     """Read a recipe, by its path or by the name of one that ships; what it does not set has its default.
 
     Raises UserError as `find_recipe` does.
@@ -309,7 +375,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Recipe, "recipe")
-    text = yaml.safe_load(find_recipe(name_or_path).read_text())
-    recipe: Recipe = parser.instantiate(parser.parse_object({"recipe": text})).recipe
+    parser.add_class_arguments({"pretrain": Recipe, "distill": DistilRecipe}[kind], "recipe")
+    text = yaml.safe_load(find_recipe(name_or_path, kind).read_text())
+    recipe: RunRecipe = parser.instantiate(parser.parse_object({"recipe": text})).recipe
     return recipe

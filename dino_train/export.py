@@ -25,8 +25,10 @@ from dino_ros.perceiver import Perceiver
 from dino_ros.student import FORMAT_VERSION, METADATA_KEY, StudentInfo
 from dino_train.backbones import VitOutputs, build_backbone, create_vit, mean_and_std, patch_size
 from dino_train.checkpoint import checkpoint_backbone, load_checkpoint
-from dino_train.data.frames import open_frames
+from dino_train.data.frames import MixedFrames, open_frames
+from dino_train.evaluation.class_folder import open_class_folder
 from dino_train.official import load_official
+from dino_train.quantise import quantise
 
 log = logging.getLogger(__name__)
 
@@ -105,24 +107,35 @@ def export(
     height: int,
     width: int,
     precision: str = "fp32",
-    network: str = "teacher",
+    network: str | None = None,
     data: Sequence[str | Path] = (),
     licence: str = "",
+    topics: Sequence[str] = (),
+    knn: Path | None = None,
 ) -> StudentInfo:
     """Write the student of `weights` for images of `height` x `width` pixels to `out`; return its description.
 
-    `weights` is a checkpoint of `pretrain`, an official DINO v1 `.pth` file or a timm model name (downloaded).
-    `network` picks "teacher" or "student" of either file, or "random" for the ViT of the first, untrained; `licence`
-    replaces what the weights' source states. The file is kept only if ONNX Runtime agrees with torch in fp32 on
-    pictures of `data` (default: the demo's bag) within TOLERANCE. Raises UserError otherwise, and for weights, sizes or
-    data that cannot be used.
+    `weights` is a checkpoint of `pretrain` or `distill`, an official DINO v1 `.pth` file or a timm model name
+    (downloaded). `network` picks "teacher" or "student" of a file, or "random" for the ViT of a checkpoint, untrained
+    (default: the student of a distilled checkpoint, else the teacher); `licence` replaces what the weights' source
+    states. The file is kept only if ONNX Runtime agrees with torch in fp32 on
+    pictures of `data` (default: the demo's bag) within TOLERANCE; `topics` picks image topics of bags. With "int8" the
+    fp32 student is quantised on `data`, which must be given then, and `knn` may name a folder for k-NN before and
+    after: see `quantise`. Raises UserError otherwise, and for weights, sizes or data that cannot be used.
     """
+    if precision == "int8" and not data:
+        raise UserError(
+            "--precision int8 needs --data: name a bag, video or folder of pictures like those that the robot sees."
+        )
+    labelled = open_class_folder(knn) if knn else None
+    frames = open_frames(data or (TABLE,), topics)
     opened = open_weights(weights, network)
     vit = fix_size(opened.vit.eval(), height, width)
     mean, std = mean_and_std(vit)
-    pictures = parity_pictures(data, height, width)
+    pictures = parity_pictures(frames, height, width)
     with torch.inference_mode():
         reference = StudentGraph(vit, "fp32")(torch.from_numpy(pictures))
+    written = "fp32" if precision == "int8" else precision
     info = StudentInfo(
         format_version=FORMAT_VERSION,
         architecture=opened.architecture,
@@ -134,36 +147,38 @@ def export(
         width=width,
         mean=mean,
         std=std,
-        precision=precision,
+        precision=written,
         weights={**opened.origin, "sha256": weights_hash(vit)},
         licence=licence or opened.licence,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".tmp")
     try:
-        write_onnx(StudentGraph(vit, precision).eval(), info, temporary)
-        check_parity(temporary, pictures, reference, precision)
+        write_onnx(StudentGraph(vit, written).eval(), info, temporary)
+        check_parity(temporary, pictures, reference, written)
+        if precision == "int8":
+            info = quantise(temporary, frames, labelled)
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
     return info
 
 
-def open_weights(weights: str, network: str) -> Weights:
+def open_weights(weights: str, network: str | None = None) -> Weights:
     """Find out what `weights` is, and load it; `network` as in `export`."""
     path = Path(weights)
     if network == "random" and path.suffix != ".pt":
         raise UserError("--network random takes the shape of a checkpoint of `dino-train pretrain` (a .pt file).")
     if path.suffix == ".pt":
         checkpoint = load_checkpoint(path)
-        backbone = checkpoint.recipe.backbone
+        backbone, network = checkpoint.recipe.backbone, network or checkpoint.network
         if network == "random":
             torch.manual_seed(checkpoint.recipe.seed)
             vit = build_backbone(backbone, checkpoint.recipe.crops.global_size, download=False)
         else:
             vit = checkpoint_backbone(checkpoint, network)
         origin: dict[str, str | int | float] = {
-            "source": f"dino-train pretrain, {network}",
+            "source": f"dino-train {'distill' if checkpoint.network == 'student' else 'pretrain'}, {network}",
             "data": ", ".join(Path(path).name for path in checkpoint.data.paths),
             "pictures": checkpoint.pictures,
             "steps": checkpoint.step,
@@ -172,7 +187,7 @@ def open_weights(weights: str, network: str) -> Weights:
         architecture = f"{backbone.name.split('_patch')[0]}, patch {patch_size(vit)}, {len(vit.blocks)} blocks"
         return Weights(vit, architecture, origin, "not stated")
     if path.suffix == ".pth":
-        official = load_official(path)
+        official, network = load_official(path), network or "teacher"
         source = f"official DINO v1 file {path.name}, {network}"
         return Weights(official.vit(network), official.name, {"source": source}, "Apache-2.0")
     vit = create_vit(weights, pretrained=True)
@@ -231,10 +246,8 @@ def write_onnx(graph: StudentGraph, info: StudentInfo, path: Path) -> None:
     onnx.save(model, path)
 
 
-def parity_pictures(data: Sequence[str | Path], height: int, width: int) -> NDArray[np.uint8]:
+def parity_pictures(frames: MixedFrames, height: int, width: int) -> NDArray[np.uint8]:
     """Pictures to compare on, uint8 [N, height, width, 3], spread evenly over the data."""
-    paths = data or (TABLE,)
-    frames = open_frames(paths)
     count = min(PARITY_PICTURES, len(frames))
     numbers = np.linspace(0, len(frames) - 1, count).round().astype(int)
     pictures = [cv2.resize(frames[n], (width, height), interpolation=cv2.INTER_AREA) for n in numbers]

@@ -12,30 +12,34 @@ from torch.nn.parallel import DistributedDataParallel
 from dino_ros.errors import UserError
 from dino_train.config import MachineConfig
 from dino_train.distributed import Processes
-from dino_train.objectives.dino import Dino
+from dino_train.objectives.objective import Objective
 
 
-def prepare(dino: Dino, machine: MachineConfig, processes: Processes) -> Dino:
+def prepare(objective: Objective, machine: MachineConfig, processes: Processes) -> Objective:
     """Fit the networks to the machine; the names of their weights stay as they are."""
-    if dino.config.use_bn_in_head and processes.count > 1:
+    student: Any = objective.student
+    if any(isinstance(module, nn.BatchNorm1d) for module in objective.modules()) and processes.count > 1:
         if processes.device.type != "cuda":
             raise UserError(
                 "dino.use_bn_in_head needs GPUs when several processes train: batch norm is shared there only."
             )
-        dino = nn.SyncBatchNorm.convert_sync_batchnorm(dino)
+        objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
     if machine.checkpoint_activations:
-        dino.student.backbone.set_grad_checkpointing(True)
+        student.backbone.set_grad_checkpointing(True)
     if machine.compile:
-        dino.student.backbone.compile()
-        dino.teacher.backbone.compile()
+        if not objective.compilable:
+            raise UserError("machine.compile is of no use to distillation, which reads the attention: leave it out.")
+        network: Any
+        for network in objective.children():
+            network.backbone.compile()
     if processes.device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # for the head, which autocast leaves in fp32
     elif choose_precision(machine, processes.device) == torch.bfloat16:
         attention: Any
-        for attention in dino.modules():
+        for attention in objective.modules():
             if hasattr(attention, "fused_attn"):
                 attention.fused_attn = False  # torch's fused attention is slow in bf16 on a CPU
-    return dino
+    return objective
 
 
 def choose_precision(machine: MachineConfig, device: torch.device) -> torch.dtype:

@@ -21,6 +21,7 @@ from dino_train.objectives.dino import Dino
 
 SIZES = {192: "tiny", 384: "small", 768: "base"}
 """Width of the tokens of the authors' ViTs, and what it is called."""
+NETWORKS = ("student", "teacher")
 LAST_LAYER = "head.last_layer.parametrizations.weight."
 RENAMED = {
     "head.last_layer.weight_g": LAST_LAYER + "original0",
@@ -165,6 +166,9 @@ def initialise(dino: Dino, path: Path) -> None:
     if path.suffix == ".pt":
         checkpoint = load_checkpoint(path)
         config, state = checkpoint.recipe.backbone, dict(checkpoint.objective)
+        if checkpoint.network == "student":  # distilled: it becomes both networks
+            vits = {name: value for name, value in state.items() if name.startswith("student.backbone.")}
+            state = {name.replace("student", network, 1): value for name, value in vits.items() for network in NETWORKS}
     else:
         official = load_official(path)
         config, state = official.backbone, dict(official.state)

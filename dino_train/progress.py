@@ -17,6 +17,21 @@ log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 60.0
 """Where there is no terminal, a line is logged this often."""
 
+LINE = {
+    "loss": "loss {:.2f}",
+    "teacher_entropy": " = entropy {:.2f}",
+    "kl": " + KL {:.2f}",
+    "cosine": ", cosine of patches {:.3f}",
+    "cls_cosine": ", of CLS {:.3f}",
+    "attention_kl": ", KL of attention {:.3f}",
+    "lr": ", lr {:.1e}",
+    "teacher_temperature": ", temperature {:.3f}",
+    "teacher_momentum": ", EMA {:.4f}",
+    "gradient_norm": ", gradient {:.2f}",
+    "pictures_per_second": ", {:.0f} pictures/s",
+}
+"""What is shown of a line of the log, where it has it, and how."""
+
 Advance = Callable[[Mapping[str, float]], None]
 
 
@@ -56,23 +71,19 @@ def summary(metrics: Mapping[str, float]) -> str:
     """One line of what matters most."""
     if not metrics:
         return "starting"
-    return (
-        f"loss {metrics['loss']:.2f} = entropy {metrics['teacher_entropy']:.2f} + KL {metrics['kl']:.2f}, "
-        f"lr {metrics['lr']:.1e}, temperature {metrics['teacher_temperature']:.3f}, "
-        f"EMA {metrics['teacher_momentum']:.4f}, gradient {metrics['gradient_norm']:.2f}, "
-        f"{metrics['pictures_per_second']:.0f} pictures/s"
-    )
+    return "".join(text.format(metrics[name]) for name, text in LINE.items() if name in metrics)
 
 
 class HealthMonitor:
-    """Tells, once each, when self-distillation goes wrong in one of the ways it is known to.
+    """Tells, once each, when a run goes wrong in one of the ways it is known to.
 
     The two collapses (Caron et al. 2021, section 5.3): the teacher's output is uniform for every picture, or it is the
     same few dimensions for every picture. Both are seen from the entropy of the output and of its mean. `window` log
-    lines must agree before anything is said.
+    lines must agree before anything is said. `largest_entropy` is None for a method whose output has none: then the
+    embeddings alone are looked at.
     """
 
-    def __init__(self, largest_entropy: float, window: int = 30) -> None:
+    def __init__(self, largest_entropy: float | None, window: int = 30) -> None:
         self.largest_entropy = largest_entropy
         self.recent: deque[Mapping[str, float]] = deque(maxlen=window)
         self.said: set[str] = set()
@@ -83,15 +94,13 @@ class HealthMonitor:
         if len(self.recent) < (self.recent.maxlen or 0):
             return None
         top = self.largest_entropy
-        loss = min(line["loss"] for line in self.recent)
-        told_apart = max(line["marginal_entropy"] - line["teacher_entropy"] for line in self.recent)
-        if loss > 0.98 * top:
+        if top is not None and min(line["loss"] for line in self.recent) > 0.98 * top:
             warning = (
                 f"The loss stays at ln K = {top:.2f}: the teacher's output is uniform and nothing is learnt. Lower "
                 "dino.teacher_temperature_start and dino.teacher_temperature, or make crops of a picture more alike "
                 "(crops.global_scale, crops.colour); lower dino.out_dim for small data."
             )
-        elif told_apart < 0.02 * top:
+        elif top is not None and max(map(told_apart, self.recent)) < 0.02 * top:
             warning = (
                 "The teacher gives every picture the same output "
                 f"(entropy {metrics['teacher_entropy']:.2f}, of its mean "
@@ -110,3 +119,8 @@ class HealthMonitor:
             return None
         self.said.add(kind)
         return warning
+
+
+def told_apart(line: Mapping[str, float]) -> float:
+    """Nats by which the entropy of the teacher's mean output is above that of one output: it tells pictures apart."""
+    return line["marginal_entropy"] - line["teacher_entropy"]

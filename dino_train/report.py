@@ -103,6 +103,7 @@ def write_report(path: Path) -> Path:
 <p class="verdict">{escape(verdict(run))}</p>
 {section("Curves", charts(run))}
 {section("Evaluations", evaluations(run))}
+{section("Against the teacher", comparison(run))}
 {section("Attention", attention(run))}
 {section("Settings", folded("Recipe, as resolved", pre(run.recipe_text)) + folded("Environment", environment(run)))}
 </body>
@@ -179,6 +180,12 @@ def knn_table(run: RunFolder, scored: Sequence[Line]) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
+def comparison(run: RunFolder) -> str:
+    """A distilled student beside its teacher."""
+    rows = ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in run.comparison]
+    return f"<table><tr><th></th><th>student</th><th>teacher</th></tr>{''.join(rows)}</table>" if rows else ""
+
+
 def attention(run: RunFolder) -> str:
     """The attention in the fixed frames, one row each, at checkpoints from the first to the last."""
     drawn = [(line, run.path / line["attention"]) for line in run.evaluations if "attention" in line]
@@ -195,7 +202,7 @@ def attention(run: RunFolder) -> str:
         rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     newest = columns[-1][1]
     return (
-        '<p class="quiet">Where the CLS token of the teacher looks: its heads\' mean as heat, and the outline of the '
+        '<p class="quiet">Where the CLS token looks: its heads\' mean as heat, and the outline of the '
         "patches that hold 60 % of it.</p>"
         f'<div class="wide"><table class="attention">{"".join(rows)}</table></div>'
         + folded(f"Each head, {titles[-1]}", image(newest, "sheet"))

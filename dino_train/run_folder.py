@@ -13,6 +13,8 @@ from dino_ros.errors import UserError
 from dino_train.run_log import ENVIRONMENT_NAME, FINISHED_NAME, LOG_NAME, RECIPE_NAME
 
 EVALUATIONS_NAME = "evaluations.jsonl"
+COMPARISON_NAME = "comparison.json"
+"""A distilled student beside its teacher, where the run has ended with that."""
 
 Line = dict[str, Any]
 """One object of a JSONL file; its `step` and `epoch` are numbers.
@@ -34,6 +36,8 @@ class RunFolder:
     log: list[Line]
     evaluations: list[Line]
     """One for each checkpoint, by step."""
+    comparison: list[tuple[str, str, str]]
+    """Rows of a distilled student beside its teacher; empty where there are none."""
     finished: bool
 
     @property
@@ -78,6 +82,7 @@ def read_run(path: Path) -> RunFolder:
         environment if isinstance(environment, dict) else {},
         read_lines(path / LOG_NAME),
         read_evaluations(path),
+        [tuple(row) for row in parse_json(read_text(path / COMPARISON_NAME) or "{}").get("rows", [])],
         finished,
     )
 

@@ -20,7 +20,7 @@ import torch
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
-from dino_train.config import MachineConfig, Recipe
+from dino_train.config import MachineConfig, RunRecipe
 from dino_train.distributed import Processes
 
 RECIPE_NAME = "recipe.yaml"
@@ -74,7 +74,7 @@ def step_of(line: str) -> float:
         return float("inf")
 
 
-def describe_run(run: Path, recipe: Recipe, machine: MachineConfig, processes: Processes) -> None:
+def describe_run(run: Path, recipe: RunRecipe, machine: MachineConfig, processes: Processes) -> None:
     """Write `recipe.yaml`, which `--config` takes, and `environment.json`."""
     plain = json.loads(json.dumps(dataclasses.asdict(recipe)))  # tuples become lists, which YAML knows
     write_text(run / RECIPE_NAME, yaml.safe_dump(plain, sort_keys=False))

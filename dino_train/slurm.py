@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_ros.errors import UserError
-from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, Recipe, SlurmConfig
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, RunRecipe, SlurmConfig
 from dino_train.run_log import LAST_NAME
 
 
@@ -15,7 +15,7 @@ from dino_train.run_log import LAST_NAME
 class PretrainJob:
     """What every process of a job does. A job that starts again goes on with the run in its folder."""
 
-    recipe: Recipe
+    recipe: RunRecipe
     data: DataConfig
     out: Path
     machine: MachineConfig

@@ -18,7 +18,15 @@ from torch.nn.parallel import DistributedDataParallel
 from dino_ros.errors import UserError
 from dino_train.backbones import mean_and_std, patch_size
 from dino_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, Recipe, resolve, settled
+from dino_train.config import (
+    DataConfig,
+    DistilRecipe,
+    EvaluationConfig,
+    MachineConfig,
+    Recipe,
+    RunRecipe,
+    resolve,
+)
 from dino_train.data.frames import open_frames
 from dino_train.data.loader import CropBatch, EpochSampler, crop_loader, finish_crops, split
 from dino_train.data.multicrop import normalise
@@ -27,14 +35,16 @@ from dino_train.distributed import Processes, join, main_first, mean_over_proces
 from dino_train.evaluation.beside import start_beside
 from dino_train.evaluation.class_folder import open_class_folder
 from dino_train.machine import choose_precision, prepare, skip_synchronisation
-from dino_train.objectives.dino import Dino, TeacherOutput
+from dino_train.objectives.dino import Dino
+from dino_train.objectives.distil import Distil
+from dino_train.objectives.objective import Objective
 from dino_train.official import initialise
 from dino_train.optimisers import build_optimiser, clip_each_gradient
 from dino_train.progress import HealthMonitor, progress_bar
 from dino_train.report import write_report
 from dino_train.run_folder import EVALUATIONS_NAME
 from dino_train.run_log import FINISHED_NAME, LAST_NAME, RunLog, describe_run, epoch_name
-from dino_train.schedules import cosine_schedule, linear_schedule, warmup_cosine_schedule
+from dino_train.schedules import cosine_schedule, warmup_cosine_schedule
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +54,14 @@ NON_FINITE_NAME = "non_finite.pt"
 
 
 def pretrain(
-    recipe: Recipe,
+    recipe: RunRecipe,
     data: DataConfig,
     out: Path,
     machine: MachineConfig | None = None,
     evaluation: EvaluationConfig | None = None,
     resume: Checkpoint | None = None,
 ) -> Path:
-    """Pretrain by self-distillation and return the path of the last checkpoint, `out/last.pt`.
+    """Pretrain by the method that the recipe is of, and return the path of the last checkpoint, `out/last.pt`.
 
     Writes the folder of a run (see `run_log.py`) to `out`. `resume` goes on from a checkpoint of the same recipe and
     data. Under `torchrun` the processes share each batch. Raises UserError for data or a recipe that cannot be used,
@@ -71,25 +81,23 @@ def pretrain(
             values = ", ".join(f"{name} = {value}" for name, value in chosen.items())
             log.info("for %d pictures: %s", len(frames), values)
 
-        # ---- student, teacher, optimiser -------------------------------------------------------------------------
+        # ---- objective, optimiser --------------------------------------------------------------------------------
         torch.manual_seed(recipe.seed)
-        dino = Dino(recipe)
-        if recipe.init and resume is None:
-            initialise(dino, Path(recipe.init))
-        vit: Any = dino.student.backbone
+        objective = build_objective(recipe, resume is None)
+        vit: Any = objective.student.backbone
         check_crop_sizes(recipe, patch_size(vit))
         mean, std = mean_and_std(vit)
-        dino = prepare(dino.to(processes.device).train(), machine, processes)
-        model: nn.Module = dino
+        objective = prepare(objective.to(processes.device).train(), machine, processes)
+        model: nn.Module = objective
         if processes.count > 1:
-            model = DistributedDataParallel(dino, broadcast_buffers=False)
-        optimiser = build_optimiser(recipe.optimiser, dino.student)
+            model = DistributedDataParallel(objective, broadcast_buffers=False)
+        optimiser = build_optimiser(recipe.optimiser, objective.student)
         precision = choose_precision(machine, processes.device)
         scaler = torch.GradScaler(processes.device.type, enabled=precision == torch.float16)
         first_step, seconds_before = 0, 0.0
         if resume is not None:
             check_same_data(resume, len(frames))
-            dino.load_state_dict(resume.objective)
+            objective.restore(resume.objective)
             optimiser.load_state_dict(resume.optimiser)
             scaler.load_state_dict(resume.scaler)
             first_step, seconds_before = resume.step, resume.seconds
@@ -117,7 +125,7 @@ def pretrain(
                 pictures=len(frames),
                 step=step,
                 steps_per_epoch=steps_per_epoch,
-                objective=dino.state_dict(),
+                objective=objective.kept(),
                 optimiser=optimiser.state_dict(),
                 scaler=scaler.state_dict(),
                 seconds=seconds_before + time.monotonic() - started,
@@ -136,13 +144,15 @@ def pretrain(
                     if not first_step:
                         checkpoint(0, epoch_name(0))
                     stack.enter_context(evaluations_beside(out, data, evaluation, processes.device))
+                chance = objective.largest_entropy
                 log.info(
-                    "%d pictures from %s; %d epochs of %d steps on %s in %s; a loss of ln K = %.2f is that of chance",
+                    "%d pictures from %s; %d epochs of %d steps on %s in %s%s",
                     len(frames), frames.name, recipe.epochs, steps_per_epoch, processes.device,
-                    str(precision).removeprefix("torch."), dino.largest_entropy,
+                    str(precision).removeprefix("torch."),
+                    f"; a loss of ln K = {chance:.2f} is that of chance" if chance else "",
                 )  # fmt: skip
             advance = stack.enter_context(progress_bar(first_step, steps, shown=processes.main))
-            monitor = HealthMonitor(dino.largest_entropy)
+            monitor = HealthMonitor(objective.largest_entropy)
             metrics: dict[str, float] = {}
             saved_at = logged_at = time.monotonic()
             logged_step = first_step
@@ -150,7 +160,8 @@ def pretrain(
             # ---- the loop ----------------------------------------------------------------------------------------
             for step, batch in enumerate(loader, start=first_step):
                 torch.manual_seed(step_seed(recipe.seed, step, processes.rank))
-                temperature, momentum = schedule(optimiser, recipe, step, steps, steps_per_epoch)
+                schedule(optimiser, recipe, step, steps, steps_per_epoch)
+                scheduled = objective.schedule(step, steps, steps_per_epoch)
                 optimiser.zero_grad()
                 parts = list(split(batch, machine.accumulate))
                 losses, outputs = [], []
@@ -159,29 +170,27 @@ def pretrain(
                     more = number + 1 < len(parts)
                     with skip_synchronisation(model, more):
                         with torch.autocast(processes.device.type, precision, enabled=precision != torch.float32):
-                            loss, output = model(groups, temperature)
+                            loss, output = model(groups, scheduled)
                         scaler.scale(loss / len(parts)).backward()
                     losses.append(loss.detach())
                     outputs.append(output)
-                teacher = TeacherOutput(*(torch.cat(tensors) for tensors in zip(*outputs, strict=True)))
+                said = type(outputs[0])(*(torch.cat(tensors) for tensors in zip(*outputs, strict=True)))
                 loss = mean_over_processes(torch.stack(losses).mean())
                 scaler.unscale_(optimiser)
-                gradient_norm = clip_each_gradient(dino.student, recipe.optimiser.clip_grad)
+                gradient_norm = clip_each_gradient(objective.student, recipe.optimiser.clip_grad)
                 # In fp16 a gradient overflows now and then: the scaler leaves that step out by itself.
                 if not torch.isfinite(loss if scaler.is_enabled() else loss + gradient_norm):
                     checkpoint(step, LAST_NAME)
-                    save_non_finite(out / NON_FINITE_NAME, step, loss, batch, dino, processes)
+                    save_non_finite(out / NON_FINITE_NAME, step, loss, batch, objective, processes)
                     raise UserError(
                         f"The loss of step {step} is {loss.item()}, the norm of its gradient {gradient_norm.item()}; "
                         f"the step was not applied. {out / NON_FINITE_NAME} holds its crops and gradients: start anew "
                         f"with --init {out / LAST_NAME} and a lower "
                         "--optimiser.lr or --optimiser.clip_grad, or --machine.precision fp32."
                     )
-                if step < recipe.dino.freeze_last_layer_epochs * steps_per_epoch:
-                    dino.freeze_last_layer()
+                objective.before_step(step / steps_per_epoch)
                 scaler.step(optimiser)
                 scaler.update()
-                dino.update_teacher(momentum)
 
                 done = step + 1
                 if done % STEPS_BETWEEN_LINES == 0 or done == steps:
@@ -189,11 +198,10 @@ def pretrain(
                     metrics = {
                         "step": done,
                         "epoch": done / steps_per_epoch,
-                        **dino.health(loss, teacher),
+                        **objective.health(loss, said),
                         "lr": optimiser.param_groups[0]["lr"],
                         "weight_decay": optimiser.param_groups[0]["weight_decay"],
-                        "teacher_momentum": momentum,
-                        "teacher_temperature": temperature,
+                        **scheduled,
                         "gradient_norm": gradient_norm.item(),
                         "pictures_per_second": recipe.batch_size * (done - logged_step) / (now - logged_at),
                         "elapsed_seconds": seconds_before + now - started,
@@ -203,7 +211,7 @@ def pretrain(
                         run_log.write(metrics)
                         if warning := monitor.check(metrics):
                             log.warning("%s", warning)
-                dino.update_centre(teacher.logits)
+                objective.after_step(said, scheduled)
                 advance(metrics)
                 if kept_every and (done % kept_every == 0 or done == steps):
                     checkpoint(done, epoch_name(done // steps_per_epoch))
@@ -229,23 +237,25 @@ def resume_run(run: Path, machine: MachineConfig | None = None) -> Path:
     )
 
 
-def schedule(
-    optimiser: torch.optim.Optimizer, recipe: Recipe, step: int, steps: int, steps_per_epoch: int
-) -> tuple[float, float]:
-    """Set the optimiser's learning rate and weight decay for a step; returns teacher temperature and EMA."""
-    config, dino = recipe.optimiser, recipe.dino
+def build_objective(recipe: RunRecipe, new: bool) -> Objective:
+    """The method that a resolved recipe is of; a `new` run starts from what the recipe says."""
+    if isinstance(recipe, DistilRecipe):
+        return Distil(recipe)
+    assert isinstance(recipe, Recipe)
+    dino = Dino(recipe)
+    if recipe.init and new:
+        initialise(dino, Path(recipe.init))
+    return dino
+
+
+def schedule(optimiser: torch.optim.Optimizer, recipe: RunRecipe, step: int, steps: int, steps_per_epoch: int) -> None:
+    """Set the optimiser's learning rate and weight decay for a step."""
+    config = recipe.optimiser
     peak = config.lr * recipe.batch_size / 256
     lr = warmup_cosine_schedule(step, steps, config.warmup_epochs * steps_per_epoch, peak, config.min_lr)
     weight_decay = cosine_schedule(step, steps, config.weight_decay, config.weight_decay_end)
     for group, decay in zip(optimiser.param_groups, (weight_decay, 0.0), strict=True):
         group["lr"], group["weight_decay"] = lr, decay
-    temperature = linear_schedule(
-        step,
-        dino.teacher_temperature_epochs * steps_per_epoch,
-        settled(dino.teacher_temperature_start),
-        settled(dino.teacher_temperature),
-    )
-    return temperature, cosine_schedule(step, steps, settled(dino.teacher_momentum), 1.0)
 
 
 @contextlib.contextmanager
@@ -274,7 +284,7 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
-def check_batch_size(recipe: Recipe, machine: MachineConfig, processes: Processes) -> None:
+def check_batch_size(recipe: RunRecipe, machine: MachineConfig, processes: Processes) -> None:
     """Raise UserError where a batch cannot be split evenly."""
     parts = processes.count * machine.accumulate
     if machine.accumulate < 1 or recipe.batch_size % parts:
@@ -300,7 +310,7 @@ def check_evaluation(evaluation: EvaluationConfig) -> None:
         open_frames(evaluation.frames)
 
 
-def check_crop_sizes(recipe: Recipe, patch: int) -> None:
+def check_crop_sizes(recipe: RunRecipe, patch: int) -> None:
     """Raise UserError where a crop is not a whole number of patches."""
     for name, size in (("global_size", recipe.crops.global_size), ("local_size", recipe.crops.local_size)):
         if size < patch or size % patch:
@@ -319,9 +329,11 @@ def check_same_data(resume: Checkpoint, pictures: int) -> None:
         )
 
 
-def save_non_finite(path: Path, step: int, loss: Tensor, batch: CropBatch, dino: Dino, processes: Processes) -> None:
+def save_non_finite(
+    path: Path, step: int, loss: Tensor, batch: CropBatch, objective: Objective, processes: Processes
+) -> None:
     """Keep what a loss that is not finite was computed from; each process writes its own part."""
-    gradients = {name: p.grad.norm() for name, p in dino.student.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad.norm() for name, p in objective.student.named_parameters() if p.grad is not None}
     facts = {"step": step, "loss": loss, "pictures": batch.pictures, "crops": batch.crops, "gradient_norms": gradients}
     name = path.name if processes.main else f"{path.stem}_{processes.rank}{path.suffix}"
     temporary = path.with_name(f"{name}.tmp")

@@ -30,7 +30,14 @@ def learning(run: RunFolder) -> str:
     if one is None or mean is None:
         if loss is None:
             return ""
-        return f"The loss is {loss:.2f}, after {first(run.log, 'loss'):.2f} in the first line of the log."
+        text = f"The loss is {loss:.2f}, after {first(run.log, 'loss'):.2f} in the first line of the log."
+        cosine, divergence = recent(run.log, "cosine"), recent(run.log, "attention_kl")
+        if cosine is not None and divergence is not None:
+            text += (
+                f" The student's patch tokens have a cosine of {cosine:.3f} with the teacher's, and its attention is "
+                f"{divergence:.2f} nats (KL) away from it."
+            )
+        return text
     numbers = f"the entropy of its mean output is {mean:.1f} nats, of one output {one:.1f}"
     if one > UNIFORM * top:
         text = f"The teacher's output is uniform: its entropy is {one:.2f} of at most ln K = {top:.2f}"

@@ -69,7 +69,7 @@ def test_whole_objective_loss_entropy_and_centre() -> None:
     teacher = np.stack([logits(dino.teacher, crop) for crop in crops[:2]])
     student = np.stack([logits(dino.student, crop) for crop in crops])
     before = dino.centre.double().numpy().copy()
-    loss, said = dino(groups, teacher_temperature=0.05)
+    loss, said = dino(groups, {"teacher_temperature": 0.05})
     health = dino.health(loss, said)
     dino.update_centre(said.logits)
 
@@ -90,7 +90,7 @@ def test_the_loss_is_float32_under_autocast() -> None:
     torch.manual_seed(0)
     dino = Dino(TINY)
     with torch.autocast("cpu", torch.bfloat16):
-        loss, said = dino(random_groups(), 0.015)
+        loss, said = dino(random_groups(), {"teacher_temperature": 0.015})
     assert loss.dtype == said.logits.dtype == torch.float32
     steps = said.logits.flatten().sort().values.diff()
     assert (steps[steps > 0] < 2**-9).any(), "the logits are finer than bf16 could hold"
@@ -120,7 +120,7 @@ def test_only_the_student_learns_and_the_teacher_follows() -> None:
     for (name, s), t in zip(dino.student.named_parameters(), dino.teacher.parameters(), strict=True):
         assert torch.equal(s, t), f"{name} differs at the start"
         assert s is not t
-    loss, _ = dino(random_groups(), 0.04)
+    loss, _ = dino(random_groups(), {"teacher_temperature": 0.04})
     loss.backward()
     assert all(p.grad is None for p in dino.teacher.parameters())
     assert all(p.grad is not None for p in dino.student.parameters() if p.requires_grad)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dino_ros.errors import UserError
-from dino_train.config import Recipe
+from dino_train.config import RunRecipe
 from dino_train.data.frames import Frames
 from dino_train.data.multicrop import Draws, MultiCrop, colour, colour_batch
 
@@ -48,7 +48,7 @@ class CropDataset(Dataset[CropBatch]):
     `finish` False leaves the colours to the GPU.
     """
 
-    def __init__(self, frames: Frames, recipe: Recipe, finish: bool = True) -> None:
+    def __init__(self, frames: Frames, recipe: RunRecipe, finish: bool = True) -> None:
         self.frames = frames
         self.crop = MultiCrop(recipe.crops)
         self.seed = recipe.seed
@@ -84,7 +84,7 @@ class EpochSampler(Sampler[list[Draw]]):
     """
 
     def __init__(
-        self, frames: WeightedFrames, recipe: Recipe, first_step: int = 0, rank: int = 0, processes: int = 1
+        self, frames: WeightedFrames, recipe: RunRecipe, first_step: int = 0, rank: int = 0, processes: int = 1
     ) -> None:
         self.lengths = [len(source) for source in frames.sources]
         self.shares = [round(n * weight) for n, weight in zip(self.lengths, frames.weights, strict=True)]
@@ -120,7 +120,7 @@ class EpochSampler(Sampler[list[Draw]]):
 
 
 def crop_loader(
-    frames: WeightedFrames, recipe: Recipe, sampler: EpochSampler, workers: int, finish: bool = True
+    frames: WeightedFrames, recipe: RunRecipe, sampler: EpochSampler, workers: int, finish: bool = True
 ) -> DataLoader[CropBatch]:
     """Batches of a sampler, cropped in `workers` processes; see CropBatch and CropDataset.
 

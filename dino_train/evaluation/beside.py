@@ -126,7 +126,7 @@ def follow(
 def evaluate_checkpoint(
     run: Path, path: Path, frames: Sequence[Picture], labelled: ClassFolder | None, device: torch.device
 ) -> Line | None:
-    """Evaluate the teacher of one checkpoint, and note the result in the run's folder.
+    """Evaluate one checkpoint, its teacher or its distilled student, and note the result in the run's folder.
 
     Draws the attention in `frames` into `attention/`, runs k-NN on `labelled` where that is given, puts a line into
     `evaluations.jsonl` and makes `best.pt` the checkpoint of highest k-NN. Returns the line. What fails is logged and
@@ -135,7 +135,9 @@ def evaluate_checkpoint(
     checkpoint = attempt(f"{path.name} is not evaluated", lambda: load_checkpoint(path))
     if checkpoint is None:
         return None
-    vit = attempt(f"{path.name} is not evaluated", lambda: checkpoint_backbone(checkpoint, "teacher").to(device))
+    vit = attempt(
+        f"{path.name} is not evaluated", lambda: checkpoint_backbone(checkpoint, checkpoint.network).to(device)
+    )
     if vit is None:
         return None
     line: Line = {

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from timm.models import VisionTransformer
 from torch import Tensor
 from torch.nn import functional
 
 from dino_ros.errors import UserError
-from dino_train.evaluation.class_folder import ClassFolder, embed_files
+from dino_ros.perceiver import Perceiver
+from dino_train.data.images import decode
+from dino_train.evaluation.class_folder import ClassFolder, LabelledFiles, embed_files
 
 CHUNK = 1024
 """Test pictures compared at a time, to bound memory."""
@@ -62,5 +65,21 @@ def knn_on_folder(vit: VisionTransformer, folder: ClassFolder, size: int) -> dic
     device = next(vit.parameters()).device
     train, val = (embed_files(vit, part.files, size) for part in (folder.train, folder.val))
     train_labels, val_labels = (torch.tensor(part.labels, device=device) for part in (folder.train, folder.val))
-    neighbours = [k for k in NEIGHBOURS if k <= len(train)] or [len(train)]
-    return knn_accuracies(train, train_labels, val, val_labels, neighbours)
+    return knn_accuracies(train, train_labels, val, val_labels, neighbours_for(len(train)))
+
+
+def knn_of_student(student: Perceiver, folder: ClassFolder) -> dict[int, float]:
+    """As `knn_on_folder`, of a student file as a robot runs it: whole pictures, resized to its input."""
+
+    def embed(part: LabelledFiles) -> Tensor:
+        seen = (student(decode(file.read_bytes(), str(file)), ("embedding",)) for file in part.files)
+        return torch.from_numpy(np.stack([one.embedding for one in seen if one.embedding is not None]))
+
+    train, val = embed(folder.train), embed(folder.val)
+    train_labels, val_labels = torch.tensor(folder.train.labels), torch.tensor(folder.val.labels)
+    return knn_accuracies(train, train_labels, val, val_labels, neighbours_for(len(train)))
+
+
+def neighbours_for(pictures: int) -> list[int]:
+    """The k of NEIGHBOURS that so many training pictures suffice for, or all of these where they are fewer."""
+    return [k for k in NEIGHBOURS if k <= pictures] or [pictures]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from torch.nn.utils import parametrizations
 from dino_train.backbones import build_backbone
 from dino_train.config import DinoConfig, Recipe, settled
 from dino_train.distributed import mean_over_processes
+from dino_train.objectives.objective import Objective
+from dino_train.schedules import cosine_schedule, linear_schedule
 
 
 class DinoHead(nn.Module):
@@ -80,7 +83,7 @@ class TeacherOutput(NamedTuple):
     """[2 * B, K]: centred and sharpened probabilities."""
 
 
-class Dino(nn.Module):
+class Dino(Objective):
     """Student, teacher and centre, and the loss between them.
 
     The student sees all crops, the teacher only the two global ones; the teacher has no gradient and follows the
@@ -88,10 +91,12 @@ class Dino(nn.Module):
     """
 
     centre: Tensor
+    student: Network
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.config = recipe.dino
+        self.largest_entropy = math.log(settled(self.config.out_dim))  # of a uniform output: ln K
         size = recipe.crops.global_size
         student = build_backbone(recipe.backbone, size, drop_path=recipe.backbone.drop_path)
         teacher = build_backbone(recipe.backbone, size, download=False)
@@ -101,15 +106,23 @@ class Dino(nn.Module):
         self.teacher.requires_grad_(False)
         self.register_buffer("centre", torch.zeros(1, settled(self.config.out_dim)))
 
-    def forward(self, groups: list[Tensor], teacher_temperature: float) -> tuple[Tensor, TeacherOutput]:
-        """Scalar loss of one batch, and what the teacher said.
+    def schedule(self, step: int, steps: int, steps_per_epoch: int) -> dict[str, float]:
+        """Temperature of the teacher's softmax, and the EMA that moves the teacher."""
+        config = self.config
+        temperature = linear_schedule(
+            step,
+            config.teacher_temperature_epochs * steps_per_epoch,
+            settled(config.teacher_temperature_start),
+            settled(config.teacher_temperature),
+        )
+        momentum = cosine_schedule(step, steps, settled(config.teacher_momentum), 1.0)
+        return {"teacher_momentum": momentum, "teacher_temperature": temperature}
 
-        `groups` are normalised float32 crops: the two global ones of all pictures [2 * B, 3, G, G], crop by crop, then
-        the local ones [n * B, 3, L, L], if any. Does not move the centre: `update_centre` does.
-        """
+    def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, TeacherOutput]:
+        """Scalar loss of one batch, and what the teacher said; see `Objective`. `after_step` moves the centre."""
         with torch.no_grad():
             tokens, logits = self.teacher(groups[:1])
-            targets = functional.softmax((logits - self.centre) / teacher_temperature, dim=-1)
+            targets = functional.softmax((logits - self.centre) / scheduled["teacher_temperature"], dim=-1)
         _, student_logits = self.student(groups)
         crops = 2 * len(student_logits) // len(logits)
         loss = dino_loss(list(targets.chunk(2)), list(student_logits.chunk(crops)), self.config.student_temperature)
@@ -143,20 +156,21 @@ class Dino(nn.Module):
             "effective_rank": rank.item(),
         }
 
-    def freeze_last_layer(self) -> None:
-        """Forget the gradients of the student's last layer, so that this step leaves it as it is."""
-        for parameter in self.student.head.last_layer.parameters():
-            parameter.grad = None
+    def before_step(self, epochs: float) -> None:
+        """Forget the gradients of the student's last layer at the start, so that it stands still."""
+        if epochs < self.config.freeze_last_layer_epochs:
+            for parameter in self.student.head.last_layer.parameters():
+                parameter.grad = None
+
+    def after_step(self, said: TeacherOutput, scheduled: Mapping[str, float]) -> None:
+        """Move teacher and centre."""
+        self.update_teacher(scheduled["teacher_momentum"])
+        self.update_centre(said.logits)
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
         """Move the teacher towards the student: teacher = momentum * teacher + (1 - momentum) * student."""
         torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
-
-    @property
-    def largest_entropy(self) -> float:
-        """ln K: the entropy of a uniform output, and the loss of a run that does not learn."""
-        return math.log(settled(self.config.out_dim))
 
 
 def dino_loss(targets: list[Tensor], student_logits: list[Tensor], temperature: float) -> Tensor:

@@ -1,0 +1,160 @@
+"""Distillation: a small student learns the features and the CLS attention of a frozen teacher, without labels.
+
+Patch and CLS tokens are compared by their cosine, attention by KL divergence, on the same crops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dino_ros.errors import UserError
+from dino_train.backbones import VitOutputs, build_backbone, mean_and_std, patch_size
+from dino_train.config import DistilRecipe
+from dino_train.distributed import mean_over_processes
+from dino_train.export import open_weights, weights_hash
+from dino_train.objectives.dino import effective_rank
+from dino_train.objectives.objective import Objective
+
+TEACHER = "teacher."
+"""How the names of the teacher's weights begin."""
+
+
+class Agreement(NamedTuple):
+    """How far student and teacher agree on each of n crops, without gradient."""
+
+    patches: Tensor
+    """[n]: mean cosine of the patch tokens, -1 to 1."""
+    cls: Tensor
+    """[n]: cosine of the CLS tokens, -1 to 1."""
+    divergence: Tensor
+    """[n]: of the attention, nats, 0 or more."""
+    tokens: Tensor
+    """[n, C]: the student's CLS tokens; of the global crops alone the rank is logged."""
+
+
+class StudentNetwork(nn.Module):
+    """A backbone, and the projection that takes its tokens to the teacher's width where the two differ.
+
+    The projection is for training alone: what is exported is the backbone, whose features are as narrow as the robot's
+    topics should be. A student as wide as its teacher has none, and can take its place where features were stored.
+    """
+
+    def __init__(self, backbone: VisionTransformer, width: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        own = int(backbone.embed_dim)
+        self.projection = nn.Identity() if own == width else nn.Linear(own, width)
+
+
+class Distil(Objective):
+    """Student, frozen teacher, and the loss between them: `distil_loss`.
+
+    The teacher may have another patch size: it sees each crop resized to as many patches as the student has. Raises
+    UserError for a teacher that cannot be opened.
+    """
+
+    compilable = False  # the attention would be compiled away
+
+    def __init__(self, recipe: DistilRecipe) -> None:
+        super().__init__()
+        self.config = recipe.distil
+        backbone = build_backbone(recipe.backbone, recipe.crops.global_size, drop_path=recipe.backbone.drop_path)
+        self.teacher = open_weights(recipe.teacher).vit.requires_grad_(False)
+        self.teacher_name, self.teacher_sha256 = recipe.teacher, weights_hash(self.teacher)
+        self.student = StudentNetwork(backbone, int(self.teacher.embed_dim))
+        # Both are views of networks that are registered already.
+        self._views = (VitOutputs(backbone), VitOutputs(self.teacher))
+        self._patches = (patch_size(backbone), patch_size(self.teacher))
+        ours, theirs = mean_and_std(backbone), mean_and_std(self.teacher)
+        self._scale = [a / b for a, b in zip(ours[1], theirs[1], strict=True)]
+        self._shift = [(a - b) / std for a, b, std in zip(ours[0], theirs[0], theirs[1], strict=True)]
+
+    def train(self, mode: bool = True) -> Distil:
+        """As usual, but the teacher stays as it is evaluated."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, Agreement]:
+        """Scalar loss, the mean over all crops, and the agreement on each; see `Objective`."""
+        losses, agreements = [], []
+        for crops in groups:
+            with torch.no_grad():
+                theirs = self._views[1](self.for_teacher(crops))
+            ours = self._views[0](crops)
+            # In fp32 whatever the networks' precision: cosines near 1 are beyond bf16's eight bits.
+            with torch.autocast(crops.device.type, enabled=False):
+                features, attention, cls = (output.float() for output in ours)
+                project: Any = self.student.projection
+                projected = project(features), attention, project(cls)
+                agreement = agree(projected, tuple(output.float() for output in theirs), cls)
+                losses.append(distil_loss(agreement, self.config.patches, self.config.cls, self.config.attention))
+            agreements.append(agreement)
+        loss = torch.cat(losses).mean()
+        return loss, Agreement(*(torch.cat(parts).detach() for parts in zip(*agreements, strict=True)))
+
+    def for_teacher(self, crops: Tensor) -> Tensor:
+        """Crops [n, 3, S, S], normalised for the student, as the teacher takes them."""
+        scale, shift = (
+            torch.tensor(values, device=crops.device).view(1, 3, 1, 1) for values in (self._scale, self._shift)
+        )
+        crops = crops * scale + shift
+        ours, theirs = self._patches
+        if ours == theirs:
+            return crops
+        size = [side // ours * theirs for side in crops.shape[-2:]]
+        return functional.interpolate(crops, size, mode="bicubic", antialias=True)
+
+    @torch.no_grad()
+    def health(self, loss: Tensor, said: Agreement) -> dict[str, float]:
+        """`loss`; `cosine` of patch tokens and `cls_cosine`, -1 to 1; `attention_kl`, nats; `effective_rank` of the
+        student's CLS tokens, 1 to C."""
+        return {
+            "loss": mean_over_processes(loss.detach()).item(),
+            "cosine": mean_over_processes(said.patches.mean()).item(),
+            "cls_cosine": mean_over_processes(said.cls.mean()).item(),
+            "attention_kl": mean_over_processes(said.divergence.mean()).item(),
+            "effective_rank": mean_over_processes(effective_rank(said.tokens)).item(),
+        }
+
+    def kept(self) -> dict[str, Any]:
+        """The student and its projection; of the teacher, which does not change, only what it is known by."""
+        ours = {name: value for name, value in self.state_dict().items() if not name.startswith(TEACHER)}
+        return {**ours, "teacher_sha256": self.teacher_sha256}
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        """Go on; raises UserError where the teacher is another one now."""
+        if kept["teacher_sha256"] != self.teacher_sha256:
+            raise UserError(
+                f"The teacher {self.teacher_name} has changed since the run began: put the old weights back, or start "
+                "a new run."
+            )
+        own = {name: value for name, value in kept.items() if name != "teacher_sha256"}
+        self.load_state_dict({**self.state_dict(), **own})
+
+
+def agree(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], tokens: Tensor) -> Agreement:
+    """Compare features [n, h, w, C], attention [n, heads, h, w] and CLS tokens [n, C] of two networks, with gradient.
+
+    Attention is compared over the patches alone, CLS and registers left out: that is what masks are made of. Head by
+    head where both have as many, else the mean of the heads: KL from the student's distribution to the teacher's.
+    """
+    features = functional.cosine_similarity(ours[0], theirs[0], dim=-1).mean(dim=(1, 2))
+    cls = functional.cosine_similarity(ours[2], theirs[2], dim=-1)
+    p, q = theirs[1].flatten(2), ours[1].flatten(2)
+    if p.shape[1] != q.shape[1]:
+        p, q = p.mean(dim=1, keepdim=True), q.mean(dim=1, keepdim=True)
+    p, q = (a.clamp(min=1e-12) / a.clamp(min=1e-12).sum(dim=-1, keepdim=True) for a in (p, q))
+    divergence = (p * (p.log() - q.log())).sum(dim=-1).mean(dim=1)
+    return Agreement(features, cls, divergence, tokens)
+
+
+def distil_loss(agreement: Agreement, patches: float, cls: float, attention: float) -> Tensor:
+    """Loss [n] of each crop: weighted sum of what the cosines lack to 1, and of the divergence of the attention."""
+    return patches * (1 - agreement.patches) + cls * (1 - agreement.cls) + attention * agreement.divergence

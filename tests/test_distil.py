@@ -1,0 +1,306 @@
+"""Distillation: its loss against the formula, whole runs on small rendered data, and what becomes of the student."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import cv2  # noqa: E402
+from shapes import render_shape, write_shapes  # noqa: E402
+from test_official import own_checkpoint  # noqa: E402
+from test_pretrain import RECIPE as TEACHER_RECIPE  # noqa: E402
+
+from dino_ros.errors import UserError  # noqa: E402
+from dino_ros.perceiver import Perceiver  # noqa: E402
+from dino_ros.student import read_student  # noqa: E402
+from dino_train import trainer  # noqa: E402
+from dino_train.backbones import VitOutputs, build_backbone  # noqa: E402
+from dino_train.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
+from dino_train.cli import run  # noqa: E402
+from dino_train.config import (  # noqa: E402
+    BackboneConfig,
+    CropsConfig,
+    DataConfig,
+    DistilConfig,
+    DistilRecipe,
+    EvaluationConfig,
+    MachineConfig,
+    OptimiserConfig,
+    load_recipe,
+    recipe_from_dict,
+)
+from dino_train.objectives.dino import Dino  # noqa: E402
+from dino_train.objectives.distil import Distil, agree, distil_loss  # noqa: E402
+from dino_train.official import initialise  # noqa: E402
+from dino_train.run_log import LAST_NAME, LOG_NAME  # noqa: E402
+
+CPU = MachineConfig(device="cpu", workers=0)
+QUIET = EvaluationConfig(every=0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher of random weights large enough for attention to be uneven, and pictures."""
+    folder = tmp_path_factory.mktemp("distil")
+    own_checkpoint(folder / "teacher.pt", TEACHER_RECIPE)
+    (folder / "pictures").mkdir()
+    write_shapes(folder / "pictures", 128)
+    return folder
+
+
+def recipe(folder: Path, **changes: object) -> DistilRecipe:
+    return dataclasses.replace(
+        DistilRecipe(
+            backbone=BackboneConfig("vit_tiny_patch16_224", 8, 32, depth=2, num_heads=2, drop_path=0.0),
+            crops=CropsConfig(32, local_crops=0, colour=0.3),
+            optimiser=OptimiserConfig(lr=2e-2, warmup_epochs=1, weight_decay_end=0.04),
+            epochs=6,
+            batch_size=16,
+            teacher=str(folder / "teacher.pt"),
+        ),
+        **changes,
+    )
+
+
+def distilled(folder: Path, out: Path, machine: MachineConfig = CPU, **changes: object) -> Path:
+    return trainer.pretrain(recipe(folder, **changes), DataConfig([str(folder / "pictures")]), out, machine, QUIET)
+
+
+def read_log(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / LOG_NAME).read_text().splitlines()]
+
+
+def outputs(rng: np.random.Generator, heads: int) -> list[np.ndarray]:
+    """Features, attention and CLS token of three crops; the attention misses what lies on CLS and registers."""
+    attention = 0.1 + rng.random((3, heads, 2, 4)) ** 3
+    attention *= 0.8 / attention.sum(axis=(2, 3), keepdims=True)
+    return [rng.normal(size=(3, 2, 4, 5)), attention, rng.normal(size=(3, 5))]
+
+
+def reference(ours: list[np.ndarray], theirs: list[np.ndarray], weights: tuple[float, float, float]) -> np.ndarray:
+    """The loss of each crop, number by number."""
+    losses = []
+    for crop in range(len(ours[0])):
+
+        def cosine(a: np.ndarray, b: np.ndarray) -> float:
+            return sum(x * y for x, y in zip(a, b, strict=True)) / (sum(a**2) * sum(b**2)) ** 0.5
+
+        patches = [cosine(ours[0][crop, i, j], theirs[0][crop, i, j]) for i in range(2) for j in range(4)]
+        p, q = theirs[1][crop], ours[1][crop]
+        if len(p) != len(q):
+            p, q = p.mean(axis=0)[None], q.mean(axis=0)[None]
+        divergences = []
+        for one, other in zip(p, q, strict=True):
+            one, other = one.ravel() / one.sum(), other.ravel() / other.sum()
+            divergences.append(sum(a * np.log(a / b) for a, b in zip(one, other, strict=True)))
+        parts = (1 - np.mean(patches), 1 - cosine(ours[2][crop], theirs[2][crop]), np.mean(divergences))
+        losses.append(sum(weight * part for weight, part in zip(weights, parts, strict=True)))
+    return np.array(losses)
+
+
+@pytest.mark.parametrize("heads", [(2, 2), (2, 3)], ids=["head by head", "mean of heads"])
+def test_the_loss_is_the_formula_and_so_is_its_gradient(heads: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = outputs(rng, heads[0]), outputs(rng, heads[1])
+    weights = (1.0, 0.5, 2.0)
+    fixed = [torch.from_numpy(a) for a in theirs]
+
+    def loss(*tensors: torch.Tensor) -> torch.Tensor:
+        return distil_loss(agree(tensors, tuple(fixed), tensors[2]), *weights)
+
+    free = [torch.from_numpy(a).requires_grad_() for a in ours]
+    np.testing.assert_allclose(loss(*free).detach().numpy(), reference(ours, theirs, weights), rtol=1e-12)
+    gradients = torch.autograd.grad(loss(*free).sum(), free)
+    for part, gradient in enumerate(gradients):
+        for index in np.ndindex(ours[part].shape):  # central differences of the slow formula
+            moved = []
+            for step in (1e-6, -1e-6):
+                changed = [a.copy() for a in ours]
+                changed[part][index] += step
+                moved.append(reference(changed, theirs, weights).sum())
+            assert gradient[index].item() == pytest.approx((moved[0] - moved[1]) / 2e-6, abs=1e-6)
+
+
+def test_the_objective_compares_the_networks(folder: Path) -> None:
+    """A teacher of another width, patch size and normalisation sees the crop as it would by itself."""
+    torch.manual_seed(0)
+    small = recipe(folder, backbone=BackboneConfig("vit_tiny_patch16_224", 4, 32, 2, 2, drop_path=0.0))
+    distil = Distil(small).train()
+    distil._shift, distil._scale = [0.1, 0.2, 0.3], [1.5, 1.0, 0.5]
+    crops = torch.randn(3, 3, 32, 32)
+    loss, said = distil([crops], {})
+    seen = crops * torch.tensor([1.5, 1.0, 0.5]).view(1, 3, 1, 1) + torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
+    seen = torch.nn.functional.interpolate(seen, (64, 64), mode="bicubic", antialias=True)
+    with torch.no_grad():
+        theirs = [a.numpy() for a in VitOutputs(distil.teacher)(seen)]
+        features, attention, cls = VitOutputs(distil.student.backbone)(crops)
+        project = distil.student.projection
+        ours = [a.numpy() for a in (project(features), attention, project(cls))]
+    assert ours[0].shape == theirs[0].shape == (3, 8, 8, 64)
+    as_wide = Distil(recipe(folder, backbone=TEACHER_RECIPE.backbone)).student.projection
+    assert isinstance(as_wide, torch.nn.Identity), "comparable as they are"
+    losses = []
+    for crop in range(3):
+        a, b = (side[0][crop].reshape(64, 64) for side in (ours, theirs))
+        patches = np.mean((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
+        a, b = ours[2][crop], theirs[2][crop]
+        cls_cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+        p, q = (side[1][crop].reshape(2, 64) for side in (theirs, ours))
+        p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+        losses.append(1 - patches + 1 - cls_cosine + (p * np.log(p / q)).sum(1).mean())
+        assert said.patches[crop].item() == pytest.approx(patches, abs=1e-5)
+    assert loss.item() == pytest.approx(np.mean(losses), rel=1e-4)
+    health = distil.health(loss, said)
+    assert health["loss"] == loss.item()
+    assert health["cosine"] == pytest.approx(said.patches.mean().item())
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
+def test_attention_is_read_from_blocks_that_are_not_fused(name: str) -> None:
+    from dino_train.backbones import create_vit
+
+    vit = create_vit(name, depth=2, img_size=32).eval()
+    images = torch.randn(2, 3, 32, 32)
+    view = VitOutputs(vit)
+    with torch.no_grad():
+        fused = view(images)
+        for module in vit.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False
+        plain = view(images)
+    for a, b in zip(fused, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_student_learns_and_its_teacher_stands_still(folder: Path, tmp_path: Path) -> None:
+    """Through the command: distilled, compared, exported; and the checkpoint starts a pretraining run."""
+    out, before = tmp_path / "run", (folder / "teacher.pt").read_bytes()
+    small = recipe(folder)
+    held_out = tmp_path / "held_out"
+    for part in ("pictures", "masks"):
+        (held_out / part).mkdir(parents=True)
+    rng = np.random.default_rng(7)
+    for number in range(5):
+        picture = render_shape(1, rng)
+        cv2.imwrite(str(held_out / "pictures" / f"{number}.png"), picture[:, :, ::-1])
+        cv2.imwrite(str(held_out / "masks" / f"{number}.png"), 255 * (np.ptp(picture, axis=2) > 120).astype(np.uint8))
+    plain = json.dumps(json.loads(json.dumps(dataclasses.asdict(small))))
+    (tmp_path / "recipe.yaml").write_text(plain)
+    run(
+        [
+            "distill",
+            str(folder / "pictures"),
+            *("--config", str(tmp_path / "recipe.yaml"), "--out", str(out)),
+            *("--machine.device", "cpu", "--machine.workers", "0", "--evaluation.every", "3"),
+            *("--comparison.size", "48x32", "--comparison.data", str(held_out / "pictures")),
+            *("--comparison.masks", str(held_out / "masks")),
+        ]
+    )
+    log = read_log(out)
+    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
+    assert log[-1]["cosine"] > log[0]["cosine"] + 0.1
+    assert log[-1]["attention_kl"] < log[0]["attention_kl"]
+    checkpoint = load_checkpoint(out / LAST_NAME)
+    assert not any("teacher." in name for name in checkpoint.objective), "the teacher is not in it"
+    assert (folder / "teacher.pt").read_bytes() == before
+
+    found = json.loads((out / "comparison.json").read_text())
+    student, teacher = (Perceiver.load(out / f"{name}.onnx") for name in ("student", "teacher"))
+    overlaps = []
+    for number in range(5):
+        picture = cv2.imread(str(held_out / "pictures" / f"{number}.png"))[:, :, ::-1]
+        a, b = (one(picture).mask > 0 for one in (student, teacher))
+        overlaps.append((a & b).sum() / (a | b).sum())
+    assert found["mask_iou"] == pytest.approx(np.mean(overlaps))
+    assert found["frames"] == 5
+    assert 0 < found["student"]["mask_iou_truth"] < 1
+    assert found["cosine"] > log[0]["cosine"]
+    assert found["speed_up"] == found["teacher"]["milliseconds"] / found["student"]["milliseconds"]
+    info = read_student(out / "student.onnx")
+    assert (info.embed_dim, info.grid, info.weights["source"]) == (32, (6, 4), "dino-train distill, student")
+    for name in ("comparison.json", "Against the teacher"):
+        assert (name in (out / "report.html").read_text()) == (name == "Against the teacher")
+    assert len((out / "evaluations.jsonl").read_text().splitlines()) == 3
+
+    with pytest.raises(UserError, match=r"holds no teacher: name .*teacher.pt itself"):
+        run(["export", str(out / LAST_NAME), "--size", "48x32", "--network", "teacher"])
+    dino = Dino(dataclasses.replace(TEACHER_RECIPE, backbone=small.backbone, crops=small.crops))
+    initialise(dino, out / LAST_NAME)
+    vit = checkpoint_backbone(checkpoint, "student")
+    for network in (dino.student, dino.teacher):
+        assert all(torch.equal(a, b) for a, b in zip(network.backbone.parameters(), vit.parameters(), strict=True))
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped(Exception):
+        pass
+
+    changes = {"epochs": 2, "backbone": BackboneConfig("vit_tiny_patch16_224", 8, 32, 2, 2, drop_path=0.2)}
+    whole = load_checkpoint(distilled(folder, tmp_path / "whole", **changes))
+    save = trainer.save_checkpoint
+
+    def save_and_stop(checkpoint: object, path: Path) -> None:
+        save(checkpoint, path)
+        if checkpoint.step == 5:  # type: ignore[attr-defined]
+            raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        patched.setattr(trainer, "save_checkpoint", save_and_stop)
+        with pytest.raises(Stopped):
+            distilled(folder, tmp_path / "cut", **changes)
+    resumed = load_checkpoint(trainer.resume_run(tmp_path / "cut", CPU))
+    assert resumed.objective.keys() == whole.objective.keys()
+    for name, value in whole.objective.items():
+        ours = resumed.objective[name]
+        assert torch.equal(value, ours) if isinstance(value, torch.Tensor) else value == ours, name
+    assert [line["loss"] for line in read_log(tmp_path / "cut")] == [
+        line["loss"] for line in read_log(tmp_path / "whole")
+    ]
+    broken = {**resumed.objective, "teacher_sha256": "0" * 64}
+    with pytest.raises(UserError, match=r"teacher .*teacher.pt has changed since the run began"):
+        Distil(recipe(folder)).restore(broken)
+
+
+def test_parts_and_activations_computed_again_change_nothing(folder: Path, tmp_path: Path) -> None:
+    """In fp32, where attention is fused; the other tests run in bf16, where the CPU has it and attention is not."""
+    exact = dataclasses.replace(CPU, precision="fp32")
+    whole = load_checkpoint(distilled(folder, tmp_path / "whole", exact, epochs=1))
+    ways = {"parts": {"accumulate": 2}, "again": {"checkpoint_activations": True}}
+    for name, machine in ways.items():
+        other = load_checkpoint(distilled(folder, tmp_path / name, dataclasses.replace(exact, **machine), epochs=1))
+        assert other.step == whole.step
+        for number in ("loss", "cosine", "cls_cosine", "attention_kl", "gradient_norm"):
+            theirs = read_log(tmp_path / "whole")[0][number]
+            assert read_log(tmp_path / name)[0][number] == pytest.approx(theirs, rel=1e-3)
+
+
+def test_what_cannot_be_distilled_gets_one_sentence(folder: Path, tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "run"), "--machine.device", "cpu"]
+    data, teacher = str(folder / "pictures"), str(folder / "teacher.pt")
+    for arguments, sentence in (
+        ([data], "no teacher: .* with --teacher"),
+        ([data, "--teacher", "missing.pt"], "no checkpoint missing.pt"),
+        ([data, "--teacher", teacher, "--distil.cls", "-1"], "weights must be 0 or more"),
+        (
+            [data, "--teacher", teacher, "--config", "robot_bag", "--machine.compile", "true"],
+            "machine.compile is of no",
+        ),
+        ([data, "--config", "smoke"], "no recipe 'smoke'.*vit_tiny_16"),
+        ([data, "--teacher", teacher, "--comparison.size", "224"], "224 is not HxW"),
+    ):
+        with pytest.raises(UserError, match=sentence) as caught:
+            run(["distill", *arguments, *out])
+        assert "\n" not in str(caught.value)
+
+
+def test_shipped_recipes_are_valid() -> None:
+    for path in sorted((Path(__file__).parents[1] / "config" / "distill").glob("*.yaml")):
+        shipped = dataclasses.replace(load_recipe(path.stem, "distill"), teacher="x", distil=DistilConfig(cls=0.5))
+        shipped.check()
+        build_backbone(shipped.backbone, shipped.crops.global_size)
+        assert recipe_from_dict(dataclasses.asdict(shipped)) == shipped
