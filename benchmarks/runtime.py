@@ -158,30 +158,30 @@ def plain(shape: str) -> Iterator[None]:
         process.wait(timeout=20)
 
 
-def rate_of(bench: Bench, shape: tuple[int, int], seconds: float) -> dict[str, float]:
-    """Masks per second, and their latency, with cameras at 30 Hz."""
+def rate_of(bench: Bench, shape: tuple[int, int], seconds: float, rate: float) -> dict[str, float]:
+    """Masks per second, and their latency, with cameras at a rate."""
     messages = [rgb_message(picture, Header()) for picture in pictures(*shape)]
     bench.heard()
-    bench.play(messages, WARM_UP * 2, 30.0)
+    bench.play(messages, WARM_UP * 2, rate)
     bench.clear()
-    took = bench.play(messages, round(seconds * 30), 30.0)
+    took = bench.play(messages, round(seconds * rate), rate)
     counts = [len(latencies) for latencies in bench.latencies.values()]
     every = [value for latencies in bench.latencies.values() for value in latencies]
     return {"fps": sum(counts) / took, "slowest camera": min(counts) / took, "p50": float(np.median(every))}
 
 
 def throughput(students: dict[str, Path], shape: str, seconds: float) -> list[dict[str, Any]]:
-    """Frames per second of the plain node and of ours, one VGA camera at 30 Hz."""
+    """Frames per second of the plain node and of ours, one VGA camera that is faster than any of them."""
     rows: list[dict[str, Any]] = []
     bench = Bench()
     with plain(shape):
-        rows.append({"node": "plain (torch eager)", **rate_of(bench, SIZES["VGA"], seconds)})
+        rows.append({"node": "plain (torch eager)", **rate_of(bench, SIZES["VGA"], seconds, 45.0)})
     bench.destroy_node()
     for name, student in students.items():
         bench = Bench()
         with running("perception_node", {"model": str(student)}, ()):
             bring_up(bench, "/dino/perception")
-            rows.append({"node": f"dino_ros, {name}", **rate_of(bench, SIZES["VGA"], seconds)})
+            rows.append({"node": f"dino_ros, {name}", **rate_of(bench, SIZES["VGA"], seconds, 45.0)})
         bench.destroy_node()
     return [{**row, "ratio": row["fps"] / rows[0]["fps"]} for row in rows]
 
@@ -196,7 +196,7 @@ def memory(processes: Sequence[subprocess.Popen[bytes]]) -> float:
 
 
 def several_cameras(student: Path, count: int, seconds: float) -> list[dict[str, Any]]:
-    """One node with several VGA cameras at 30 Hz against a node for each."""
+    """One node with several VGA cameras at 15 Hz against a node for each."""
     names = [f"camera{number}" for number in range(count)]
     rows: list[dict[str, Any]] = []
     bench = Bench(names)
@@ -206,12 +206,12 @@ def several_cameras(student: Path, count: int, seconds: float) -> list[dict[str,
             remap = (f"__ns:=/dino/{name}",)
             nodes.append(stack.enter_context(running("perception_node", {"model": str(student)}, remap)))
             bring_up(bench, f"/dino/{name}/perception")
-        rows.append({"nodes": f"{count} nodes", **rate_of(bench, SIZES["VGA"], seconds), "MB": memory(nodes)})
+        rows.append({"nodes": f"{count} nodes", **rate_of(bench, SIZES["VGA"], seconds, 15.0), "MB": memory(nodes)})
     bench.destroy_node()
     bench = Bench(names)
     with running("perception_node", {"model": str(student), "cameras": names}, ()) as node:
         bring_up(bench, "/dino/perception")
-        rows.append({"nodes": "one node", **rate_of(bench, SIZES["VGA"], seconds), "MB": memory([node])})
+        rows.append({"nodes": "one node", **rate_of(bench, SIZES["VGA"], seconds, 15.0), "MB": memory([node])})
     bench.destroy_node()
     return [{**row, "ratio": row["fps"] / rows[0]["fps"]} for row in rows]
 
@@ -274,8 +274,9 @@ def main() -> None:
         results["throughput"] = throughput(compared, "vit_s_16", options.seconds)
         show("ViT-S/16, VGA, frames per second", results["throughput"])
     if "cameras" in options.parts:
-        results["cameras"] = several_cameras(students["vit_s_16"], 4, options.seconds)
-        show("four VGA cameras, ViT-S/16", results["cameras"])
+        for name, student in students.items():
+            results[f"cameras {name}"] = several_cameras(student, 4, options.seconds)
+            show(f"four VGA cameras, {name}", results[f"cameras {name}"])
     if "idle" in options.parts:
         results["idle"] = [idle(students["vit_s_16"], options.seconds)]
         show("nobody listens", results["idle"])

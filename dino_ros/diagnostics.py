@@ -14,6 +14,8 @@ STAMPS_KEPT = 100
 """Stamps over which the camera's gaps are counted."""
 SUPERSEDED = "frames superseded"
 """Key under which the report says how many frames a newer one replaced."""
+PAUSE = 20
+"""Periods of the camera after which a gap is no loss: the camera, or the subscription to it, was paused."""
 GAPS_TOLERATED = 0.1
 """Share of frames that may be missing before the transport is suspected."""
 
@@ -66,8 +68,9 @@ class Diagnostics:
         period = np.percentile(intervals, 10)  # frames that follow each other directly, even if most are lost
         if period <= 0:
             return 0.0
-        expected = np.maximum(np.rint(intervals / period), 1).sum()
-        return float(1 - len(intervals) / expected)
+        running = intervals[intervals <= PAUSE * period]
+        expected = np.maximum(np.rint(running / period), 1).sum()
+        return float(1 - len(running) / expected)
 
     def transport_warning(self) -> str:
         """One sentence if large frames arrive with gaps, else empty."""

@@ -53,7 +53,7 @@ def gate(path: Path, backend: Backend, pictures: Sequence[NDArray[np.uint8]] = (
         found = verdicts[backend.description]
     else:
         info = read_student(path)
-        batch = np.stack([resize(p, info.height, info.width) for p in pictures or shipped_pictures()])
+        batch = prepare(pictures or shipped_pictures(), info.height, info.width)
         found = compare(backend, open_backend(REFERENCE, path), batch)
         if not pictures:
             verdicts[backend.description] = found
@@ -85,6 +85,11 @@ def shipped_pictures() -> list[NDArray[np.uint8]]:
     """The pictures that ship with the package, RGB [H, W, 3]."""
     files = sorted(PICTURES.glob("*.jpg"))
     return [cv2.imread(str(file))[:, :, ::-1].astype(np.uint8) for file in files]  # type: ignore[index]
+
+
+def prepare(pictures: Sequence[NDArray[np.uint8]], height: int, width: int) -> NDArray[np.uint8]:
+    """Pictures [H, W, 3] of any sizes as one batch [B, height, width, 3]."""
+    return np.stack([resize(picture, height, width) for picture in pictures])
 
 
 def _mask_iou(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:

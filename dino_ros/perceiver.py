@@ -69,10 +69,10 @@ class Perceiver:
         return cls(info, choice.backend, found, str(choice))
 
     def warm_up(self, largest_batch: int = 1) -> None:
-        """Run every batch size once: an engine's first run takes longer than those that follow."""
+        """Make a mask of every batch size once: an engine's first run takes longer than those that follow."""
         blank = np.zeros((self.info.height, self.info.width, 3), dtype=np.uint8)
         for size in range(1, largest_batch + 1):
-            self.infer([blank] * size, OUTPUTS)
+            self.infer([blank] * size, ["mask"])
 
     @overload
     def __call__(

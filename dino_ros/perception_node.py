@@ -7,6 +7,7 @@ import threading
 import time
 from typing import Any
 
+import cv2
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
@@ -251,6 +252,7 @@ def spin(executor: Executor, node: Node) -> None:
 
 def main() -> None:
     """Run the node until it is interrupted; a bad parameter prints one sentence and exits with code 2."""
+    cv2.setNumThreads(1)  # the pictures are small, and its threads would be in the way of the engine's
     rclpy.init(args=sys.argv)
     node: PerceptionNode | None = None
     try:
