@@ -4,8 +4,9 @@
 
 The log is rendered (examples/render_table.py, 4000 frames in two bags); the masks are those of scenes that were not
 trained on. The mask is the paper's: the smallest set of patches that keeps 60 % of the attention, averaged over the
-heads. `robot_bag` is the recipe that ships; `reference` has the settings of the authors' main_dino.py on the same
-backbone, head widths and crop sizes, for as many minutes. The minutes are those of the whole run, start and the
+heads. `robot_bag` is the recipe that ships; `robot_bag, distilled` goes on from its end with the small student of the
+recipe of that name for distilling; `reference` has the settings of the authors' main_dino.py on the backbone, head
+widths and crop sizes of `robot_bag`, for as many minutes. The minutes are those of the whole run, start and the
 evaluations beside it included. Prints a table, and writes it to OUT/time_to_mask.json and .png.
 """
 
@@ -37,6 +38,7 @@ from dino_train.config import (
     EvaluationConfig,
     OptimiserConfig,
     Recipe,
+    RunRecipe,
     load_recipe,
 )
 from dino_train.data.multicrop import normalise
@@ -83,8 +85,8 @@ def reference(like: Recipe, epochs: int) -> Recipe:
 class TorchPerceiver:
     """Attention of a ViT in torch, with as much of a Perceiver as `jaccard_scores` uses."""
 
-    def __init__(self, checkpoint: Path) -> None:
-        vit = checkpoint_backbone(load_checkpoint(checkpoint), "teacher")
+    def __init__(self, checkpoint: Path, network: str) -> None:
+        vit = checkpoint_backbone(load_checkpoint(checkpoint), network)
         self.mean, self.std = mean_and_std(vit)
         self.outputs = VitOutputs(vit).eval()
 
@@ -96,7 +98,7 @@ class TorchPerceiver:
             return SimpleNamespace(attention=self.outputs(images)[1][0].numpy())
 
 
-def pretrain(recipe: Recipe, data: DataConfig, out: Path) -> None:
+def train(recipe: RunRecipe, data: DataConfig, out: Path) -> None:
     """Run a recipe, or go on with it; keeps a checkpoint of each epoch."""
     if (out / "last.pt").exists():
         trainer.resume_run(out)
@@ -104,15 +106,15 @@ def pretrain(recipe: Recipe, data: DataConfig, out: Path) -> None:
         trainer.pretrain(recipe, data, out, evaluation=EvaluationConfig(every=1))
 
 
-def curve(run: Path, labelled: list[Labelled]) -> list[dict[str, float]]:
-    """Minutes and mask IoU of every checkpoint of a run."""
+def curve(run: Path, labelled: list[Labelled], network: str = "teacher", before: float = 0) -> list[dict[str, float]]:
+    """Minutes, after `before` seconds of another run, and mask IoU of every checkpoint of a run."""
     points = []
     for path in track(sorted(run.glob("epoch_*.pt")), description=f"evaluating {run.name}"):
         checkpoint = load_checkpoint(path)
-        scores = jaccard_scores(TorchPerceiver(path), labelled)
+        scores = jaccard_scores(TorchPerceiver(path, network), labelled)
         points.append(
             {
-                "minutes": checkpoint.seconds / 60,
+                "minutes": (before + checkpoint.seconds) / 60,
                 "step": checkpoint.step,
                 "mean_of_heads": scores.mean_of_heads,
                 "best_head": scores.best_head,
@@ -138,15 +140,23 @@ def main() -> None:
     labelled = list(labelled_bag(options.out / "held_out", PICTURES, MASKS))
 
     recipe = load_recipe("robot_bag")
-    pretrain(recipe, data, options.out / "robot_bag")
-    seconds = load_checkpoint(options.out / "robot_bag" / "last.pt").seconds
+    assert isinstance(recipe, Recipe)
+    train(recipe, data, options.out / "robot_bag")
+    last = options.out / "robot_bag" / "last.pt"
+    seconds = load_checkpoint(last).seconds
+    distil = dataclasses.replace(load_recipe("robot_bag", "distill"), teacher=str(last.absolute()))
+    train(distil, data, options.out / "distilled")
     trial = options.out / "reference_trial"  # one epoch, to learn how many of them fit into the same time
     if not (trial / "last.pt").exists():
         trainer.pretrain(reference(recipe, 1), data, trial, evaluation=EvaluationConfig(every=0))
     epochs = max(round(seconds / load_checkpoint(trial / "last.pt").seconds), 2)
-    pretrain(reference(recipe, epochs), data, options.out / "reference")
+    train(reference(recipe, epochs), data, options.out / "reference")
 
-    curves = {name: curve(options.out / name, labelled) for name in ("robot_bag", "reference")}
+    curves = {
+        "robot_bag": curve(options.out / "robot_bag", labelled),
+        "robot_bag, distilled": curve(options.out / "distilled", labelled, "student", seconds)[1:],
+        "reference": curve(options.out / "reference", labelled),
+    }
     (options.out / "time_to_mask.json").write_text(json.dumps(curves, indent=2))
     table = Table(
         "recipe", *(f"IoU {level}" for level in LEVELS), "best IoU", "at the end", "best head", "minutes", "steps"

@@ -90,7 +90,7 @@ class DinoConfig:
     """Temperature of the teacher's softmax at the start. Lower it if the loss stays at ln K; "auto" goes from 0.015 at
     20,000 pictures to 0.04 at 1.28 million."""
     teacher_temperature: float | Auto = 0.07
-    """Temperature of the teacher's softmax after its warm-up; "auto" is from 0.035 to 0.07 in the same way."""
+    """Temperature of the teacher's softmax after its warm-up; "auto" is from 0.025 to 0.07 in the same way."""
     teacher_temperature_epochs: int = 30
     """Epochs of that linear warm-up."""
     centre_momentum: float = 0.9
@@ -324,7 +324,7 @@ def resolve(recipe: RunRecipe, pictures: int) -> tuple[RunRecipe, dict[str, floa
         "out_dim": 2 ** round(math.log2(between(1024, 65536))),
         "teacher_momentum": round(1 - between(0.01, 0.004), 6),
         "teacher_temperature_start": between(0.015, 0.04),
-        "teacher_temperature": between(0.035, 0.07),
+        "teacher_temperature": between(0.025, 0.07),
     }
     replaced = {name: value for name, value in values.items() if getattr(recipe.dino, name) == "auto"}
     dino = dataclasses.replace(recipe.dino, **replaced)  # type: ignore[arg-type]

@@ -66,7 +66,7 @@ def test_auto_goes_from_small_data_to_imagenet() -> None:
             )
         ]  # fmt: skip
 
-    assert values(300) == values(20_000) == [1024, 0.99, 0.015, 0.035]
+    assert values(300) == values(20_000) == [1024, 0.99, 0.015, 0.025]
     assert values(1_281_167) == values(10**8) == pytest.approx([65536, 0.996, 0.04, 0.07], rel=1e-3)
     path = np.array([values(n) for n in (20_000, 80_000, 160_000, 500_000, 1_280_000)])
     assert np.all(np.diff(path, axis=0) > 0)
@@ -81,7 +81,7 @@ def test_what_is_stated_is_left_and_what_is_chosen_is_told() -> None:
     assert chosen == {
         "dino.teacher_momentum": 0.99,
         "dino.teacher_temperature_start": 0.015,
-        "dino.teacher_temperature": 0.035,
+        "dino.teacher_temperature": 0.025,
     }
     assert resolve(resolved, 10**6) == (resolved, {}), "resolved once and for all"
 
