@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -172,12 +173,13 @@ class PerceptionNode(LifecycleNodeMixin, Node):
 
     def _check_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         """Say whether the values can be taken; a new student is loaded here, beside the one that runs."""
-        with self._loading:
+        models = [parameter.value for parameter in parameters if parameter.name == "model"]
+        # Only a model waits for the student that is being loaded: the others can be set meanwhile.
+        with self._loading if models else contextlib.nullcontext():
             self._next = None
             reason = why_refused(parameters, configured=self._perceiver is not None)
             if not reason:
                 try:
-                    models = [parameter.value for parameter in parameters if parameter.name == "model"]
                     following = self._load(models[0]) if models and self._perceiver is not None else None
                     self._mask_parameters(parameters, following or self._perceiver)
                     self._next = following

@@ -1,0 +1,59 @@
+"""OpenVINO against ONNX Runtime on the bundled student and the demo's pictures."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dino_ros.backends import Backend, open_backend
+from dino_ros.errors import UserError
+from dino_ros.parity import prepare, shipped_pictures
+from dino_ros.student import find_student, read_student
+
+pytest.importorskip("openvino")
+
+
+@pytest.fixture(scope="module")
+def engines() -> tuple[Backend, Backend]:
+    path = find_student("")
+    return open_backend("openvino", path, largest_batch=4), open_backend("onnxruntime", path)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> NDArray[np.uint8]:
+    info = read_student(find_student(""))
+    return prepare(shipped_pictures(), info.height, info.width)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4])
+@pytest.mark.parametrize(
+    "outputs", [["attention"], ["embedding", "features"], ["attention", "embedding", "features"]], ids=",".join
+)
+def test_outputs_are_those_of_onnx_runtime(
+    engines: tuple[Backend, Backend], pictures: NDArray[np.uint8], batch: int, outputs: list[str]
+) -> None:
+    ours, theirs = (engine(pictures[:batch], outputs) for engine in engines)
+    assert list(ours) == outputs
+    for name in outputs:
+        assert ours[name].dtype == np.float32
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-4 * np.abs(theirs[name]).max())
+
+
+def test_results_are_the_callers(engines: tuple[Backend, Backend], pictures: NDArray[np.uint8]) -> None:
+    engine = engines[0]
+    first = engine(pictures[:1], ["attention"])["attention"]
+    kept = first.copy()
+    engine(pictures[1:2], ["attention"])
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_an_fp32_student_is_computed_in_fp32(engines: tuple[Backend, Backend]) -> None:
+    assert engines[0].description.endswith("CPU, f32")
+
+
+def test_without_openvino_the_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, student: Path) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match="OpenVINO is not installed: pip install openvino"):
+        open_backend("openvino", student)
