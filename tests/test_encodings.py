@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dino_ros.encodings import to_rgb
+from dino_ros.encodings import to_resized_rgb, to_rgb
 from dino_ros.errors import UserError
 
 HEIGHT, WIDTH = 46, 64
@@ -130,6 +130,27 @@ def test_compressed_colour_and_grey(suffix: str) -> None:
     np.testing.assert_allclose(decoded[:, :, 1].astype(int), rgb[:, :, 0], atol=tolerance)
 
 
+@pytest.mark.parametrize("size", [(20, 30), (46, 64), (90, 100), (30, 100)])
+@pytest.mark.parametrize("encoding", [*EXACT, "mono8", "8UC1", "mono16", "uyvy", "png"])
+def test_resizing_before_the_colours_gives_the_same_pixels(encoding: str, size: tuple[int, int]) -> None:
+    rgb = scene()
+    if encoding == "png":
+        sent: Image | Compressed = Compressed("png", cv2.imencode(".png", rgb)[1].tobytes())
+    elif encoding == "mono16":
+        sent = message(rgb[:, :, 0].astype("<u2") * 256, encoding, padding=6)
+    elif encoding == "uyvy":
+        sent = message(rgb[:, :, :2], encoding, padding=4)
+    else:
+        convert = EXACT.get(encoding, lambda rgb: rgb[:, :, 0])
+        sent = message(convert(rgb), encoding, padding=5)
+    small, shape = to_resized_rgb(sent, *size)
+    height, width = size
+    shrinks = height <= HEIGHT and width <= WIDTH
+    expected = cv2.resize(to_rgb(sent), (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(small, expected)
+    assert shape == (HEIGHT, WIDTH)
+
+
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [
@@ -151,6 +172,8 @@ def test_compressed_colour_and_grey(suffix: str) -> None:
 def test_bad_messages_get_one_sentence(bad: Image | Compressed, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         to_rgb(bad)
+    with pytest.raises(UserError, match=sentence):
+        to_resized_rgb(bad, 2, 2)
 
 
 def test_same_pixels_as_cv_bridge() -> None:
