@@ -48,11 +48,16 @@ class CameraThread:
 
     def stop(self) -> None:
         """End the thread, after the callback it is busy with."""
-        executor, self._executor = self._executor, None
-        if executor is not None and self.group.thread is not None:
-            executor.stopped = True
+        executor = self._executor
+        if executor is None or self.group.thread is None:
+            return
+        executor.stopped = True
+        # Where a signal has shut ROS down the thread ends by itself, and the executor must stay: rclpy's signal handler
+        # may still be about to trigger its guard condition.
+        if self._node.context.ok():
             executor.shutdown()  # which ends the wait that it may be in
-            self.group.thread.join()
+            self._executor = None
+        self.group.thread.join()
 
 
 class _GroupExecutor(SingleThreadedExecutor):

@@ -47,6 +47,7 @@ def active(client: Client, student: Path) -> Iterator[Client]:
         assert bring_up(client, PERCEPTION)
         yield client
         assert process.poll() is None, "the node died"
+    assert process.returncode == 0, "the node did not end well"
 
 
 def test_every_output_is_what_the_perceiver_says(active: Client, student: Path) -> None:
