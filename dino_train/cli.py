@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -188,6 +189,9 @@ def distill(options: Namespace) -> None:
     if options.comparison.size:
         parse_size(options.comparison.size)
     if checkpoint := train(options, DistilRecipe):
+        # The loaders are done. The handler that torch leaves behind crashes Python when a child process ends while
+        # OpenVINO's threads are in this one.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         show(compare_with_teacher(checkpoint, options.comparison))
         print(f"{checkpoint.with_name('student.onnx')} is the student; see {checkpoint.with_name('report.html')}.")
 
