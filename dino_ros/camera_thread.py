@@ -12,6 +12,7 @@ from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.guard_condition import GuardCondition
 from rclpy.node import Node
 
 
@@ -52,12 +53,9 @@ class CameraThread:
         if executor is None or self.group.thread is None:
             return
         executor.stopped = True
-        # Where a signal has shut ROS down the thread ends by itself, and the executor must stay: rclpy's signal handler
-        # may still be about to trigger its guard condition.
-        if self._node.context.ok():
-            executor.shutdown()  # which ends the wait that it may be in
-            self._executor = None
+        executor.shutdown()  # which ends the wait that it may be in
         self.group.thread.join()
+        self._executor = None
 
 
 class _GroupExecutor(SingleThreadedExecutor):
@@ -65,6 +63,10 @@ class _GroupExecutor(SingleThreadedExecutor):
 
     def __init__(self, node: Node, group: ThreadCallbackGroup) -> None:
         super().__init__(context=node.context)
+        # On a signal rclpy triggers every executor's guard condition for signals, and crashes if one goes meanwhile.
+        # Ours is none of them: a node that ends stops this thread by itself.
+        self._sigint_gc.destroy()
+        self._sigint_gc = GuardCondition(callback=None, callback_group=None, context=node.context)
         self.stopped = False
         self._node = node
         self._group = group
