@@ -65,7 +65,8 @@ class _GroupExecutor(SingleThreadedExecutor):
         super().__init__(context=node.context)
         # On a signal rclpy triggers every executor's guard condition for signals, and crashes if one goes meanwhile.
         # Ours is none of them: a node that ends stops this thread by itself.
-        self._sigint_gc.destroy()
+        unused: GuardCondition = self._sigint_gc  # type: ignore[has-type]
+        unused.destroy()
         self._sigint_gc = GuardCondition(callback=None, callback_group=None, context=node.context)
         self.stopped = False
         self._node = node
