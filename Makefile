@@ -22,7 +22,7 @@ lint: $(VENV)/.development
 
 $(VENV)/.runtime: setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[ros,bags,openvino]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[ros,openvino]'
 	touch $@
 
 $(VENV)/.development: setup.py $(VENV)/.runtime

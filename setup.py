@@ -4,14 +4,12 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-BAGS = ["rosbags>=0.10"]
 OPENVINO = ["openvino>=2024.6"]
 ON_PC = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 # Builds engines on any such machine, and runs them on GeForce and RTX cards. TensorRT's own packages come with JetPack.
 TENSORRT_RTX = [f"tensorrt-rtx-cu13>=1.4; {ON_PC}", f"cuda-bindings>=13; {ON_PC}"]
 QUANTISE = ["nncf>=2.19"]
 TRAIN = [
-    *BAGS,
     "jsonargparse[signatures]>=4.49",
     "onnx>=1.16",
     "onnxscript>=0.3",
@@ -52,11 +50,11 @@ setup(
     data_files=data_files(),
     python_requires=">=3.10",
     # The headless OpenCV: the other one needs libGL, which robots and containers lack.
-    install_requires=["numpy>=1.24", "onnxruntime>=1.18", "opencv-python-headless>=4.11"],
+    # rosbags reads recordings, and the messages that the node receives.
+    install_requires=["numpy>=1.24", "onnxruntime>=1.18", "opencv-python-headless>=4.11", "rosbags>=0.10"],
     extras_require={
         # For machines without a ROS installation: real rclpy, Fast DDS and messages.
         "ros": ["ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp", "ros-jazzy-common-interfaces"],
-        "bags": BAGS,
         "openvino": OPENVINO,
         "bench": ["matplotlib"],  # the chart of `dino-ros bench`
         "train": TRAIN,
@@ -65,7 +63,6 @@ setup(
         "tensorrt": ["tensorrt>=10.3", "cuda-bindings>=12.8"],
         "tensorrt_rtx": TENSORRT_RTX,
         "dev": [
-            *BAGS,
             *OPENVINO,
             *TENSORRT_RTX,
             *QUANTISE,

@@ -35,6 +35,7 @@ class CameraThread:
         self.group = ThreadCallbackGroup()
         self._node = node
         self._executor: _GroupExecutor | None = None
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         """Start the thread."""
@@ -44,18 +45,18 @@ class CameraThread:
 
     def wake(self) -> None:
         """Take notice of entities that were added to the group or destroyed."""
-        if self._executor is not None:
-            self._executor.wake()
+        with self._lock:  # an executor that is being shut down cannot be woken
+            if self._executor is not None:
+                self._executor.wake()
 
     def stop(self) -> None:
         """End the thread, after the callback it is busy with."""
-        executor = self._executor
-        if executor is None or self.group.thread is None:
-            return
-        executor.stopped = True
-        executor.shutdown()  # which ends the wait that it may be in
-        self.group.thread.join()
-        self._executor = None
+        with self._lock:
+            executor, self._executor = self._executor, None
+        if executor is not None and self.group.thread is not None:
+            executor.stopped = True
+            executor.shutdown()  # which ends the wait that it may be in
+            self.group.thread.join()
 
 
 class _GroupExecutor(SingleThreadedExecutor):

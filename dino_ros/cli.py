@@ -68,7 +68,7 @@ def run_demo_command(options: argparse.Namespace) -> int:
         from dino_ros.demo.run import run_demo
     except ImportError as error:
         raise UserError(
-            f"The demo needs ROS 2 ({error}): source its setup.bash, or run `pip install 'dino_ros[ros,bags]'`."
+            f"The demo needs ROS 2 ({error}): source its setup.bash, or run `pip install 'dino_ros[ros]'`."
         ) from error
     summary = run_demo(options.path, options.topic, options.out, options.model, options.backend, options.transport)
     for name, value in flatten(summary):

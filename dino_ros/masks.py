@@ -71,6 +71,12 @@ def largest_components(mask: NDArray[np.bool_], count: int) -> NDArray[np.bool_]
     return np.isin(labels, kept) if total > 1 else mask
 
 
+def jaccard(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Intersection over union of two masks of one shape, 0 to 1; 1 where both are empty."""
+    union = np.count_nonzero(mask | other)
+    return np.count_nonzero(mask & other) / union if union else 1.0
+
+
 def upsample_mask(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.uint8]:
     """Mask [height, width] of 0 and 255: the grid's mask interpolated linearly and cut at one half."""
     grid = mask.astype(np.uint8) * 255

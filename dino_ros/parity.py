@@ -1,4 +1,4 @@
-"""The parity gate: an engine may run a student only if it sees in real pictures what ONNX Runtime sees."""
+"""The parity gate: an engine may run a student only if it sees in pictures what ONNX Runtime sees in them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dino_ros.backends import REFERENCE, Backend, open_backend
 from dino_ros.cache import cache_folder, file_sha256, write_whole
 from dino_ros.encodings import resize
 from dino_ros.errors import UserError
-from dino_ros.masks import MaskParameters, attention_mask
+from dino_ros.masks import MaskParameters, attention_mask, jaccard
 from dino_ros.student import read_student
 
 PICTURES = Path(__file__).parent / "models" / "parity"
-"""Folder of the pictures that engines are compared on."""
+"""Folder of the pictures that engines are compared on: rendered ones, of the demo, which may ship."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,7 @@ def prepare(pictures: Sequence[NDArray[np.uint8]], height: int, width: int) -> N
 def _mask_iou(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     if not np.isfinite(ours).all():
         return 0.0
-    a, b = (attention_mask(attention, MaskParameters()) for attention in (ours, theirs))
-    union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
+    return jaccard(attention_mask(ours, MaskParameters()), attention_mask(theirs, MaskParameters()))
 
 
 def _read(path: Path) -> dict[str, Parity]:

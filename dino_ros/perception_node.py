@@ -217,7 +217,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         if not self._cameras:
             array.status = [self._unconfigured.report(name, self._state, seconds, False, {})]
         for camera in list(self._cameras):
-            camera.look_for_listeners()
+            camera.look_for_listeners()  # here too, should an event have been missed
             facts = {**self._facts(), "image topic": camera.image_topic}
             status = camera.diagnostics.report(
                 f"{name} {camera.name}".strip(), self._state, seconds, camera.listened(), facts

@@ -109,7 +109,7 @@ def open_bag(path: Path) -> AnyReader:
         from rosbags.highlevel import AnyReader
         from rosbags.typesys import Stores, get_typestore
     except ImportError as error:
-        raise UserError("Reading bags needs the package rosbags: run `pip install 'dino_ros[bags]'`.") from error
+        raise UserError("Reading bags needs the package rosbags: run `pip install rosbags`.") from error
     try:
         reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
         reader.open()

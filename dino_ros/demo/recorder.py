@@ -15,6 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from dino_ros.diagnostics import SUPERSEDED
 from dino_ros.encodings import to_rgb
+from dino_ros.masks import jaccard
 from dino_ros.messages import to_array
 
 HISTORY = 50
@@ -59,8 +60,7 @@ class Recorder(Node):
         self.received[stamp] = self.last_heard = info["received_timestamp"]
         truth = self._truth.get(stamp)
         if truth is not None and truth.any():
-            mask, objects = to_array(message) > 0, truth > 0
-            self.ious.append(float((mask & objects).sum() / (mask | objects).sum()))
+            self.ious.append(jaccard(to_array(message) > 0, truth > 0))
 
     def _on_overlay(self, message: Image) -> None:
         rgb = to_rgb(message)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dino_ros.cache import write_whole
+from dino_ros.encodings import resize
+from dino_ros.masks import jaccard
 from dino_ros.perceiver import Perceiver
 from dino_ros.sources import is_bag
 from dino_train.backbones import mean_and_std, patch_size
@@ -25,7 +26,7 @@ from dino_train.config import ComparisonConfig, DistilRecipe, parse_size
 from dino_train.data.frames import open_frames
 from dino_train.data.multicrop import normalise
 from dino_train.evaluation.class_folder import open_class_folder
-from dino_train.evaluation.jaccard import jaccard, jaccard_scores, labelled_bag, labelled_folder
+from dino_train.evaluation.jaccard import jaccard_scores, labelled_bag, labelled_folder
 from dino_train.evaluation.knn import knn_of_student
 from dino_train.export import export
 from dino_train.objectives.distil import Distil
@@ -112,8 +113,8 @@ def cosine(distil: Distil, pictures: Sequence[NDArray[np.uint8]], height: int, w
     mean, std = mean_and_std(distil.student.backbone)
     found = []
     for picture in pictures:
-        resized = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-        images = normalise(torch.from_numpy(resized).permute(2, 0, 1)[None], mean, std)
+        resized = torch.from_numpy(resize(picture, height, width))
+        images = normalise(resized.permute(2, 0, 1)[None], mean, std)
         found.append(distil([images], {})[1].patches.item())
     return float(np.mean(found))
 

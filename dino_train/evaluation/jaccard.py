@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dino_ros.encodings import to_rgb
 from dino_ros.errors import UserError
-from dino_ros.masks import MaskParameters, attention_mask, upsample_mask
+from dino_ros.masks import MaskParameters, attention_mask, jaccard, upsample_mask
 from dino_ros.perceiver import Perceiver
 from dino_ros.sources import IMAGE_SUFFIXES, open_source
 from dino_train.data.images import decode
@@ -63,12 +63,6 @@ def jaccard_scores(perceiver: Perceiver, labelled: Iterable[Labelled], keep: flo
     return JaccardScores(
         float(np.mean(per_object)), float(np.mean(best)), float(np.mean(mean)), len(mean), len(per_object)
     )
-
-
-def jaccard(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    """Intersection over union of two masks of one shape; 1 where both are empty."""
-    union = np.count_nonzero(mask | truth)
-    return np.count_nonzero(mask & truth) / union if union else 1.0
 
 
 def labelled_folder(pictures: Path, masks: Path) -> Iterator[Labelled]:
