@@ -2,6 +2,9 @@
 
 import collections
 import dataclasses
+import gc
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,3 +126,36 @@ def test_fewer_pictures_than_a_batch_are_refused() -> None:
     frames = Numbers((4,))
     with pytest.raises(UserError, match="4 pictures, fewer than one batch: set batch_size to 4"):
         crop_loader(frames, RECIPE, EpochSampler(frames, RECIPE), 0)
+
+
+class Engine:
+    """Stands for an object whose destructor must not run in another process; its cycle leaves it to the collector."""
+
+    def __init__(self, log: Path) -> None:
+        self.log, self.itself = log, self
+
+    def __del__(self) -> None:
+        with self.log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+class CollectingNumbers(Numbers):
+    """Collects garbage with every picture."""
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        gc.collect()
+        return super().__getitem__(index)
+
+
+def test_a_worker_leaves_alone_what_it_inherited(tmp_path: Path) -> None:
+    log = tmp_path / "ended"
+    gc.disable()
+    try:
+        Engine(log)
+        frames = CollectingNumbers()
+        for _ in crop_loader(frames, RECIPE, EpochSampler(frames, RECIPE), workers=1):
+            pass
+    finally:
+        gc.enable()
+    gc.collect()
+    assert log.read_text().split() == [str(os.getpid())]

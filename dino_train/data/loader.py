@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -135,11 +136,21 @@ def crop_loader(
         CropDataset(frames, recipe, finish),
         batch_sampler=sampler,
         num_workers=workers,
+        worker_init_fn=keep_what_was_inherited,
         generator=torch.Generator(),  # else it draws from the global one, and a resumed run would differ
         pin_memory=not finish,  # what is left to the GPU goes there
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
     )
+
+
+def keep_what_was_inherited(worker: int) -> None:
+    """Never collect objects that were made before the worker was forked.
+
+    Engines are among them (ONNX Runtime's, OpenVINO's) where the process has used some: their threads are not here, and
+    their destructors would wait for them for ever.
+    """
+    gc.freeze()
 
 
 def split(batch: CropBatch, parts: int) -> Iterator[CropBatch]:
