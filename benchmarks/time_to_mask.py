@@ -18,18 +18,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
-import cv2
 import matplotlib
-import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from dino_train import trainer
-from dino_train.backbones import VitOutputs, mean_and_std
 from dino_train.checkpoint import checkpoint_backbone, load_checkpoint
 from dino_train.config import (
     CropsConfig,
@@ -41,7 +36,7 @@ from dino_train.config import (
     RunRecipe,
     load_recipe,
 )
-from dino_train.data.multicrop import normalise
+from dino_train.evaluation.encoders import TorchEncoder
 from dino_train.evaluation.jaccard import Labelled, jaccard_scores, labelled_bag
 
 matplotlib.use("Agg")
@@ -82,22 +77,6 @@ def reference(like: Recipe, epochs: int) -> Recipe:
     return dataclasses.replace(like, crops=crops, dino=dino, optimiser=optimiser, epochs=epochs)
 
 
-class TorchPerceiver:
-    """Attention of a ViT in torch, with as much of a Perceiver as `jaccard_scores` uses."""
-
-    def __init__(self, checkpoint: Path, network: str) -> None:
-        vit = checkpoint_backbone(load_checkpoint(checkpoint), network)
-        self.mean, self.std = mean_and_std(vit)
-        self.outputs = VitOutputs(vit).eval()
-
-    def __call__(self, rgb: np.ndarray, outputs: tuple[str, ...]) -> SimpleNamespace:
-        """Attention [heads, h, w] of a picture [H, W, 3]."""
-        resized = cv2.resize(rgb, SIZE[::-1], interpolation=cv2.INTER_AREA)
-        with torch.inference_mode():
-            images = normalise(torch.from_numpy(resized).permute(2, 0, 1)[None], self.mean, self.std)
-            return SimpleNamespace(attention=self.outputs(images)[1][0].numpy())
-
-
 def train(recipe: RunRecipe, data: DataConfig, out: Path) -> None:
     """Run a recipe, or go on with it; keeps a checkpoint of each epoch."""
     if (out / "last.pt").exists():
@@ -111,7 +90,7 @@ def curve(run: Path, labelled: list[Labelled], network: str = "teacher", before:
     points = []
     for path in track(sorted(run.glob("epoch_*.pt")), description=f"evaluating {run.name}"):
         checkpoint = load_checkpoint(path)
-        scores = jaccard_scores(TorchPerceiver(path, network), labelled)
+        scores = jaccard_scores(TorchEncoder(checkpoint_backbone(checkpoint, network), SIZE), labelled)
         points.append(
             {
                 "minutes": (before + checkpoint.seconds) / 60,

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -23,12 +19,11 @@ from dino_ros.demo.table import TABLE
 from dino_ros.errors import UserError
 from dino_ros.perceiver import Perceiver
 from dino_ros.student import FORMAT_VERSION, METADATA_KEY, StudentInfo
-from dino_train.backbones import VitOutputs, build_backbone, create_vit, mean_and_std, patch_size
-from dino_train.checkpoint import checkpoint_backbone, load_checkpoint
+from dino_train.backbones import VitOutputs, mean_and_std, patch_size
 from dino_train.data.frames import MixedFrames, open_frames
 from dino_train.evaluation.class_folder import open_class_folder
-from dino_train.official import load_official
 from dino_train.quantise import quantise
+from dino_train.weights import open_weights, weights_hash
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +32,6 @@ OUTPUTS = ("features", "attention", "embedding")
 TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}
 """Largest difference between ONNX Runtime and torch in fp32, as a share of the output's largest value."""
 PARITY_PICTURES = 8
-
-
-@dataclass
-class Weights:
-    """A ViT and where its weights came from."""
-
-    vit: VisionTransformer
-    architecture: str
-    origin: dict[str, str | int | float]
-    licence: str
 
 
 class FixedRope(nn.Module):
@@ -164,37 +149,6 @@ def export(
     return info
 
 
-def open_weights(weights: str, network: str | None = None) -> Weights:
-    """Find out what `weights` is, and load it; `network` as in `export`."""
-    path = Path(weights)
-    if network == "random" and path.suffix != ".pt":
-        raise UserError("--network random takes the shape of a checkpoint of `dino-train pretrain` (a .pt file).")
-    if path.suffix == ".pt":
-        checkpoint = load_checkpoint(path)
-        backbone, network = checkpoint.recipe.backbone, network or checkpoint.network
-        if network == "random":
-            torch.manual_seed(checkpoint.recipe.seed)
-            vit = build_backbone(backbone, checkpoint.recipe.crops.global_size, download=False)
-        else:
-            vit = checkpoint_backbone(checkpoint, network)
-        origin: dict[str, str | int | float] = {
-            "source": f"dino-train {'distill' if checkpoint.network == 'student' else 'pretrain'}, {network}",
-            "data": ", ".join(Path(path).name for path in checkpoint.data.paths),
-            "pictures": checkpoint.pictures,
-            "steps": checkpoint.step,
-            "recipe": json.dumps(dataclasses.asdict(checkpoint.recipe)),
-        }
-        architecture = f"{backbone.name.split('_patch')[0]}, patch {patch_size(vit)}, {len(vit.blocks)} blocks"
-        return Weights(vit, architecture, origin, "not stated")
-    if path.suffix == ".pth":
-        official, network = load_official(path), network or "teacher"
-        source = f"official DINO v1 file {path.name}, {network}"
-        return Weights(official.vit(network), official.name, {"source": source}, "Apache-2.0")
-    vit = create_vit(weights, pretrained=True)
-    licence = str(vit.pretrained_cfg.get("license") or "not stated")
-    return Weights(vit, weights, {"source": f"timm {weights}"}, licence)
-
-
 def fix_size(vit: VisionTransformer, height: int, width: int) -> VisionTransformer:
     """Lay the position embedding out for one size, so that the graph holds it as a constant.
 
@@ -214,15 +168,6 @@ def fix_size(vit: VisionTransformer, height: int, width: int) -> VisionTransform
     if getattr(vit, "rope", None) is not None:
         vit.rope = FixedRope(vit.rope.get_embed(shape=vit.patch_embed.grid_size))
     return vit
-
-
-def weights_hash(vit: VisionTransformer) -> str:
-    """SHA-256 over all weights in the order of their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(vit.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def write_onnx(graph: StudentGraph, info: StudentInfo, path: Path) -> None:

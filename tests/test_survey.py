@@ -8,7 +8,7 @@ import pytest
 from bags import raw, write_bag, write_topics
 
 from dino_ros.errors import UserError
-from dino_train.cli import data, data_parser
+from dino_train.commands.data import parser, run
 from dino_train.data.contact_sheet import COLUMNS, GAP, TILE
 from dino_train.data.selection import SelectionParameters
 from dino_train.data.survey import survey
@@ -30,10 +30,10 @@ def test_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "folder").mkdir()
     for number in range(9):
         cv2.imwrite(str(tmp_path / "folder" / f"{number}.png"), np.zeros((20, 30, 3), np.uint8))
-    options = data_parser().parse_args(
+    options = parser().parse_args(
         [str(tmp_path / "bag"), str(tmp_path / "folder"), "--weight", "{/raw: 2}", "--out", str(tmp_path / "sheet.png")]
     )
-    data(options)
+    run(options)
     output = capsys.readouterr().out
     assert row(output, "bag /raw")[1:] == ["64x48 bgr8", "11", "11", "0", "0", "1.0", "53.7% (x2)"]
     assert row(output, "bag /compressed")[1:] == ["64x48 png", "11", "10", "0", "1", "1.0", "24.4%"]

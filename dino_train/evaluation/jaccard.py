@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from dino_ros.encodings import to_rgb
 from dino_ros.errors import UserError
 from dino_ros.masks import MaskParameters, attention_mask, jaccard, upsample_mask
-from dino_ros.perceiver import Perceiver
 from dino_ros.sources import IMAGE_SUFFIXES, open_source
 from dino_train.data.images import decode
+from dino_train.evaluation.encoders import Encoder
 
 Labelled = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """A picture, RGB [H, W, 3], and its objects, [H, W]: 0 for background, 1..n for each object."""
@@ -38,7 +38,7 @@ class JaccardScores:
     objects: int
 
 
-def jaccard_scores(perceiver: Perceiver, labelled: Iterable[Labelled], keep: float = 0.6) -> JaccardScores:
+def jaccard_scores(encoder: Encoder, labelled: Iterable[Labelled], keep: float = 0.6) -> JaccardScores:
     """Score a student's masks; pictures without an object are left out. Raises UserError if none has one."""
     per_object: list[float] = []
     best: list[float] = []
@@ -46,7 +46,7 @@ def jaccard_scores(perceiver: Perceiver, labelled: Iterable[Labelled], keep: flo
     for rgb, objects in labelled:
         if not objects.any():
             continue
-        attention = perceiver(rgb, outputs=("attention",)).attention
+        attention = encoder(rgb, ("attention",)).attention
         assert attention is not None  # it was asked for
         masks = [
             upsample_mask(attention_mask(attention, MaskParameters(keep, head)), *objects.shape) > 0

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dino_ros.errors import UserError
-from dino_ros.perceiver import Perceiver
 from dino_train.data.images import decode
 from dino_train.evaluation.class_folder import ClassFolder, LabelledFiles, embed_files
+from dino_train.evaluation.encoders import Encoder, TorchEncoder
 
 CHUNK = 1024
 """Test pictures compared at a time, to bound memory."""
@@ -68,7 +68,20 @@ def knn_on_folder(vit: VisionTransformer, folder: ClassFolder, size: int) -> dic
     return knn_accuracies(train, train_labels, val, val_labels, neighbours_for(len(train)))
 
 
-def knn_of_student(student: Perceiver, folder: ClassFolder) -> dict[int, float]:
+def knn_of(encoder: Encoder, folder: ClassFolder) -> dict[int, float]:
+    """`knn_on_folder` of a ViT in torch, at its own square size, or `knn_of_student`.
+
+    Raises UserError for a size that is not square.
+    """
+    if not isinstance(encoder, TorchEncoder):
+        return knn_of_student(encoder, folder)
+    size = encoder.size or (224, 224)
+    if size[0] != size[1]:
+        raise UserError(f"--size {size[0]}x{size[1]} is not square: k-NN is of the centre crops of pictures.")
+    return knn_on_folder(encoder.vit, folder, size[0])
+
+
+def knn_of_student(student: Encoder, folder: ClassFolder) -> dict[int, float]:
     """As `knn_on_folder`, of a student file as a robot runs it: whole pictures, resized to its input."""
 
     def embed(part: LabelledFiles) -> Tensor:

@@ -1,0 +1,26 @@
+"""`dino-train data`: show what training would see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from dino_train.commands.data_options import add_data_arguments
+
+
+def parser() -> ArgumentParser:
+    """Options of `dino-train data`."""
+    parser = ArgumentParser(description="Show what training would see: a table, and a sheet of pictures.")
+    add_data_arguments(parser)
+    parser.add_argument("--out", type=Path, default=Path("contact_sheet.png"), help="the sheet, a PNG file")
+    return parser
+
+
+def run(options: Namespace) -> None:
+    """`dino-train data`."""
+    from dino_train.data.selection import SelectionParameters
+    from dino_train.data.survey import survey
+
+    survey(options.data, options.topic, options.weight, SelectionParameters(options.distance), options.out)
+    print(f"Look at {options.out}.")

@@ -1,0 +1,29 @@
+"""`dino-train evaluate`: one file for each evaluation, with `parser` and `run` as the commands have them."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from jsonargparse import ArgumentParser, Namespace
+
+from dino_train.commands.evaluate import jaccard, knn
+
+EVALUATIONS: dict[str, tuple[ModuleType, str]] = {
+    "knn": (knn, "classes by nearest neighbours of the embedding"),
+    "jaccard": (jaccard, "attention masks against objects, the paper's protocol"),
+}
+"""Modules, and what `--help` says of them."""
+
+
+def parser() -> ArgumentParser:
+    """Options of `dino-train evaluate`."""
+    parser = ArgumentParser(description="Score features and masks; every evaluation prints a table.")
+    evaluations = parser.add_subcommands(required=True, dest="evaluation")
+    for name, (module, purpose) in EVALUATIONS.items():
+        evaluations.add_subcommand(name, module.parser(), help=purpose)
+    return parser
+
+
+def run(options: Namespace) -> None:
+    """`dino-train evaluate`."""
+    EVALUATIONS[options.evaluation][0].run(options[options.evaluation])

@@ -1,0 +1,34 @@
+"""`dino-train evaluate knn`: weighted nearest neighbours of the embedding, on a folder of classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, open_named_encoders
+
+
+def parser() -> ArgumentParser:
+    """Options of `dino-train evaluate knn`."""
+    parser = ArgumentParser(
+        description="Classify the pictures of val/ by their nearest neighbours in train/: the paper's k-NN, weighted "
+        "by exp(cosine / 0.07). Needs no training, so it tells what the embedding itself is worth."
+    )
+    add_encoder_arguments(parser, size="224x224")
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/ and val/<class>/ pictures")
+    return parser
+
+
+def run(options: Namespace) -> None:
+    """`dino-train evaluate knn`."""
+    from dino_train.evaluation.class_folder import open_class_folder
+    from dino_train.evaluation.knn import knn_of
+    from dino_train.evaluation.scores import show
+
+    folder = open_class_folder(options.data)
+    rows = []
+    for name, encoder in open_named_encoders(options).items():
+        accuracies = knn_of(encoder, folder)
+        rows.append({"encoder": name, **{f"k = {k}": accuracy for k, accuracy in accuracies.items()}})
+    show(f"k-NN on {options.data.name}: {len(folder.val.files)} pictures", rows, options.out)

@@ -1,0 +1,86 @@
+"""`dino-train export`: write a student file for dino_ros."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from dino_train.config import parse_size
+
+
+def parser() -> ArgumentParser:
+    """Options of `dino-train export`."""
+    parser = ArgumentParser(description="Write a student: one ONNX file that the dino_ros nodes run.")
+    parser.add_argument(
+        "weights",
+        type=str,
+        help="checkpoint (.pt) of pretrain or distill, official DINO v1 .pth, or timm model name (downloaded), such as "
+        "a DINOv2, DINOv3, MAE or DeiT encoder",
+    )
+    parser.add_argument("--out", type=Path | None, help="file to write (default: student.onnx beside a checkpoint)")
+    parser.add_argument(
+        "--size", type=str, default="224x224", help="HxW of the student's input, multiples of the patch"
+    )
+    parser.add_argument(
+        "--precision", default="fp32", choices=["fp32", "fp16", "int8"], help="fp16 for GPUs, int8 for CPUs"
+    )
+    parser.add_argument(
+        "--network",
+        type=Literal["teacher", "student", "random"] | None,
+        help="which weights of a training checkpoint, ours or the DINO authors' (default: the student of a distilled "
+        "one, else the teacher)",
+    )
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        help="bags, videos, folders of pictures like those the robot sees: for the parity check (default: the demo's "
+        "bag), and needed for int8, which is calibrated on them",
+    )
+    parser.add_argument("--topic", nargs="+", default=[], help="image topics of bags (default: every image topic)")
+    parser.add_argument("--knn", type=Path | None, help="train/<class>/ and val/<class>/: k-NN before and after int8")
+    parser.add_argument("--licence", default="", help="of the weights (default: what their source states)")
+    return parser
+
+
+def run(options: Namespace) -> None:
+    """`dino-train export`."""
+    from dino_train.export import export as export_student
+
+    height, width = parse_size(options.size)
+    weights = Path(options.weights)
+    beside = weights.parent if weights.suffix in {".pt", ".pth"} else Path()
+    name = "student" if weights.suffix == ".pt" else weights.name.removesuffix(".pth")
+    out = options.out or beside / f"{name}.onnx"
+    info = export_student(
+        options.weights,
+        out,
+        height,
+        width,
+        options.precision,
+        options.network,
+        options.data,
+        options.licence,
+        options.topic,
+        options.knn,
+    )
+    if info.quantisation:
+        show_cost(info.quantisation)
+    print(f"{out}: {info.architecture}, {height}x{width}, {info.precision}, {out.stat().st_size / 1e6:.1f} MB.")
+    print(f"Run it: ros2 launch dino_ros perception.launch.py model:={out.resolve()}")
+
+
+def show_cost(quantisation: Mapping[str, str | int | float]) -> None:
+    """Print what int8 changed, as `StudentInfo.quantisation` says it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("int8 against fp32", "", title=f"On {quantisation['frames']} frames that were not calibrated on")
+    table.add_row("cosine of patch tokens", f"{quantisation['cosine']:.4f}")
+    table.add_row("mask IoU", f"{quantisation['mask_iou']:.3f}")
+    if "knn_int8" in quantisation:
+        table.add_row("k-NN, fp32 to int8", f"{quantisation['knn_fp32']:.1%} to {quantisation['knn_int8']:.1%}")
+    Console().print(table)

@@ -1,0 +1,29 @@
+"""`dino-train pretrain`: learn from pictures, without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from dino_train.commands.training_run import add_run_arguments, train
+from dino_train.config import Recipe
+
+
+def parser() -> ArgumentParser:
+    """Options of `dino-train pretrain`."""
+    parser = ArgumentParser(
+        description="Pretrain a ViT by self-distillation (DINO). Ctrl-C loses two minutes at most: --resume goes on. "
+        "On several GPUs: torchrun --nproc-per-node 8 -m dino_train pretrain ..."
+    )
+    add_run_arguments(parser, Recipe, Path("runs/pretrain"))
+    return parser
+
+
+def run(options: Namespace) -> None:
+    """`dino-train pretrain`."""
+    if checkpoint := train(options, Recipe):
+        print(
+            f"{checkpoint}: go on with `dino-train export {checkpoint} --size HxW`; "
+            f"see {checkpoint.with_name('report.html')}."
+        )

@@ -1,0 +1,142 @@
+"""What is evaluated: a ViT in torch or a student file, called alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from timm.models import VisionTransformer
+
+from dino_ros.errors import UserError
+from dino_ros.perceiver import Perceiver, Perception
+from dino_ros.student import MODELS, StudentInfo, find_student, read_student
+from dino_train.backbones import VitOutputs, build_backbone, create_vit, mean_and_std, patch_size
+from dino_train.checkpoint import load_checkpoint
+from dino_train.config import BackboneConfig
+from dino_train.data.multicrop import normalise
+from dino_train.weights import open_weights
+
+RANDOM = "random"
+SEED = 0
+"""Of random weights."""
+
+
+class Encoder(Protocol):
+    """Called with an RGB picture [H, W, 3] uint8, returns what is seen in it; a `Perceiver` is one."""
+
+    def __call__(self, picture: NDArray[np.uint8], outputs: Collection[str]) -> Perception:
+        """See the class; `outputs` are some of "features", "attention" and "embedding"."""
+
+
+class TorchEncoder:
+    """A ViT in torch, in evaluation mode on its device.
+
+    `size` is the height and width in pixels that pictures are resized to; None for each picture's own. Both are rounded
+    to multiples of the patch.
+    """
+
+    def __init__(self, vit: VisionTransformer, size: tuple[int, int] | None = None) -> None:
+        self.vit = vit.eval()
+        self.size = size
+        self._outputs = VitOutputs(self.vit)
+        self._mean, self._std = mean_and_std(vit)
+
+    def __call__(self, picture: NDArray[np.uint8], outputs: Collection[str]) -> Perception:
+        """See `Encoder`: float32 arrays, features [h, w, C], attention [heads, h, w], embedding [C]."""
+        with torch.inference_mode():
+            seen = [output[0].float().cpu().numpy() for output in self._outputs(self.prepare(picture))]
+        features, attention, embedding = seen
+        return Perception(
+            features if "features" in outputs else None,
+            attention if "attention" in outputs else None,
+            embedding if "embedding" in outputs else None,
+            None,
+        )
+
+    def prepare(self, picture: NDArray[np.uint8]) -> torch.Tensor:
+        """Resize and normalise a picture: float32 [1, 3, H, W] on the ViT's device."""
+        patch = patch_size(self.vit)
+        height, width = (max(round(side / patch), 1) * patch for side in self.size or picture.shape[:2])
+        if picture.shape[:2] != (height, width):
+            interpolation = cv2.INTER_AREA if height < picture.shape[0] else cv2.INTER_CUBIC
+            picture = cv2.resize(picture, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)
+        images = torch.from_numpy(picture).permute(2, 0, 1)[None].to(next(self.vit.parameters()).device)
+        return normalise(images, self._mean, self._std)
+
+
+def open_encoders(
+    names: Sequence[str], size: tuple[int, int] | None = None, device: str = "auto"
+) -> dict[str, Encoder]:
+    """Open what is named, by name.
+
+    A name is a checkpoint's (.pt), a student file's (.onnx) or that of a bundled student, an official DINO v1 file's
+    (.pth), timm's name of an encoder (downloaded), or "random" for the shape of the one before with random weights.
+    `size` as in TorchEncoder (student files have their own); `device` is "auto", "cpu" or "cuda". Raises UserError for
+    a name that is none of these or is given twice, or a file that cannot be used.
+    """
+    where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    encoders: dict[str, Encoder] = {}
+    previous = ""
+    for name in names:
+        label = f"{RANDOM} like {previous}" if name == RANDOM else name
+        if label in encoders:
+            raise UserError(f"{label} is named twice: name it once.")
+        if name == RANDOM and not previous:
+            raise UserError("random takes the shape of the encoder before it: name one first.")
+        encoders[label] = _open(name, previous, size, where)
+        previous = previous if name == RANDOM else name
+    return encoders
+
+
+def _open(name: str, previous: str, size: tuple[int, int] | None, device: torch.device) -> Encoder:
+    if name == RANDOM:
+        if is_student(previous):
+            # In torch, at the student's own size.
+            info = read_student(find_student(previous))
+            size = (info.height, info.width)
+        return TorchEncoder(random_vit(previous).to(device), size)
+    if is_student(name):
+        return Perceiver.load(name)
+    return TorchEncoder(open_weights(name).vit.to(device), size)
+
+
+def is_student(name: str) -> bool:
+    """Whether a name is that of a student file or of a bundled student."""
+    return name.endswith(".onnx") or (MODELS / f"{name}.onnx").is_file()
+
+
+def random_vit(like: str) -> VisionTransformer:
+    """Build a ViT of the shape of a checkpoint, a student file, an official file or a timm encoder, untrained.
+
+    The weights are the same each time. Raises UserError for a student file that does not say how its ViT was built.
+    """
+    torch.manual_seed(SEED)
+    if like.endswith(".pt"):
+        recipe = load_checkpoint(Path(like)).recipe
+        return build_backbone(recipe.backbone, recipe.crops.global_size, download=False)
+    if like.endswith(".pth"):
+        vit = open_weights(like).vit
+        for module in vit.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        vit.init_weights("")
+        return vit
+    if is_student(like):
+        return _shape_of_student(like, read_student(find_student(like)))
+    return create_vit(like)
+
+
+def _shape_of_student(name: str, info: StudentInfo) -> VisionTransformer:
+    source = str(info.weights.get("source", ""))
+    if "recipe" in info.weights:
+        recipe = json.loads(str(info.weights["recipe"]))
+        return build_backbone(BackboneConfig(**recipe["backbone"]), recipe["crops"]["global_size"], download=False)
+    if source.startswith("timm "):
+        return create_vit(source.removeprefix("timm "))
+    raise UserError(f"{name} does not say how its ViT was built: name its checkpoint or timm's name before `random`.")

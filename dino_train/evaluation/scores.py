@@ -1,0 +1,25 @@
+"""Scores as a table for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from dino_ros.cache import write_whole
+
+Scores = Mapping[str, float | int | str]
+"""One row: what was scored by name. Shares are 0 to 1."""
+
+
+def show(title: str, rows: Sequence[Scores], out: Path | None = None) -> None:
+    """Print rows that have the same names as a table; write them to the file `out` if there is one."""
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console().print(table)
+    if out:
+        write_whole(out, json.dumps({"title": title, "rows": [dict(row) for row in rows]}, indent=2).encode())
