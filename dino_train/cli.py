@@ -43,8 +43,10 @@ def run(arguments: list[str]) -> None:
         prog="dino-train", description="Pretrain, evaluate and export DINO students from pictures without labels."
     )
     subcommands = parser.add_subcommands(required=True, dest="command")
-    for name, (module, purpose) in COMMANDS.items():
-        subcommands.add_subcommand(name, module.parser(), help=purpose)
+    parsers = {name: module.parser() for name, (module, _) in COMMANDS.items()}
+    for name, (_, purpose) in COMMANDS.items():
+        subcommands.add_subcommand(name, parsers[name], help=purpose)
+    evaluate.add_evaluations(parsers["evaluate"])
     # A recipe that ships may be given by its name: jsonargparse reads paths only.
     arguments = [
         str(find_recipe(value, arguments[0])) if previous == "--config" else value

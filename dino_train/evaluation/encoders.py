@@ -30,7 +30,7 @@ SEED = 0
 class Encoder(Protocol):
     """Called with an RGB picture [H, W, 3] uint8, returns what is seen in it; a `Perceiver` is one."""
 
-    def __call__(self, picture: NDArray[np.uint8], outputs: Collection[str]) -> Perception:
+    def __call__(self, picture: NDArray[np.uint8], /, outputs: Collection[str]) -> Perception:
         """See the class; `outputs` are some of "features", "attention" and "embedding"."""
 
 

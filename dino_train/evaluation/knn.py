@@ -69,16 +69,10 @@ def knn_on_folder(vit: VisionTransformer, folder: ClassFolder, size: int) -> dic
 
 
 def knn_of(encoder: Encoder, folder: ClassFolder) -> dict[int, float]:
-    """`knn_on_folder` of a ViT in torch, at its own square size, or `knn_of_student`.
-
-    Raises UserError for a size that is not square.
-    """
-    if not isinstance(encoder, TorchEncoder):
-        return knn_of_student(encoder, folder)
-    size = encoder.size or (224, 224)
-    if size[0] != size[1]:
-        raise UserError(f"--size {size[0]}x{size[1]} is not square: k-NN is of the centre crops of pictures.")
-    return knn_on_folder(encoder.vit, folder, size[0])
+    """`knn_on_folder` of a ViT in torch whose size is square, `knn_of_student` of anything else."""
+    if isinstance(encoder, TorchEncoder) and encoder.size and encoder.size[0] == encoder.size[1]:
+        return knn_on_folder(encoder.vit, folder, encoder.size[0])
+    return knn_of_student(encoder, folder)
 
 
 def knn_of_student(student: Encoder, folder: ClassFolder) -> dict[int, float]:

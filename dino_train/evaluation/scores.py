@@ -15,11 +15,18 @@ Scores = Mapping[str, float | int | str]
 """One row: what was scored by name. Shares are 0 to 1."""
 
 
+WIDTH = 120
+"""Of a table in characters, at least: a narrow terminal would cut the names."""
+
+
 def show(title: str, rows: Sequence[Scores], out: Path | None = None) -> None:
     """Print rows that have the same names as a table; write them to the file `out` if there is one."""
     table = Table(*rows[0], title=title)
+    table.columns[0].no_wrap = True
     for row in rows:
         table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, WIDTH)
+    console.print(table)
     if out:
         write_whole(out, json.dumps({"title": title, "rows": [dict(row) for row in rows]}, indent=2).encode())

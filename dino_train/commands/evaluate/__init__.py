@@ -16,12 +16,15 @@ EVALUATIONS: dict[str, tuple[ModuleType, str]] = {
 
 
 def parser() -> ArgumentParser:
-    """Options of `dino-train evaluate`."""
-    parser = ArgumentParser(description="Score features and masks; every evaluation prints a table.")
+    """Options of `dino-train evaluate`, but for its evaluations."""
+    return ArgumentParser(description="Score features and masks; every evaluation prints a table.")
+
+
+def add_evaluations(parser: ArgumentParser) -> None:
+    """Add them to a parser that already is a subcommand: jsonargparse wants the levels from above."""
     evaluations = parser.add_subcommands(required=True, dest="evaluation")
     for name, (module, purpose) in EVALUATIONS.items():
         evaluations.add_subcommand(name, module.parser(), help=purpose)
-    return parser
 
 
 def run(options: Namespace) -> None:

@@ -24,9 +24,9 @@ def run(options: Namespace) -> None:
     """`dino-train evaluate jaccard`."""
     from dino_ros.sources import is_bag
     from dino_train.evaluation.jaccard import jaccard_scores, labelled_bag, labelled_folder
-    from dino_train.evaluation.scores import show
+    from dino_train.evaluation.scores import Scores, show
 
-    rows = []
+    rows: list[Scores] = []
     for name, encoder in open_named_encoders(options).items():
         if is_bag(options.data):
             labelled = labelled_bag(options.data, options.topic, options.masks)

@@ -24,10 +24,10 @@ def run(options: Namespace) -> None:
     """`dino-train evaluate knn`."""
     from dino_train.evaluation.class_folder import open_class_folder
     from dino_train.evaluation.knn import knn_of
-    from dino_train.evaluation.scores import show
+    from dino_train.evaluation.scores import Scores, show
 
     folder = open_class_folder(options.data)
-    rows = []
+    rows: list[Scores] = []
     for name, encoder in open_named_encoders(options).items():
         accuracies = knn_of(encoder, folder)
         rows.append({"encoder": name, **{f"k = {k}": accuracy for k, accuracy in accuracies.items()}})
