@@ -28,6 +28,7 @@ from dino_ros.errors import UserError  # noqa: E402
 from dino_ros.perceiver import Perceiver  # noqa: E402
 from dino_ros.student import read_student  # noqa: E402
 from dino_train import export as export_module  # noqa: E402
+from dino_train import weights as weights_module  # noqa: E402
 from dino_train.backbones import build_backbone, create_vit, patch_size  # noqa: E402
 from dino_train.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
 from dino_train.cli import run  # noqa: E402
@@ -110,7 +111,7 @@ def test_students_of_other_recipes(name: str, prefix: int, tmp_path: Path, monke
     """DINOv2 with and without registers, DINOv3, MAE and DeiT say in ONNX Runtime what they say in torch."""
     built = shake(create_vit(name, depth=2, **FAMILIES[name]))
     vit = copy.deepcopy(built)
-    monkeypatch.setattr(export_module, "create_vit", lambda name, pretrained: built)
+    monkeypatch.setattr(weights_module, "create_vit", lambda name, pretrained: built)
     size = patch_size(vit)
     out = tmp_path / "student.onnx"
     run(["export", name, "--out", str(out), "--size", f"{3 * size}x{5 * size}"])
