@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from dino_ros.cache import write_whole
 from dino_ros.encodings import resize
 from dino_ros.errors import UserError
-from dino_ros.masks import MaskParameters
+from dino_ros.masks.maker import MaskMaker
+from dino_ros.masks.parameters import MaskParameters
 from dino_ros.parity import shipped_pictures
 from dino_ros.perceiver import Perceiver
 
@@ -64,7 +65,9 @@ def bench(path: str | Path, backend: str, width: int, height: int, runs: int, sa
     perceiver.warm_up(max(BATCHES))
     load_seconds = time.perf_counter() - started
     say(f"Measuring {runs} pictures one at a time.")
-    times = np.array([stage_times(perceiver, pictures[run % len(pictures)]) for run in range(WARM_UP + runs)])[WARM_UP:]
+    maker = MaskMaker()
+    all_times = [stage_times(perceiver, maker, pictures[run % len(pictures)]) for run in range(WARM_UP + runs)]
+    times = np.array(all_times[WARM_UP:])
     stages = dict(zip(STAGES, times.T, strict=True)) | {"all": times.sum(axis=1)}
     throughput: dict[int, float] = {}
     for size in BATCHES:
@@ -85,14 +88,15 @@ def bench(path: str | Path, backend: str, width: int, height: int, runs: int, sa
     )
 
 
-def stage_times(perceiver: Perceiver, rgb: NDArray[np.uint8]) -> list[float]:
+def stage_times(perceiver: Perceiver, maker: MaskMaker, rgb: NDArray[np.uint8]) -> list[float]:
     """Milliseconds that each of STAGES takes for one picture."""
+    mask = MaskParameters().resolve(perceiver.info)
     clock = [time.perf_counter()]
     prepared = perceiver.prepare(rgb)
     clock.append(time.perf_counter())
-    result = perceiver.infer([prepared], ["mask"])[0]
+    result = perceiver.infer([prepared], perceiver.needs(["mask"], mask))[0]
     clock.append(time.perf_counter())
-    perceiver.finish(result, ["mask"], rgb.shape[0], rgb.shape[1], MaskParameters())
+    perceiver.finish(result, ["mask"], rgb.shape[:2], rgb, 0, mask, maker)
     clock.append(time.perf_counter())
     return [1e3 * (end - start) for start, end in pairwise(clock)]
 
@@ -100,10 +104,11 @@ def stage_times(perceiver: Perceiver, rgb: NDArray[np.uint8]) -> list[float]:
 def batch_rate(perceiver: Perceiver, pictures: list[NDArray[np.uint8]], size: int, runs: int) -> float:
     """Pictures per second through the engine in batches of a size."""
     batch = [perceiver.prepare(pictures[number % len(pictures)]) for number in range(size)]
+    needed = perceiver.needs(["mask"], MaskParameters().resolve(perceiver.info))
     seconds = []
     for _ in range(runs):
         start = time.perf_counter()
-        perceiver.infer(batch, ["mask"])
+        perceiver.infer(batch, needed)
         seconds.append(time.perf_counter() - start)
     return size / float(np.median(seconds))
 

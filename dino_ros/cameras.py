@@ -14,18 +14,30 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
 from dino_ros.camera_thread import CameraThread
+from dino_ros.detections import detections_message, vision
 from dino_ros.diagnostics import Diagnostics
 from dino_ros.errors import UserError
-from dino_ros.messages import mask_message, rgb_message, tensor_message
+from dino_ros.messages import labels_message, mask_message, rgb_message, tensor_message
 from dino_ros.overlay import overlay
 from dino_ros.perceiver import Perception
 from dino_ros.pipeline import PICTURE, Frame, Pipeline
 from dino_ros.throttle import Throttle
 from dino_ros.wire import header_of, read_image
 
-OUTPUT_TOPICS = ("attention_mask", "attention", "features", "embedding", "overlay")
+OUTPUT_TOPICS: dict[str, type] = {
+    "attention_mask": Image,
+    "objects": Image,
+    "attention": Image,
+    "features": Image,
+    "embedding": Image,
+    "overlay": Image,
+    **({"detections": vision.Detection2DArray} if vision else {}),
+}
+"""The results' topics and their types."""
 NEEDS = {
     "attention_mask": {"mask"},
+    "objects": {"objects"},
+    "detections": {"objects"},
     "attention": {"attention"},
     "features": {"features"},
     "embedding": {"embedding"},
@@ -60,8 +72,8 @@ class RosCamera:
         self._wanted: frozenset[str] = frozenset()
         events = PublisherEventCallbacks(matched=lambda event: self.look_for_listeners())
         self._outputs: dict[str, Publisher] = {
-            topic: node.create_lifecycle_publisher(Image, prefix + topic, 5, event_callbacks=events)
-            for topic in OUTPUT_TOPICS
+            topic: node.create_lifecycle_publisher(kind, prefix + topic, 5, event_callbacks=events)
+            for topic, kind in OUTPUT_TOPICS.items()
         }
 
     @property
@@ -119,10 +131,10 @@ class RosCamera:
         except UserError as error:
             self.failed(str(error))
             return
-        stamp = message.header.stamp
-        self.diagnostics.received(stamp.sec * 1_000_000_000 + stamp.nanosec, len(data))
+        stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+        self.diagnostics.received(stamp, len(data))
         if pipeline is not None and self.throttle.lets_pass(time.monotonic()):
-            pipeline.offer(self, message)
+            pipeline.offer(self, message, stamp)
 
     def listened(self) -> bool:
         """Whether anybody subscribes to a result."""
@@ -150,8 +162,10 @@ class RosCamera:
         self.diagnostics.published(time.monotonic() - frame.arrived)
 
 
-MESSAGES: dict[str, Callable[[Any, Any, Any], Image]] = {
+MESSAGES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "attention_mask": lambda frame, seen, header: mask_message(seen.mask, header),
+    "objects": lambda frame, seen, header: labels_message(seen.objects, header),
+    "detections": lambda frame, seen, header: detections_message(seen.objects, header),
     "attention": lambda frame, seen, header: tensor_message(seen.attention.transpose(1, 2, 0), header),
     "features": lambda frame, seen, header: tensor_message(seen.features, header),
     "embedding": lambda frame, seen, header: tensor_message(seen.embedding[None, None], header),

@@ -39,6 +39,12 @@ def mask_message(mask: NDArray[np.uint8], header: Header) -> Image:
     return _image(mask.tobytes(), header, height, width, "mono8", width)
 
 
+def labels_message(labels: NDArray[np.uint16], header: Header) -> Image:
+    """Numbers of objects [H, W] uint16 as an Image of encoding 16UC1."""
+    height, width = labels.shape
+    return _image(labels.astype("<u2", copy=False).tobytes(), header, height, width, "16UC1", width * 2)
+
+
 def rgb_message(rgb: NDArray[np.uint8], header: Header) -> Image:
     """A picture RGB [H, W, 3] uint8 as an Image of encoding rgb8."""
     height, width, _ = rgb.shape

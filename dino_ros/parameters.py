@@ -11,6 +11,7 @@ from rclpy.parameter import Parameter as RosParameter
 
 from dino_ros.backends import BACKENDS
 from dino_ros.errors import UserError
+from dino_ros.masks.parameters import METHODS, MaskParameters
 
 
 @dataclass(frozen=True)
@@ -76,22 +77,43 @@ PARAMETERS = (
         bounds=(1, 1000),
     ),
     Parameter(
+        "mask_method",
+        MaskParameters.method,
+        "How objects are found: foreground by the student's own head, background as what is unlike where attention is "
+        "not, attention by the paper's mask; auto is foreground where the student has the head, else background.",
+        live=True,
+        choices=("auto", *METHODS),
+    ),
+    Parameter(
+        "mask_refine",
+        MaskParameters.refine,
+        "Follow the picture's edges at the camera's resolution; else the patch grid's mask is interpolated.",
+        live=True,
+    ),
+    Parameter(
+        "mask_steady",
+        MaskParameters.steady,
+        "Share of the mask that is carried along from the frame before, against flicker; 0 looks at each frame alone.",
+        live=True,
+        bounds=(0.0, 0.95),
+    ),
+    Parameter(
         "mask_keep",
-        0.6,
-        "Share of the attention that the mask keeps: higher masks more of the picture.",
+        MaskParameters.keep,
+        "Share of the attention that the method attention keeps: higher masks more of the picture.",
         live=True,
         bounds=(0.01, 1.0),
     ),
     Parameter(
         "mask_head",
-        -1,
-        "Attention head the mask is made from, counted from 0; -1 for the mean of all heads.",
+        MaskParameters.head,
+        "Attention head of the method attention, counted from 0; -1 for the mean of all heads.",
         live=True,
         bounds=(-1, 63),
     ),
     Parameter(
         "mask_components",
-        0,
+        MaskParameters.components,
         "Keep only this many of the mask's largest connected parts; 0 keeps all.",
         live=True,
         bounds=(0, 1000),

@@ -16,7 +16,8 @@ from dino_ros.backends import REFERENCE, Backend, open_backend
 from dino_ros.cache import cache_folder, file_sha256, write_whole
 from dino_ros.encodings import resize
 from dino_ros.errors import UserError
-from dino_ros.masks import MaskParameters, attention_mask, jaccard
+from dino_ros.masks.attention import attention_mask
+from dino_ros.masks.binary import jaccard
 from dino_ros.student import read_student
 
 PICTURES = Path(__file__).parent / "models" / "parity"
@@ -95,7 +96,7 @@ def prepare(pictures: Sequence[NDArray[np.uint8]], height: int, width: int) -> N
 def _mask_iou(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     if not np.isfinite(ours).all():
         return 0.0
-    return jaccard(attention_mask(ours, MaskParameters()), attention_mask(theirs, MaskParameters()))
+    return jaccard(attention_mask(ours), attention_mask(theirs))
 
 
 def _read(path: Path) -> dict[str, Parity]:

@@ -14,10 +14,11 @@ from dino_ros.backend_choice import choose_backend
 from dino_ros.backends import Backend, Report
 from dino_ros.encodings import resize
 from dino_ros.errors import UserError
-from dino_ros.masks import MaskParameters, attention_mask, upsample_mask
+from dino_ros.masks.maker import MaskMaker
+from dino_ros.masks.parameters import METHODS, MaskParameters
 from dino_ros.student import StudentInfo, find_student, read_student
 
-OUTPUTS = ("features", "attention", "embedding", "mask")
+OUTPUTS = ("features", "attention", "embedding", "mask", "objects")
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,16 @@ class Perception:
     embedding: NDArray[np.float32] | None
     """[C]: the CLS token after the final norm, a descriptor of the whole picture."""
     mask: NDArray[np.uint8] | None
-    """[H, W] at the picture's own resolution: 255 where attention lies, else 0."""
+    """[H, W] at the picture's own resolution: 255 where objects are, else 0."""
+    objects: NDArray[np.uint16] | None = None
+    """[H, W] at the picture's own resolution: 0 where no object is, else the object's number, from 1."""
 
 
 class Perceiver:
     """A student, ready to look at pictures.
 
     Example: `Perceiver.load("student.onnx")(rgb).mask`. Calling it does all at once; the node calls the three steps,
-    `prepare`, `infer` and `finish`, in threads of their own.
+    `prepare`, `infer` and `finish`, in threads of their own, with a MaskMaker for each camera.
     """
 
     def __init__(self, info: StudentInfo, backend: Backend, path: Path = Path(), chosen: str = "") -> None:
@@ -72,7 +75,7 @@ class Perceiver:
         """Make a mask of every batch size once: an engine's first run takes longer than those that follow."""
         blank = np.zeros((self.info.height, self.info.width, 3), dtype=np.uint8)
         for size in range(1, largest_batch + 1):
-            self.infer([blank] * size, ["mask"])
+            self.infer([blank] * size, self.needs(["mask"], MaskParameters().resolve(self.info)))
 
     @overload
     def __call__(
@@ -92,9 +95,10 @@ class Perceiver:
     ) -> Perception | list[Perception]:
         """Look at one RGB picture [H, W, 3] uint8 of any size, or at several (of any sizes) in one batch.
 
-        Each picture is resized to the student's input, its aspect ratio with it. Only `outputs` (of OUTPUTS) are
-        computed. Returns a Perception per picture. Raises UserError for an unknown output and for arrays that are not
-        RGB pictures.
+        Each picture is resized to the student's input, its aspect ratio with it, and is looked at for itself: nothing
+        is carried from one to the next. Only `outputs` (of OUTPUTS) are computed. Returns a Perception per picture.
+        Raises UserError for an unknown output, for arrays that are not RGB pictures, and for mask parameters that do
+        not suit the student.
         """
         if isinstance(images, np.ndarray) and images.ndim != 4:
             return self([images], outputs, mask)[0]
@@ -103,11 +107,17 @@ class Perceiver:
             raise UserError(f"There is no output {', '.join(sorted(unknown))}: choose among {', '.join(OUTPUTS)}.")
         if not len(images):
             return []
-        results = self.infer([self.prepare(image) for image in images], outputs)
+        mask = mask.resolve(self.info)
+        results = self.infer([self.prepare(image) for image in images], self.needs(outputs, mask))
         return [
-            self.finish(result, outputs, image.shape[0], image.shape[1], mask)
+            self.finish(result, outputs, image.shape[:2], image, 0, mask, MaskMaker())
             for result, image in zip(results, images, strict=True)
         ]
+
+    def needs(self, outputs: Collection[str], mask: MaskParameters) -> list[str]:
+        """The student's outputs that `outputs` (of OUTPUTS) are made of; `mask` is resolved for this student."""
+        masks = METHODS[mask.method] if {"mask", "objects"} & {*outputs} else ()
+        return sorted(({*outputs} - {"mask", "objects"}) | {*masks})
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize an RGB picture [H, W, 3] uint8 to the student's input [h, w, 3].
@@ -121,26 +131,30 @@ class Perceiver:
         return resize(image, self.info.height, self.info.width)
 
     def infer(
-        self, prepared: Sequence[NDArray[np.uint8]], outputs: Collection[str]
+        self, prepared: Sequence[NDArray[np.uint8]], needed: Sequence[str]
     ) -> list[dict[str, NDArray[np.float32]]]:
-        """Run prepared RGB pictures as one batch; returns per picture what `outputs` need of the student's outputs."""
-        computed = sorted(({*outputs} - {"mask"}) | ({"attention"} if "mask" in outputs else set()))
-        if not computed:
+        """Run prepared RGB pictures as one batch; returns per picture the student's outputs that are `needed`."""
+        if not needed:
             return [{} for _ in prepared]
         batch = prepared[0][None] if len(prepared) == 1 else np.stack(prepared)
-        results = self.backend(batch, computed)
+        results = self.backend(batch, needed)
         return [{name: values[i] for name, values in results.items()} for i in range(len(prepared))]
 
     def finish(
         self,
         result: dict[str, NDArray[np.float32]],
         outputs: Collection[str],
-        height: int,
-        width: int,
+        size: tuple[int, ...],
+        picture: NDArray[np.uint8] | None,
+        stamp: int,
         mask: MaskParameters,
+        maker: MaskMaker,
     ) -> Perception:
-        """Make of one picture's result the Perception, with a mask of `height` x `width` if it is asked for."""
-        tensors = {name: result[name] if name in outputs else None for name in ("features", "attention", "embedding")}
-        if "mask" not in outputs:
-            return Perception(**tensors, mask=None)
-        return Perception(**tensors, mask=upsample_mask(attention_mask(result["attention"], mask), height, width))
+        """Make of one picture's result the Perception; the other arguments are those of MaskMaker."""
+        names = ("features", "attention", "embedding")
+        features, attention, embedding = (result[name] if name in outputs else None for name in names)
+        if not {"mask", "objects"} & {*outputs}:
+            return Perception(features, attention, embedding, None)
+        made = maker(result, (size[0], size[1]), picture, stamp, mask, "objects" in outputs)
+        mask_or_none = made.mask if "mask" in outputs else None
+        return Perception(features, attention, embedding, mask_or_none, made.objects)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import threading
 import time
@@ -25,7 +26,7 @@ from dino_ros.camera_thread import CameraThread
 from dino_ros.cameras import RosCamera
 from dino_ros.diagnostics import Diagnostics
 from dino_ros.errors import UserError
-from dino_ros.masks import MaskParameters
+from dino_ros.masks.parameters import MaskParameters
 from dino_ros.parameters import declare_parameters, why_refused
 from dino_ros.perceiver import Perceiver
 from dino_ros.pipeline import Pipeline
@@ -192,21 +193,19 @@ class PerceptionNode(LifecycleNodeMixin, Node):
             self._perceiver, self._next = self._next, None
             self.get_logger().info(f"Went on with {self._perceiver.path.name} on {self._perceiver.chosen}.")
         if self._pipeline is not None and self._perceiver is not None:
-            self._pipeline.mask = self._mask_parameters([], self._perceiver)
-            self._pipeline.perceiver = self._perceiver
+            self._pipeline.use(self._perceiver, self._mask_parameters([], self._perceiver))
         for camera in self._cameras:
             camera.throttle.max_rate = self._value("max_rate")
             camera.throttle.decimation = self._value("input_decimation")
 
     def _mask_parameters(self, changes: list[Parameter], perceiver: Perceiver | None) -> MaskParameters:
         """Mask parameters with these changes; raises UserError if they do not suit the student."""
-        values = {name: self._value(f"mask_{name}") for name in ("keep", "head", "components")}
+        values = {field.name: self._value(f"mask_{field.name}") for field in dataclasses.fields(MaskParameters)}
         values |= {p.name.removeprefix("mask_"): p.value for p in changes if p.name.startswith("mask_")}
-        if perceiver is not None and values["head"] >= perceiver.info.heads:
-            raise UserError(
-                f"mask_head is {values['head']}, but the student has the heads 0 to {perceiver.info.heads - 1}."
-            )
-        return MaskParameters(**values)
+        parameters = MaskParameters(**values)
+        if perceiver is not None:
+            parameters.resolve(perceiver.info)
+        return parameters
 
     def _report(self) -> None:
         now = time.monotonic()

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from dino_ros.encodings import resize, to_resized_rgb, to_rgb
 from dino_ros.errors import UserError
-from dino_ros.masks import MaskParameters
+from dino_ros.masks.maker import MaskMaker
+from dino_ros.masks.parameters import MaskParameters
 from dino_ros.newest import NewestItemsWorker
 from dino_ros.perceiver import Perceiver, Perception
 
@@ -47,15 +48,19 @@ class Frame:
     camera: Camera
     message: Any
     """An image message, see `encodings`."""
+    stamp: int
+    """Of the message's header, nanoseconds."""
     arrived: float
     """When, by time.monotonic()."""
     wanted: frozenset[str] = frozenset()
     perceiver: Perceiver | None = None
     """Which it was prepared for: another one may have been taken up meanwhile."""
+    mask: MaskParameters = MaskParameters()  # noqa: RUF009 - frozen
+    """Resolved for that perceiver."""
     size: tuple[int, int] = (0, 0)
     """Height and width of the picture."""
     rgb: NDArray[np.uint8] | None = field(default=None, repr=False)
-    """[H, W, 3], where PICTURE is wanted."""
+    """[H, W, 3], where PICTURE is wanted or the mask needs it."""
     prepared: NDArray[np.uint8] | None = field(default=None, repr=False)
     """[h, w, 3]: at the student's size."""
     result: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
@@ -63,18 +68,25 @@ class Frame:
 
 
 class Pipeline:
-    """The three stages. `perceiver` and `mask` may be replaced at any time; a frame on its way keeps its perceiver."""
+    """The three stages."""
 
     def __init__(self, perceiver: Perceiver, mask: MaskParameters) -> None:
-        self.perceiver = perceiver
-        self.mask = mask
+        self.use(perceiver, mask)
+        self._makers: dict[Camera, MaskMaker] = {}
         self._delivering = NewestItemsWorker[Camera, Frame](self._deliver, "deliver")
         self._inferring = NewestItemsWorker[Camera, Frame](self._infer, "infer")
         self._preparing = NewestItemsWorker[Camera, Frame](self._prepare, "prepare")
 
-    def offer(self, camera: Camera, message: Any) -> None:
-        """Hand over a camera's newest frame; returns at once."""
-        _hand_over(Frame(camera, message, time.monotonic()), self._preparing)
+    def use(self, perceiver: Perceiver, mask: MaskParameters) -> None:
+        """Go on with these, from the next frame on; those on their way keep what they were prepared for.
+
+        Raises UserError if the parameters do not suit the student.
+        """
+        self._used = (perceiver, mask.resolve(perceiver.info))
+
+    def offer(self, camera: Camera, message: Any, stamp: int) -> None:
+        """Hand over a camera's newest frame, taken at `stamp` ns; returns at once."""
+        _hand_over(Frame(camera, message, stamp, time.monotonic()), self._preparing)
 
     def stop(self) -> None:
         """End the stages after the frames they are busy with; those that wait are superseded."""
@@ -87,10 +99,12 @@ class Pipeline:
             frame.wanted = frozenset(frame.camera.wanted())
             if not frame.wanted:
                 continue
-            frame.perceiver = self.perceiver
+            frame.perceiver, frame.mask = self._used
             height, width = frame.perceiver.info.height, frame.perceiver.info.width
+            masks = frame.wanted & {"mask", "objects"}
+            needs_picture = PICTURE in frame.wanted or (masks and frame.mask.needs_picture("objects" in masks))
             try:
-                if PICTURE in frame.wanted:
+                if needs_picture:
                     frame.rgb = to_rgb(frame.message)
                     frame.size = (frame.rgb.shape[0], frame.rgb.shape[1])
                     frame.prepared = resize(frame.rgb, height, width)
@@ -105,10 +119,11 @@ class Pipeline:
         # Just after a swap, frames for the old and for the new student may wait together.
         for perceiver in {frame.perceiver for frame in frames.values()}:
             batch = [frame for frame in frames.values() if frame.perceiver is perceiver]
-            wanted = frozenset().union(*(frame.wanted for frame in batch)) - {PICTURE}
             try:
                 assert perceiver is not None  # the stage before has set it
-                results = perceiver.infer([frame.prepared for frame in batch if frame.prepared is not None], wanted)
+                needed = {name for frame in batch for name in perceiver.needs(frame.wanted - {PICTURE}, frame.mask)}
+                prepared = [frame.prepared for frame in batch if frame.prepared is not None]
+                results = perceiver.infer(prepared, sorted(needed))
             except Exception as error:
                 for frame in batch:
                     frame.camera.failed(_sentence(error))
@@ -121,7 +136,10 @@ class Pipeline:
         for frame in frames.values():
             try:
                 assert frame.perceiver is not None
-                seen = frame.perceiver.finish(frame.result, frame.wanted, *frame.size, self.mask)
+                maker = self._makers.setdefault(frame.camera, MaskMaker())
+                seen = frame.perceiver.finish(
+                    frame.result, frame.wanted, frame.size, frame.rgb, frame.stamp, frame.mask, maker
+                )
                 frame.camera.deliver(frame, seen)
             except Exception as error:
                 frame.camera.failed(_sentence(error))

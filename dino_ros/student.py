@@ -51,6 +51,8 @@ class StudentInfo:
     quantisation: dict[str, str | int | float] = field(default_factory=dict)
     """What int8 changed, measured against the fp32 student: mean cosine of patch tokens, mask IoU, on how many frames,
     k-NN before and after where it was run. Empty for other precisions, and absent in files of before there was any."""
+    head: dict[str, str | int | float] = field(default_factory=dict)
+    """How the head was made whose output is `foreground`: its labels, data, pictures. Empty where there is none."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -137,7 +139,7 @@ def _parse(path: Path, description: str) -> StudentInfo:
         *(name for name in ("architecture", "precision", "licence") if not isinstance(values[name], str)),
         *(name for name in ("mean", "std") if not isinstance(values[name], list) or len(values[name]) != 3),
         *(["registers"] if not _is_count(values["registers"], least=0) else []),
-        *(name for name in ("weights", "quantisation") if not isinstance(values.get(name, {}), dict)),
+        *(name for name in ("weights", "quantisation", "head") if not isinstance(values.get(name, {}), dict)),
     ]
     if wrong:
         given = ", ".join(f"{name} {values[name]!r}" for name in wrong)
@@ -158,6 +160,7 @@ def _check_contract(path: Path, info: StudentInfo, session: onnxruntime.Inferenc
         "features": ("tensor(float)", [*grid, info.embed_dim]),
         "attention": ("tensor(float)", [info.heads, *grid]),
         "embedding": ("tensor(float)", [info.embed_dim]),
+        **({"foreground": ("tensor(float)", grid)} if info.head else {}),
     }
     inputs = [node.name for node in session.get_inputs()]
     if inputs != ["images"]:

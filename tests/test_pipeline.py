@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from test_encodings import message
 from test_perceiver import picture
 
-from dino_ros.masks import MaskParameters
+from dino_ros.masks.parameters import MaskParameters
 from dino_ros.perceiver import Perceiver, Perception
 from dino_ros.pipeline import PICTURE, Frame, Pipeline
 
@@ -103,7 +103,7 @@ def test_results_are_those_of_the_perceiver(
     pipeline, camera = run(perceiver), MemoryCamera(wanted)
     for number in range(3):
         rgb = picture(100, 120, number)
-        pipeline.offer(camera, message(rgb if encoding == "rgb8" else rgb[:, :, ::-1], encoding, padding=5))
+        pipeline.offer(camera, message(rgb if encoding == "rgb8" else rgb[:, :, ::-1], encoding, padding=5), 0)
         camera.wait(lambda n=number: len(camera.delivered) > n)
         frame, seen = camera.delivered[-1]
         alone = perceiver(rgb)
@@ -119,13 +119,13 @@ def test_frames_that_wait_together_are_one_batch_and_an_absent_camera_delays_non
     pipeline, backend = run(gated), gated.backend
     cameras = [MemoryCamera() for _ in range(4)]  # the last sends nothing
     pictures = [picture(40, 60, number) for number in range(3)]
-    pipeline.offer(cameras[0], message(pictures[0], "rgb8"))
+    pipeline.offer(cameras[0], message(pictures[0], "rgb8"), 0)
     backend.entered.acquire(timeout=20)
     for camera, rgb in zip(cameras, pictures, strict=False):
-        pipeline.offer(camera, message(rgb, "rgb8"))
+        pipeline.offer(camera, message(rgb, "rgb8"), 0)
     # Frames are prepared in their order: when the last is looked at, the others wait for the engine.
     last = MemoryCamera(wanted=())
-    pipeline.offer(last, message(pictures[0], "rgb8"))
+    pipeline.offer(last, message(pictures[0], "rgb8"), 0)
     last.wait(lambda: last.asked)
     backend.gate.release(2)
     cameras[0].wait(lambda: cameras[0].accounted() == 2)
@@ -143,7 +143,7 @@ def test_slow_delivery_never_delays_the_next_inference(gated: Perceiver, run: Ca
     camera.may_deliver.clear()
     backend.gate.release(100)
     for _ in range(5):  # the first is being delivered all the while
-        pipeline.offer(camera, message(picture(40, 60), "rgb8"))
+        pipeline.offer(camera, message(picture(40, 60), "rgb8"), 0)
         assert backend.entered.acquire(timeout=20)
     camera.may_deliver.set()
     camera.wait(lambda: camera.accounted() == 5)
@@ -157,7 +157,7 @@ def test_every_frame_is_delivered_or_superseded_or_failed(student: Path, run: Ca
     bad.step = 3
     for number in range(200):
         for camera in cameras:
-            pipeline.offer(camera, bad if number % 10 == 0 else good)
+            pipeline.offer(camera, bad if number % 10 == 0 else good, 0)
     for camera in cameras:
         camera.wait(lambda c=camera: c.delivered)  # none starves
     pipeline.stop()
@@ -170,10 +170,10 @@ def test_a_frame_on_its_way_keeps_its_student_when_another_takes_over(
 ) -> None:
     pipeline, camera, other, backend = run(gated), MemoryCamera(), MemoryCamera(), gated.backend
     following = Perceiver.load(student, "onnxruntime")
-    pipeline.offer(camera, message(picture(40, 60, 1), "rgb8"))
+    pipeline.offer(camera, message(picture(40, 60, 1), "rgb8"), 0)
     backend.entered.acquire(timeout=20)
-    pipeline.perceiver = following
-    pipeline.offer(other, message(picture(40, 60, 2), "rgb8"))
+    pipeline.use(following, MaskParameters())
+    pipeline.offer(other, message(picture(40, 60, 2), "rgb8"), 0)
     backend.gate.release()
     camera.wait(lambda: camera.delivered)
     other.wait(lambda: other.delivered)
@@ -196,17 +196,17 @@ def test_an_engine_that_fails_is_said_so_and_tried_again(
 
     backend = Failing()
     pipeline, camera = run(Perceiver(gated.info, backend)), MemoryCamera()
-    pipeline.offer(camera, message(picture(40, 60), "rgb8"))
+    pipeline.offer(camera, message(picture(40, 60), "rgb8"), 0)
     camera.wait(lambda: camera.sentences)
     assert camera.sentences == ["A frame could not be processed: RuntimeError: out of memory"]
     backend.fail = False
-    pipeline.offer(camera, message(picture(40, 60), "rgb8"))
+    pipeline.offer(camera, message(picture(40, 60), "rgb8"), 0)
     camera.wait(lambda: camera.delivered)
 
 
 def test_nothing_is_prepared_that_nobody_wants(gated: Perceiver, run: Callable[[Perceiver], Pipeline]) -> None:
     pipeline, camera, backend = run(gated), MemoryCamera(wanted=()), gated.backend
-    pipeline.offer(camera, message(picture(40, 60), "rgb8"))
+    pipeline.offer(camera, message(picture(40, 60), "rgb8"), 0)
     pipeline.stop()
     assert backend.batches == []
     assert not camera.delivered

@@ -15,7 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from dino_ros.diagnostics import SUPERSEDED
 from dino_ros.encodings import to_rgb
-from dino_ros.masks import jaccard
+from dino_ros.masks.binary import jaccard
 from dino_ros.messages import to_array
 
 HISTORY = 50

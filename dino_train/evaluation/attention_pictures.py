@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from timm.models import VisionTransformer
 
-from dino_ros.masks import MaskParameters, attention_mask, upsample_mask
+from dino_ros.masks.attention import attention_mask
+from dino_ros.masks.binary import upsample_mask
 from dino_ros.overlay import overlay
 from dino_train.backbones import VitOutputs, mean_and_std, patch_size
 from dino_train.data.frames import open_frames
@@ -42,7 +43,7 @@ class Attended:
 
     def drawn(self) -> Picture:
         """The picture with the heads' mean as heat and the outline of the mask that keeps 60 % of it."""
-        mask = attention_mask(self.attention, MaskParameters(keep=0.6))
+        mask = attention_mask(self.attention, keep=0.6)
         mean = self.attention.mean(axis=0)
         # Only what is above the average: early on attention differs little, and its heat could not be seen.
         above = np.clip(mean - mean.mean(), 0, None)

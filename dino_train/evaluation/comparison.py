@@ -17,7 +17,7 @@ from rich.table import Table
 
 from dino_ros.cache import write_whole
 from dino_ros.encodings import resize
-from dino_ros.masks import jaccard
+from dino_ros.masks.binary import jaccard
 from dino_ros.perceiver import Perceiver
 from dino_ros.sources import is_bag
 from dino_train.backbones import mean_and_std, patch_size

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from dino_ros.encodings import to_rgb
 from dino_ros.errors import UserError
-from dino_ros.masks import MaskParameters, attention_mask, jaccard, upsample_mask
+from dino_ros.masks.attention import attention_mask
+from dino_ros.masks.binary import jaccard, upsample_mask
 from dino_ros.sources import IMAGE_SUFFIXES, open_source
 from dino_train.data.images import decode
 from dino_train.evaluation.encoders import Encoder
@@ -49,7 +50,7 @@ def jaccard_scores(encoder: Encoder, labelled: Iterable[Labelled], keep: float =
         attention = encoder(rgb, ("attention",)).attention
         assert attention is not None  # it was asked for
         masks = [
-            upsample_mask(attention_mask(attention, MaskParameters(keep, head)), *objects.shape) > 0
+            upsample_mask(attention_mask(attention, keep, head), *objects.shape) > 0
             for head in range(-1, attention.shape[0])
         ]
         foreground = objects > 0

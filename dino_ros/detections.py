@@ -1,0 +1,39 @@
+"""Boxes of objects, as vision_msgs has them where it is installed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from std_msgs.msg import Header
+
+vision: Any = importlib.import_module("vision_msgs.msg") if importlib.util.find_spec("vision_msgs") else None
+"""The package's messages, None where it is not installed."""
+
+
+def boxes(objects: NDArray[np.uint16]) -> dict[int, tuple[int, int, int, int]]:
+    """Left, top, width and height in pixels of every object, by its number, from numbers [H, W] (0: no object)."""
+    found = {}
+    for number in np.unique(objects[objects > 0]).tolist():
+        ys, xs = np.nonzero(objects == number)
+        left, top = int(xs.min()), int(ys.min())
+        found[number] = (left, top, int(xs.max()) - left + 1, int(ys.max()) - top + 1)
+    return found
+
+
+def detections_message(objects: NDArray[np.uint16], header: Header) -> Any:
+    """A Detection2DArray of the boxes of numbered objects [H, W]; each `id` is the object's number."""
+    message = vision.Detection2DArray(header=header)
+    for number, (left, top, width, height) in boxes(objects).items():
+        detection = vision.Detection2D(header=header, id=str(number))
+        detection.bbox.center.position.x = left + width / 2
+        detection.bbox.center.position.y = top + height / 2
+        detection.bbox.size_x, detection.bbox.size_y = float(width), float(height)
+        result = vision.ObjectHypothesisWithPose()
+        result.hypothesis.class_id, result.hypothesis.score = "object", 1.0
+        detection.results.append(result)
+        message.detections.append(detection)
+    return message

@@ -1,0 +1,38 @@
+"""The paper's mask: the patches that hold most of the CLS token's attention. The reference for all other methods."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_ros.errors import UserError
+
+
+def attention_mask(attention: NDArray[np.float32], keep: float = 0.6, head: int = -1) -> NDArray[np.bool_]:
+    """Mask [h, w] on the patch grid from attention [heads, h, w] (not negative): of a head, or of the mean (-1).
+
+    Raises UserError if there is no such head.
+    """
+    heads = len(attention)
+    if head >= heads:
+        raise UserError(f"mask_head is {head}, but the student has the heads 0 to {heads - 1}.")
+    return keep_mass(attention.mean(axis=0) if head < 0 else attention[head], keep)
+
+
+def keep_mass(attention: NDArray[np.float32], keep: float) -> NDArray[np.bool_]:
+    """The smallest set of patches that holds the share `keep` of the attention [h, w]; of equal patches the first.
+
+    Caron et al. 2021, figure 4 and table 7 (there `keep` is 0.6). Empty where there is no attention at all. Raises
+    UserError for attention that is not finite, which half precision can bring about.
+    """
+    values = attention.astype(np.float64).ravel()
+    order = np.argsort(-values, kind="stable")
+    mass = np.cumsum(values[order])
+    if not np.isfinite(mass[-1]):
+        raise UserError("The student's attention is not finite (NaN or infinite): export it with --precision fp32.")
+    if mass[-1] == 0:
+        return np.zeros(attention.shape, dtype=np.bool_)
+    count = int(np.searchsorted(mass, keep * mass[-1])) + 1
+    mask = np.zeros(values.size, dtype=np.bool_)
+    mask[order[:count]] = True
+    return mask.reshape(attention.shape)

@@ -1,0 +1,39 @@
+"""Objects as what is unlike the background, which is found where the CLS token does not look.
+
+After FOUND (Simeoni et al. 2023, "Unsupervised Object Localization: Observing the Background to Discover Objects"),
+which takes the patch of least attention as a seed of the background and calls objects what is unlike it. Here the seed
+is the mean of the half of the patches that get least attention, made purer in a few rounds, and the threshold is the
+picture's own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_ros.masks.soft import otsu_threshold, soft_mask
+
+ROUNDS = 3
+"""In each of them the seed becomes the mean of the half of the patches that are most like it."""
+ALIKE = 0.8
+"""Patches whose cosine with the background is above this belong to it, whatever the picture's threshold: a scene may
+hold no object."""
+
+
+def background_mask(features: NDArray[np.float32], attention: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Soft mask [h, w] from features [h, w, C] and attention [heads, h, w]."""
+    tokens = unit(features.reshape(-1, features.shape[-1]))
+    half = len(tokens) // 2
+    background = np.argpartition(attention.mean(axis=0).ravel(), half)[:half]
+    for _ in range(1 + ROUNDS):
+        likeness = tokens @ unit(tokens[background].mean(axis=0))
+        background = np.argpartition(-likeness, half)[:half]
+    scores = -likeness.reshape(features.shape[:2])
+    return soft_mask(scores, max(otsu_threshold(scores), -ALIKE))
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors [..., C] divided by their length."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    scaled: NDArray[np.float32] = vectors / np.maximum(length, np.float32(1e-12))
+    return scaled

@@ -1,0 +1,28 @@
+"""What is done to masks of yes and no, whatever made them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+
+def largest_components(mask: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+    """The `count` largest 8-connected parts of a mask."""
+    total, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    areas = statistics[1:, cv2.CC_STAT_AREA]
+    kept = 1 + np.argsort(-areas, kind="stable")[:count]
+    return np.isin(labels, kept) if total > 1 else mask
+
+
+def jaccard(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Intersection over union of two masks of one shape, 0 to 1; 1 where both are empty."""
+    union = np.count_nonzero(mask | other)
+    return np.count_nonzero(mask & other) / union if union else 1.0
+
+
+def upsample_mask(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.uint8]:
+    """Mask [height, width] of 0 and 255: the grid's mask interpolated linearly and cut at one half."""
+    grid = mask.astype(np.uint8) * 255
+    smooth = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR)
+    return cv2.threshold(smooth, 127, 255, cv2.THRESH_BINARY)[1].astype(np.uint8, copy=False)

@@ -1,0 +1,117 @@
+"""From a student's outputs to masks: the method, and the steps after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_ros.masks.attention import attention_mask
+from dino_ros.masks.background import background_mask
+from dino_ros.masks.binary import largest_components
+from dino_ros.masks.lost import lost_mask
+from dino_ros.masks.motion import MotionEstimator
+from dino_ros.masks.normalised_cut import normalised_cut_mask
+from dino_ros.masks.objects import SMALLEST, number_objects
+from dino_ros.masks.parameters import MaskParameters
+from dino_ros.masks.refine import refine
+from dino_ros.masks.soft import binary
+
+LONG_SIDE = 160
+"""Pixels of the small picture that motion and edges are found in."""
+
+Outputs = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What is made of one frame."""
+
+    mask: NDArray[np.uint8]
+    """[H, W]: 255 where objects are, else 0."""
+    objects: NDArray[np.uint16] | None
+    """[H, W]: 0 where no object is, else the object's number, which it keeps; None where it was not asked for."""
+
+
+class MaskMaker:
+    """Makes the masks of one camera, frame after frame; remembers the frame before. Not for several threads."""
+
+    def __init__(self) -> None:
+        self._motion = MotionEstimator()
+        self._cut: NDArray[np.float32] | None = None
+        self._soft: NDArray[np.float32] | None = None
+        self._objects: NDArray[np.uint16] | None = None
+        self._following = 1
+
+    def __call__(
+        self,
+        seen: Outputs,
+        size: tuple[int, int],
+        picture: NDArray[np.uint8] | None,
+        stamp: int,
+        parameters: MaskParameters,
+        objects: bool = False,
+    ) -> Masks:
+        """Masks of a picture of `size` (height and width) taken at `stamp` ns.
+
+        `seen` are the student's outputs that the method needs, `parameters` resolved for the student; the picture
+        itself, RGB [H, W, 3], may be None where `parameters.needs_picture(objects)` says so. Raises UserError for
+        attention that is not finite.
+        """
+        grid = self._method(seen, parameters)
+        if parameters.components:
+            grid = np.where(largest_components(grid > 0.5, parameters.components), grid, 0).astype(np.float32)
+        if picture is None:
+            return Masks(_cut(grid, *size), None)
+        small = _small(picture)
+        soft = cv2.resize(grid, small.shape[1::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
+        motion = self._motion(small, stamp) if parameters.steady or objects else None
+        if parameters.steady and motion is not None and self._soft is not None:
+            share = parameters.steady * motion.explained
+            soft = ((1 - share) * soft + share * motion.carry(self._soft)).astype(np.float32)
+        self._soft = soft if parameters.steady else None
+        mask = refine(soft, small, picture, small.shape[1] / grid.shape[1]) if parameters.refine else _cut(soft, *size)
+        if not objects:
+            self._objects = None
+            return Masks(mask, None)
+        before = None
+        if self._objects is not None and motion is not None:
+            before = _labels(motion.carry_labels(self._objects), size)
+        numbers, self._following = number_objects(mask, SMALLEST * mask.size / grid.size, before, self._following)
+        self._objects = _labels(numbers, small.shape[:2])
+        return Masks(mask, numbers)
+
+    def _method(self, seen: Outputs, parameters: MaskParameters) -> NDArray[np.float32]:
+        """Soft mask on the patch grid."""
+        if parameters.method == "foreground":
+            return seen["foreground"]
+        if parameters.method == "background":
+            return background_mask(seen["features"], seen["attention"])
+        if parameters.method == "normalised_cut":
+            soft, self._cut = normalised_cut_mask(seen["features"], seen["attention"], self._cut)
+            return soft
+        if parameters.method == "lost":
+            return lost_mask(seen["features"])
+        return attention_mask(seen["attention"], parameters.keep, parameters.head).astype(np.float32)
+
+
+def _small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture [H, W, 3] with a long side of LONG_SIDE at most."""
+    height, width = picture.shape[:2]
+    scale = min(LONG_SIDE / max(height, width), 1.0)
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+
+
+def _labels(labels: NDArray[np.uint16], size: tuple[int, ...]) -> NDArray[np.uint16]:
+    """Labels at another size, height and width."""
+    return cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint16, copy=False)
+
+
+def _cut(soft: NDArray[np.float32], height: int, width: int) -> NDArray[np.uint8]:
+    """A soft mask interpolated linearly to [height, width] and cut at one half: 0 and 255."""
+    large = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
+    return binary(large.astype(np.float32, copy=False))

@@ -1,0 +1,85 @@
+"""A normalised cut of the graph of patches, by a few Lanczos steps that start from the last frame's cut.
+
+Wang et al. 2022, "Self-Supervised Transformers for Unsupervised Object Discovery using Normalized Cut" (TokenCut),
+after Shi and Malik 2000. On patch tokens instead of the last block's keys; attention tells on which side objects are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_ros.masks.background import unit
+from dino_ros.masks.soft import soft_mask
+
+ALIKE = 0.5
+"""Cosine above which two patches have an edge of weight 1."""
+APART = 1e-5
+"""Weight of all other edges."""
+STEPS = 20
+"""Lanczos steps for a first frame."""
+WARM_STEPS = 6
+"""Lanczos steps from the cut of the frame before."""
+MOST = 400
+"""Nodes of the graph, about: of larger grids four patches are one node, or more."""
+
+
+def normalised_cut_mask(
+    features: NDArray[np.float32], attention: NDArray[np.float32], last: NDArray[np.float32] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Soft mask [h', w'] from features [h, w, C] and attention [heads, h, w], and the vector [h' * w'] that cuts.
+
+    `last` is that vector of the frame before, or None. The graph is parted where the vector is at its mean; objects are
+    the side that gets more attention per patch.
+    """
+    side = max(round((features.shape[0] * features.shape[1] / MOST) ** 0.5), 1)
+    grid = (features.shape[0] // side, features.shape[1] // side)
+    tokens = unit(_means(features, side).reshape(grid[0] * grid[1], -1))
+    weights = np.where(tokens @ tokens.T > ALIKE, np.float32(1), np.float32(APART))
+    warm = last is not None and len(last) == len(tokens)
+    cut = second_eigenvector(weights, last if warm else None, WARM_STEPS if warm else STEPS)
+    looked_at = _means(attention.mean(axis=0)[..., None], side).ravel()
+    above = cut > cut.mean()
+    if above.any() and not above.all() and looked_at[above].mean() < looked_at[~above].mean():
+        cut = -cut
+    return soft_mask(cut.reshape(grid), float(cut.mean())), cut
+
+
+def second_eigenvector(
+    weights: NDArray[np.float32], start: NDArray[np.float32] | None, steps: int
+) -> NDArray[np.float32]:
+    """The eigenvector [N] of the second smallest eigenvalue of (D - W) y = lambda D y, of length 1 under D.
+
+    `weights` are W, [N, N], symmetric and positive. By Lanczos steps, orthogonal to the first eigenvector, which is
+    known; `start` is a guess of the answer, None for one that is the same each time.
+    """
+    degree = weights.sum(axis=1)
+    scale = 1 / np.sqrt(degree)
+    first = np.sqrt(degree)
+    first /= np.linalg.norm(first)
+    vector = (np.random.default_rng(0).standard_normal(len(degree)) if start is None else start / scale).astype("f4")
+    basis = [first]
+    products: list[NDArray[np.float32]] = []
+    for _ in range(min(steps, len(degree) - 1)):
+        for _ in range(2):  # once is not enough in float32
+            for other in basis:
+                vector = vector - (other @ vector) * other
+        length = np.linalg.norm(vector)
+        if length < 1e-6:
+            break
+        basis.append((vector / length).astype(np.float32))
+        vector = scale * (weights @ (scale * basis[-1]))
+        products.append(vector)
+    space, image = np.stack(basis[1:]), np.stack(products)
+    _, vectors = np.linalg.eigh(space @ image.T)
+    found = vectors[:, -1].astype(np.float32) @ space
+    answer: NDArray[np.float32] = scale * found
+    return answer
+
+
+def _means(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Means [h // side, w // side, C] of squares of values [h, w, C]; what is left over at the ends is left out."""
+    height, width, channels = values.shape
+    whole = values[: height // side * side, : width // side * side]
+    means: NDArray[np.float32] = whole.reshape(height // side, side, width // side, side, channels).mean(axis=(1, 3))
+    return means
