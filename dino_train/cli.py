@@ -9,7 +9,7 @@ from types import ModuleType
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from dino_ros.errors import UserError
-from dino_train.commands import data, distill, evaluate, export, pretrain, report
+from dino_train.commands import data, distill, evaluate, export, head, pretrain, report
 from dino_train.config import find_recipe
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "pretrain": (pretrain, "learn from pictures, without labels"),
     "distill": (distill, "teach a small student what a large one sees"),
     "export": (export, "write a student file for dino_ros"),
+    "head": (head, "give a student a head that finds objects"),
     "evaluate": (evaluate, "score features and masks"),
     "report": (report, "write the report of a run again"),
 }

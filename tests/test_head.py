@@ -1,0 +1,102 @@
+"""A head for a student: the fit against scikit-learn, the file against the layer, objects that it must find."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+torch = pytest.importorskip("torch")
+
+from students import INFO, write_student  # noqa: E402
+
+from dino_ros.errors import UserError  # noqa: E402
+from dino_ros.masks.binary import jaccard  # noqa: E402
+from dino_ros.masks.parameters import MaskParameters  # noqa: E402
+from dino_ros.perceiver import Perceiver  # noqa: E402
+from dino_ros.student import read_student  # noqa: E402
+from dino_train.cli import run  # noqa: E402
+from dino_train.head import WEIGHT_DECAY, fit, foreground  # noqa: E402
+
+ROWS, COLUMNS = INFO.grid
+
+
+def scene(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Grey noise with a bright red block of some patches; the block's patches [h, w]."""
+    rng = np.random.default_rng(seed)
+    truth = np.zeros((ROWS, COLUMNS), bool)
+    top, left = rng.integers(0, ROWS - 1), rng.integers(0, COLUMNS - 1)
+    truth[top : top + 2, left : left + 2] = True
+    picture = rng.normal(90, 6, (8 * ROWS, 8 * COLUMNS, 3))
+    picture[np.kron(truth, np.ones((8, 8), bool))] += (150, -40, -40)
+    return picture.clip(0, 255).astype(np.uint8), truth
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    for seed in range(20):
+        cv2.imwrite(str(folder / f"{seed:02d}.png"), scene(seed)[0][:, :, ::-1])
+    return folder
+
+
+def test_the_fit_is_scikit_learns() -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(0)
+    tokens = (rng.normal(size=(30, 4, 5, 6)) * (1, 10, 0.1, 1, 3, 1) + (0, 5, 0, 0, -2, 0)).astype(np.float32)
+    labels = (tokens @ (1, -0.2, 3, 0, 0.1, 0) + rng.normal(size=(30, 4, 5)) > 0).astype(np.float32)
+    weights, bias = fit(tokens, labels)
+    x = tokens.reshape(-1, 6).astype(np.float64)
+    mean, std = x.mean(axis=0), x.std(axis=0, ddof=1)
+    reference = linear_model.LogisticRegression(C=1 / (WEIGHT_DECAY * len(x)), tol=1e-10, max_iter=1000)
+    reference.fit((x - mean) / std, labels.ravel())
+    np.testing.assert_allclose(weights, reference.coef_[0] / std, rtol=2e-3, atol=2e-3)
+    expected = reference.predict_proba((x - mean) / std)[:, 1]
+    np.testing.assert_allclose(foreground(tokens, weights, bias).ravel(), expected, atol=2e-3)
+
+
+def test_a_head_finds_objects_that_it_was_not_shown(student: Path, scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "with_head.onnx"
+    run(["head", str(student), str(scenes), "--out", str(out)])
+    before, after = Perceiver.load(student, "onnxruntime"), Perceiver.load(out, "onnxruntime")
+    assert after.info.head["pictures"] == 16
+    assert MaskParameters().resolve(after.info).method == "foreground"
+    overlaps = []
+    for seed in range(100, 110):
+        picture, truth = scene(seed)
+        same = ("features", "attention", "embedding")
+        for name in same:
+            np.testing.assert_array_equal(getattr(after(picture, same), name), getattr(before(picture, same), name))
+        seen = after.infer([picture], ["foreground"])[0]["foreground"]
+        assert seen.dtype == np.float32
+        overlaps.append(jaccard(seen > 0.5, truth))
+    assert np.mean(overlaps) > 0.9
+
+
+def test_what_cannot_be_used_is_refused(student: Path, scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.onnx"
+    run(["head", str(student), str(scenes), "--out", str(out)])
+    with pytest.raises(UserError, match="has a head already"):
+        run(["head", str(out), str(scenes), "--out", str(tmp_path / "y.onnx")])
+    few = tmp_path / "few"
+    few.mkdir()
+    cv2.imwrite(str(few / "0.png"), scene(0)[0])
+    with pytest.raises(UserError, match="has 1 pictures: a head needs at least 10"):
+        run(["head", str(student), str(few), "--out", str(tmp_path / "y.onnx")])
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for number in range(12):
+        cv2.imwrite(str(plain / f"{number}.png"), np.full((32, 48, 3), 90, np.uint8))
+    with pytest.raises(UserError, match="No object was found"):
+        run(["head", str(student), str(plain), "--out", str(tmp_path / "y.onnx")])
+    assert not list(tmp_path.glob("y.onnx*"))
+
+
+def test_a_description_that_promises_a_head_is_checked(tmp_path: Path) -> None:
+    from students import changed
+
+    write_student(tmp_path / "student.onnx", changed(head={"labels": "background"}))
+    with pytest.raises(UserError, match="has no input or output 'foreground'"):
+        read_student(tmp_path / "student.onnx")
