@@ -84,6 +84,9 @@ def test_voc_is_the_pictures_that_its_list_names(tmp_path: Path) -> None:
     assert len(found) == 2
     for _, objects in found:
         np.testing.assert_array_equal(objects, OBJECTS)
+    (tmp_path / "JPEGImages" / "2007_1.jpg").unlink()
+    with pytest.raises(UserError, match=r"2007_1\.jpg does not exist: every mask needs its picture"):
+        list(labelled_pictures(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
 The paper's protocol (Caron et al. 2021, the table in figure 4, on the validation pictures of VOC12): the mask of a head
 is the smallest set of patches that keeps 60 % of its attention; for each object the head that covers it best counts.
-The authors average over the objects of a picture, then over pictures (facebookresearch/dino, issue 54). Which
-resolution, which interpolation of the mask and what of the void pixels, they do not say: here masks are compared at the
-picture's own resolution, and void pixels are left out of intersection and union.
+The authors average over the objects of a picture, then over pictures (facebookresearch/dino, issue 54). At which size,
+and what of the void pixels, they do not say, and their script that draws such masks upsamples them by nearest pixel.
+Here masks are upsampled smoothly to the picture's own size, as the node does, and void pixels are left out of
+intersection and union.
 """
 
 from __future__ import annotations
@@ -59,28 +60,28 @@ def jaccard_scores(encoder: Encoder, labelled: Iterable[Labelled], keep: float =
         attention = encoder(rgb, ("attention",)).attention
         assert attention is not None  # it was asked for
         judged, every = objects != VOID, np.logical_or.reduce(truths)
-        masks = head_masks(attention, keep, judged)
+        masks = _head_masks(attention, keep, judged)
         mean = _full_size(attention, MaskParameters(keep), judged)
         per_object.append(_best_of_each(masks, truths))
-        per_object_80.append(_best_of_each(head_masks(attention, KEEP_MORE, judged), truths))
+        per_object_80.append(_best_of_each(_head_masks(attention, KEEP_MORE, judged), truths))
         united = np.logical_or.reduce(masks)
         together.append((max(jaccard(mask, every) for mask in masks), jaccard(united, every), jaccard(mean, every)))
     if not together:
         raise UserError("No picture has an object in its ground truth: check that pictures and masks belong together.")
     best, united_heads, mean_of_heads = np.mean(together, axis=0).tolist()
     return JaccardScores(
-        float(np.mean([np.mean(scores) for scores in per_object])),
-        float(np.mean(np.concatenate(per_object))),
-        float(np.mean(np.concatenate(per_object_80))),
-        best,
-        united_heads,
-        mean_of_heads,
-        len(together),
-        sum(map(len, per_object)),
+        paper=float(np.mean([np.mean(scores) for scores in per_object])),
+        best_head_per_object=float(np.mean(np.concatenate(per_object))),
+        best_head_per_object_80=float(np.mean(np.concatenate(per_object_80))),
+        best_head=best,
+        united_heads=united_heads,
+        mean_of_heads=mean_of_heads,
+        pictures=len(together),
+        objects=sum(map(len, per_object)),
     )
 
 
-def head_masks(attention: NDArray[np.float32], keep: float, judged: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+def _head_masks(attention: NDArray[np.float32], keep: float, judged: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
     """Each head's mask [H, W], from attention [heads, h, w], without the pixels that are not `judged` [H, W]."""
     return [_full_size(attention, MaskParameters(keep, head), judged) for head in range(len(attention))]
 

@@ -46,7 +46,12 @@ def labelled_bag(bag: Path, topic: str | None, mask_topic: str) -> Iterator[Labe
 
 
 def read_labelled(picture: Path, mask: Path) -> Labelled:
-    """Read a picture and the mask that belongs to it; raises UserError as `read_objects`, or if their sizes differ."""
+    """Read a picture and the mask that belongs to it.
+
+    Raises UserError if either is missing or does not decode, if their sizes differ, and as `read_objects`.
+    """
+    if not picture.is_file():
+        raise UserError(f"{picture} does not exist: every mask needs its picture.")
     rgb, objects = decode(picture.read_bytes(), str(picture)), read_objects(mask)
     if rgb.shape[:2] != objects.shape:
         sizes = ["x".join(map(str, shape)) for shape in (objects.shape, rgb.shape[:2])]

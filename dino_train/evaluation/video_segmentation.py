@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, tee
+from itertools import pairwise, tee
 from typing import NamedTuple
 
 import numpy as np
@@ -65,8 +65,8 @@ def segment_sequence(encoder: Encoder, sequence: VideoSequence) -> Iterator[Segm
     """
     if len(sequence.files) < FEWEST:
         raise UserError(
-            f"The sequence {sequence.name} is too short, with frames: {len(sequence.files)}; as the first is given and "
-            f"the last is not scored, give it at least {FEWEST}."
+            f"The sequence {sequence.name} is too short ({len(sequence.files)} of {FEWEST} frames): the first is given "
+            "and the last is not scored, so leave it out or give it more."
         )
     names = [picture.stem for picture, _ in sequence.files]
     frames, ahead = tee(_read(sequence))
@@ -111,7 +111,7 @@ def statistics(values: NDArray[np.float64]) -> Statistics:
     """Of one measure [frames] of one object, as the benchmark takes them: its quarters share their limits."""
     # Halves are rounded up, as in the benchmark, for which 1e-10 is added.
     limits = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
-    quarters = [values[start : end + 1].mean() for start, end in zip(limits, islice(limits, 1, None), strict=False)]
+    quarters = [values[start : end + 1].mean() for start, end in pairwise(limits)]
     return Statistics(float(values.mean()), float((values > 0.5).mean()), float(quarters[0] - quarters[-1]))
 
 
