@@ -24,12 +24,12 @@ def test_the_boundary_is_that_of_a_loop_over_pixels(shape: tuple[int, int]) -> N
 def test_f_is_that_of_a_loop_over_pixels(tolerance: float) -> None:
     rng = np.random.default_rng(1)
     found, expected = [], []
-    for shape, smooth in [((48, 64), 2.0), ((60, 40), 4.0), ((33, 90), 1.0)]:
+    for shape, smooth in [((48, 64), 3.0), ((33, 50), 1.0)]:
         truth = blob(rng, shape, smooth)
         for mask in (truth, np.roll(truth, 2, axis=1), np.roll(truth, -5, axis=0), blob(rng, shape, 3.0)):
             found.append(boundary_f(mask, truth, tolerance))
             expected.append(slow_f(mask, truth, tolerance))
-    assert len(set(expected)) > 6, "the cases differ"
+    assert len(set(expected)) > 4, "the cases differ"
     assert found == pytest.approx(expected)
 
 

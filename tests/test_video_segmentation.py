@@ -179,7 +179,7 @@ def test_scores_of_objects_are_those_of_loops() -> None:
     assert list(named) == ["J&F", "J mean", "J recall", "J decay", "F mean", "F recall", "F decay"]
 
 
-def write_moving_squares(folder: Path, frames: int = 12) -> VideoSequence:
+def write_moving_squares(folder: Path, frames: int = 7) -> VideoSequence:
     """Two squares that move a patch of 8 pixels a frame, on a ground of one colour, all with noise."""
     rng = np.random.default_rng(1)
     files = []
