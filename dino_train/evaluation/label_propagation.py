@@ -1,7 +1,8 @@
 """Labels of a video's first frame carried through it by the likeness of patch features; nothing is trained.
 
 Caron et al. 2021, section 4.2.2 and table 5 (DAVIS-2017), after Jabri et al. 2020; facebookresearch/dino,
-eval_video_segmentation.py.
+eval_video_segmentation.py. The reference shrinks pictures to 480 pixels by a multiple of 64; here they have the
+encoder's size, which is their own, rounded to patches, where none was asked for.
 """
 
 from __future__ import annotations
