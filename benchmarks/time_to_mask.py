@@ -37,7 +37,8 @@ from dino_train.config import (
     load_recipe,
 )
 from dino_train.evaluation.encoders import TorchEncoder
-from dino_train.evaluation.jaccard import Labelled, jaccard_scores, labelled_bag
+from dino_train.evaluation.jaccard import jaccard_scores
+from dino_train.evaluation.labelled import Labelled, labelled_bag
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

@@ -261,7 +261,8 @@ def test_a_student_that_differs_is_refused_and_not_kept(
 def test_evaluate_agrees_with_the_formula(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Scores of the demo's bag, head by head, computed again the slow way for its first frames."""
     from dino_ros.masks import MaskParameters, attention_mask, upsample_mask
-    from dino_train.evaluation.jaccard import jaccard_scores, labelled_bag
+    from dino_train.evaluation.jaccard import jaccard_scores
+    from dino_train.evaluation.labelled import labelled_bag
 
     out = tmp_path / "student.onnx"
     run(["export", str(checkpoint), "--out", str(out), "--size", "48x64"])

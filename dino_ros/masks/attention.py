@@ -22,7 +22,7 @@ def attention_mask(attention: NDArray[np.float32], keep: float = 0.6, head: int 
 def keep_mass(attention: NDArray[np.float32], keep: float) -> NDArray[np.bool_]:
     """The smallest set of patches that holds the share `keep` of the attention [h, w]; of equal patches the first.
 
-    Caron et al. 2021, figure 4 and table 7 (there `keep` is 0.6). Empty where there is no attention at all. Raises
+    Caron et al. 2021, figure 4 (there `keep` is 0.6). Empty where there is no attention at all. Raises
     UserError for attention that is not finite, which half precision can bring about.
     """
     values = attention.astype(np.float64).ravel()

@@ -19,15 +19,15 @@ from dino_ros.cache import write_whole
 from dino_ros.encodings import resize
 from dino_ros.masks.binary import jaccard
 from dino_ros.perceiver import Perceiver
-from dino_ros.sources import is_bag
 from dino_train.backbones import mean_and_std, patch_size
 from dino_train.checkpoint import load_checkpoint
 from dino_train.config import ComparisonConfig, DistilRecipe, parse_size
 from dino_train.data.frames import open_frames
 from dino_train.data.multicrop import normalise
 from dino_train.evaluation.class_folder import open_class_folder
-from dino_train.evaluation.jaccard import jaccard_scores, labelled_bag, labelled_folder
+from dino_train.evaluation.jaccard import jaccard_scores
 from dino_train.evaluation.knn import knn_of_student
+from dino_train.evaluation.labelled import labelled_pictures
 from dino_train.export import export
 from dino_train.objectives.distil import Distil
 from dino_train.report import write_report
@@ -90,12 +90,7 @@ def compare_with_teacher(checkpoint: Path, config: ComparisonConfig) -> Comparis
         size = f"{info.height}x{info.width}"
         found[name] = {"milliseconds": milliseconds, "megabytes": files[name].stat().st_size / 1e6, "size": size}
         if config.data and config.masks:
-            bag = is_bag(Path(config.data))
-            labelled = (
-                labelled_bag(Path(config.data), config.topic or "", config.masks)
-                if bag
-                else labelled_folder(Path(config.data), Path(config.masks))
-            )
+            labelled = labelled_pictures(Path(config.data), config.masks, config.topic)
             found[name]["mask_iou_truth"] = jaccard_scores(both[name], labelled).mean_of_heads
         if loaded.evaluation.knn:
             accuracies = knn_of_student(both[name], open_class_folder(Path(loaded.evaluation.knn)))

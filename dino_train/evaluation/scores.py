@@ -19,8 +19,10 @@ WIDTH = 120
 """Of a table in characters, at least: a narrow terminal would cut the names."""
 
 
-def show(title: str, rows: Sequence[Scores], out: Path | None = None) -> None:
-    """Print rows that have the same names as a table; write them to the file `out` if there is one."""
+def show(
+    title: str, rows: Sequence[Scores], out: Path | None = None, details: Mapping[str, Sequence[Scores]] | None = None
+) -> None:
+    """Print rows that have the same names as a table; write them, and `details` by name, to `out` if there is one."""
     table = Table(*rows[0], title=title)
     table.columns[0].no_wrap = True
     for row in rows:
@@ -29,4 +31,6 @@ def show(title: str, rows: Sequence[Scores], out: Path | None = None) -> None:
     console.width = max(console.width, WIDTH)
     console.print(table)
     if out:
-        write_whole(out, json.dumps({"title": title, "rows": [dict(row) for row in rows]}, indent=2).encode())
+        lists = {"rows": rows, **(details or {})}
+        found = {"title": title, **{name: [dict(row) for row in rows] for name, rows in lists.items()}}
+        write_whole(out, json.dumps(found, indent=2).encode())

@@ -11,10 +11,23 @@ from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, 
 
 def parser() -> ArgumentParser:
     """Options of `dino-train evaluate jaccard`."""
-    parser = ArgumentParser(description="Jaccard index of attention masks against ground-truth objects.")
+    parser = ArgumentParser(
+        description="Jaccard index of attention masks against ground-truth objects. `paper` is the paper's: for each "
+        "object the head that covers it best, averaged in each picture, then over pictures."
+    )
     add_encoder_arguments(parser)
-    parser.add_argument("--data", type=Path, required=True, help="a folder of pictures, or a bag")
-    parser.add_argument("--masks", type=str, required=True, help="folder of PNGs of the same names, or the bag's topic")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="PASCAL VOC (VOCdevkit/VOC2012), DAVIS, a folder with images/ and instances/ or masks/, a folder of "
+        "pictures, or a bag",
+    )
+    parser.add_argument(
+        "--masks",
+        type=str | None,
+        help="of a folder of pictures the folder of PNGs of the same names, of a bag the topic of masks",
+    )
     parser.add_argument("--topic", type=str | None, help="image topic of the bag")
     parser.add_argument("--keep", type=float, default=0.6, help="share of the attention that a mask keeps")
     return parser
@@ -22,25 +35,24 @@ def parser() -> ArgumentParser:
 
 def run(options: Namespace) -> None:
     """`dino-train evaluate jaccard`."""
-    from dino_ros.sources import is_bag
-    from dino_train.evaluation.jaccard import jaccard_scores, labelled_bag, labelled_folder
+    from dino_train.evaluation.jaccard import KEEP_MORE, jaccard_scores
+    from dino_train.evaluation.labelled import labelled_pictures
     from dino_train.evaluation.scores import Scores, show
 
     rows: list[Scores] = []
     for name, encoder in open_named_encoders(options).items():
-        if is_bag(options.data):
-            labelled = labelled_bag(options.data, options.topic, options.masks)
-        else:
-            labelled = labelled_folder(options.data, Path(options.masks))
-        scores = jaccard_scores(encoder, labelled, options.keep)
+        scores = jaccard_scores(encoder, labelled_pictures(options.data, options.masks, options.topic), options.keep)
         rows.append(
             {
                 "encoder": name,
-                "per object, best head": scores.best_head_per_object,
-                "best head": scores.best_head,
+                "paper": scores.paper,
+                "best head per object": scores.best_head_per_object,
+                f"best head per object, {KEEP_MORE:.0%}": scores.best_head_per_object_80,
+                "best head per picture": scores.best_head,
+                "united heads": scores.united_heads,
                 "mean of heads": scores.mean_of_heads,
                 "pictures": scores.pictures,
                 "objects": scores.objects,
             }
         )
-    show(f"Jaccard index on {options.data.name}", rows, options.out)
+    show(f"Jaccard index on {options.data.name}, masks of {options.keep:.0%} of the attention", rows, options.out)

@@ -1,0 +1,182 @@
+"""Object numbers from masks of every kind, and the layouts that labelled pictures come in."""
+
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("torch")
+
+from PIL import Image
+
+from dino_ros.demo.table import TABLE
+from dino_ros.errors import UserError
+from dino_train.evaluation.labelled import VOID, labelled_pictures, read_objects
+from dino_train.evaluation.video_folder import open_video_folder
+
+OBJECTS = np.repeat(np.array([[0, 1, 2, 255], [0, 7, 7, 255]], np.uint8), 8, axis=1)
+"""[2, 32]"""
+
+
+def write_palette(file: Path, numbers: NDArray[np.uint8]) -> None:
+    """Write an indexed PNG with colours that tell nothing of the numbers."""
+    image = Image.fromarray(numbers)
+    image.putpalette(np.random.default_rng(3).integers(0, 256, 768, np.uint8).tobytes())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image.save(file)
+
+
+def write_picture(file: Path, shape: tuple[int, ...] = OBJECTS.shape) -> None:
+    """Write a picture of noise."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(file), np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8))
+
+
+def test_a_palette_png_holds_the_numbers_themselves(tmp_path: Path) -> None:
+    for numbers in (OBJECTS, np.where(OBJECTS == VOID, VOID, 0).astype(np.uint8)):
+        write_palette(tmp_path / "mask.png", numbers)
+        np.testing.assert_array_equal(read_objects(tmp_path / "mask.png"), numbers)
+
+
+def test_white_in_a_grey_mask_is_an_object_unless_others_are_numbered(tmp_path: Path) -> None:
+    file = tmp_path / "mask.png"
+    white = np.where(OBJECTS == 7, 255, 0).astype(np.uint8)
+    for written, expected in [
+        (white, white > 0),
+        (white > 0, white > 0),
+        (np.zeros_like(white), white * 0),
+        (OBJECTS, OBJECTS),
+        (np.dstack([white] * 3), white > 0),
+        (np.dstack([OBJECTS] * 3 + [white]), OBJECTS),
+    ]:
+        Image.fromarray(written).save(file)
+        found = read_objects(file)
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_mask_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mask.png"
+    with pytest.raises(UserError, match=r"mask\.png does not exist: every picture needs a mask of the same name"):
+        read_objects(file)
+    file.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"mask\.png does not decode"):
+        read_objects(file)
+    for wrong in (OBJECTS.astype(np.uint16), np.dstack([OBJECTS, OBJECTS, 0 * OBJECTS])):
+        Image.fromarray(wrong).save(file)
+        with pytest.raises(UserError, match=r"mask\.png is no mask"):
+            read_objects(file)
+
+
+def test_voc_is_the_pictures_that_its_list_names(tmp_path: Path) -> None:
+    for name in ("2007_1", "2007_2", "2007_3"):
+        write_picture(tmp_path / "JPEGImages" / f"{name}.jpg")
+        write_palette(tmp_path / "SegmentationObject" / f"{name}.png", OBJECTS)
+    listing = tmp_path / "ImageSets" / "Segmentation" / "val.txt"
+    with pytest.raises(UserError, match=r"val\.txt does not exist"):
+        labelled_pictures(tmp_path)
+    listing.parent.mkdir(parents=True)
+    listing.write_text("2007_3\n2007_1\n")
+    found = list(labelled_pictures(tmp_path))
+    assert len(found) == 2
+    for _, objects in found:
+        np.testing.assert_array_equal(objects, OBJECTS)
+    (tmp_path / "JPEGImages" / "2007_1.jpg").unlink()
+    with pytest.raises(UserError, match=r"2007_1\.jpg does not exist: every mask needs its picture"):
+        list(labelled_pictures(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("pictures", "masks", "option"),
+    [
+        ("images", "instances", None),
+        ("images", "masks", None),
+        ("images/car", "masks/car", None),
+        ("JPEGImages/480p/car", "Annotations/480p/car", None),
+        ("any/where", "elsewhere/where", "elsewhere"),
+    ],
+)
+def test_the_layout_is_told_from_the_folder(tmp_path: Path, pictures: str, masks: str, option: str | None) -> None:
+    for number in range(3):
+        write_picture(tmp_path / pictures / f"{number:05d}.jpg")
+        write_palette(tmp_path / masks / f"{number:05d}.png", np.roll(OBJECTS, number, axis=1))
+    if "480p" in pictures:
+        (tmp_path / "ImageSets" / "2017").mkdir(parents=True)
+        (tmp_path / "ImageSets" / "2017" / "val.txt").write_text("car\n")
+    data = tmp_path / "any" if option else tmp_path
+    found = list(labelled_pictures(data, str(tmp_path / option) if option else None))
+    assert len(found) == 3
+    for number, (picture, objects) in enumerate(found):
+        assert picture.shape == (*OBJECTS.shape, 3)
+        np.testing.assert_array_equal(objects, np.roll(OBJECTS, number, axis=1))
+    (tmp_path / masks / "00001.png").unlink()
+    with pytest.raises(UserError, match=r"00001\.png does not exist"):
+        list(labelled_pictures(data, str(tmp_path / option) if option else None))
+
+
+def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
+    write_picture(tmp_path / "images" / "1.jpg", (4, 32))
+    write_palette(tmp_path / "masks" / "1.png", OBJECTS)
+    with pytest.raises(UserError, match=r"1\.png is 2x32, but its picture is 4x32"):
+        list(labelled_pictures(tmp_path))
+
+
+def test_what_holds_no_labelled_pictures_gets_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no labelled pictures"):
+        labelled_pictures(tmp_path)
+    with pytest.raises(UserError, match="holds no pictures to evaluate on"):
+        labelled_pictures(tmp_path, str(tmp_path))
+    with pytest.raises(UserError, match="is a bag: name its topic of masks"):
+        labelled_pictures(TABLE)
+
+
+def test_a_bag_gives_the_frames_that_have_a_mask() -> None:
+    found = list(islice(labelled_pictures(TABLE, "/ground_truth/mask/compressed", "/camera/image_raw/compressed"), 4))
+    assert len(found) == 4
+    for picture, objects in found:
+        assert picture.shape[:2] == objects.shape
+        assert set(np.unique(objects)) == set(range(objects.max() + 1)), "numbered from 1"
+
+
+def test_the_official_layout_has_the_sequences_of_its_list(tmp_path: Path) -> None:
+    for name in ("bear", "car", "dog"):
+        for number in (3, 1, 2):
+            write_picture(tmp_path / "JPEGImages" / "480p" / name / f"{number:05d}.jpg")
+        (tmp_path / "Annotations" / "480p" / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"2017/val\.txt does not exist"):
+        open_video_folder(tmp_path)
+    listing = tmp_path / "ImageSets" / "2017" / "val.txt"
+    listing.parent.mkdir(parents=True)
+    listing.write_text("dog\nbear\n")
+    sequences = open_video_folder(tmp_path)
+    assert [sequence.name for sequence in sequences] == ["dog", "bear"]
+    assert [mask.relative_to(tmp_path) for _, mask in sequences[0].files] == [
+        Path("Annotations", "480p", "dog", f"{number:05d}.png") for number in (1, 2, 3)
+    ]
+    listing.write_text("dog\nelk\n")
+    with pytest.raises(UserError, match="480p/elk holds no pictures"):
+        open_video_folder(tmp_path)
+
+
+def test_a_folder_without_videos_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no videos with masks"):
+        open_video_folder(tmp_path)
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+    with pytest.raises(UserError, match="images holds no folder with a sequence"):
+        open_video_folder(tmp_path)
+
+
+def test_real_masks_are_read(test_data: Path) -> None:
+    videos = open_video_folder(test_data / "davis2016")
+    assert len(videos) == 10
+    assert max(len(sequence.files) for sequence in videos) == 60
+    for _, objects in islice(labelled_pictures(test_data / "davis2016"), 6):
+        assert set(np.unique(objects)) == {0, 1}
+    for _, objects in islice(labelled_pictures(test_data / "coco_objects"), 6):
+        assert set(np.unique(objects)) == set(range(objects.max() + 1))
+        areas = np.bincount(objects.ravel())[1:]
+        assert (np.diff(areas) <= 0).all(), "the largest object is the first"
