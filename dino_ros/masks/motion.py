@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,37 +13,35 @@ JUMP = 1_000_000_000
 """Nanoseconds between two frames above which the second is no continuation of the first."""
 UNEXPLAINED = 12
 """Grey levels by which a place may differ from where the motion says it came from, on average over SURROUNDINGS."""
-NO_MAP = np.empty(0, np.float32)
-"""The second map of `remap`, where both coordinates are in the first."""
 SURROUNDINGS = (5, 5)
 """Pixels of the small picture."""
+
+Origin = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""The x and the y, each [h, w], in pixels of the frame before, that each pixel came from."""
 
 
 @dataclass(frozen=True)
 class Motion:
     """From the frame before to this one, on the small picture."""
 
-    origin: NDArray[np.float32]
-    """[h, w, 2]: the x and y, in pixels of the frame before, that each pixel came from."""
+    origin: Origin
     explained: NDArray[np.bool_]
     """[h, w]: where the frame before, moved so, looks like this one."""
 
     def carry(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Values [h, w] of the frame before, moved to where they are now."""
-        moved = cv2.remap(values, self.origin, NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return moved.astype(np.float32, copy=False)
+        return move(values, self.origin).astype(np.float32, copy=False)
 
     def carry_labels(self, labels: NDArray[np.uint16]) -> NDArray[np.uint16]:
         """Labels [h, w] of the frame before, moved to where they are now; 0 where the motion explains nothing."""
-        moved = cv2.remap(labels, self.origin, NO_MAP, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+        moved = cv2.remap(labels, *self.origin, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
         return np.where(self.explained, moved, 0).astype(np.uint16)
 
 
 class MotionEstimator:
-    """Follows one camera, by dense inverse search (Kroeger et al. 2016)."""
+    """Follows one camera."""
 
     def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._grey: NDArray[np.uint8] | None = None
         self._stamp = 0
 
@@ -56,9 +55,21 @@ class MotionEstimator:
         passed, self._stamp = stamp - self._stamp, stamp
         if before is None or before.shape != grey.shape or not 0 <= passed <= JUMP:
             return None
-        height, width = grey.shape
-        here = np.dstack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)))
-        origin = here + self._flow.calc(grey, before, np.zeros_like(here)).astype(np.float32, copy=False)
-        moved = cv2.remap(before, origin, NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        explained = cv2.blur(cv2.absdiff(moved, grey), SURROUNDINGS) < UNEXPLAINED
-        return Motion(origin, explained)
+        origin = find_origin(grey, before, cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        unlike = cv2.blur(cv2.absdiff(move(before, origin), grey), SURROUNDINGS)
+        return Motion(origin, unlike < UNEXPLAINED)
+
+
+def find_origin(grey: NDArray[np.uint8], before: NDArray[np.uint8], preset: int) -> Origin:
+    """Where the pixels of a grey picture [h, w] were in the one before, by dense inverse search (Kroeger et al. 2016).
+
+    `preset` is one of OpenCV's DISOPTICAL_FLOW_PRESET.
+    """
+    flow = cv2.DISOpticalFlow.create(preset).calc(grey, before, None)  # type: ignore[call-overload]
+    ys, xs = np.indices(grey.shape, dtype=np.float32)
+    return xs + flow[..., 0], ys + flow[..., 1]
+
+
+def move(values: NDArray[Any], origin: Origin) -> NDArray[Any]:
+    """Values [h, w] of the frame before where they are now, interpolated linearly."""
+    return cv2.remap(values, *origin, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

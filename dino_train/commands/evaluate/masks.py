@@ -1,0 +1,57 @@
+"""`dino-train evaluate masks`: every way to make masks, on pictures and videos with ground truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, open_named_encoders
+
+
+def parser() -> ArgumentParser:
+    """Options of `dino-train evaluate masks`."""
+    parser = ArgumentParser(
+        description="Score masks of every method, plain (the patch grid interpolated) and as the node makes them "
+        "(refined along edges, steady in time): overlap with the objects, boundary F, steadiness, and milliseconds to "
+        "make one."
+    )
+    add_encoder_arguments(parser)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="bags, folders as VOC, as DAVIS or with images/ beside instances/ or masks/, or a folder of pictures",
+    )
+    parser.add_argument("--masks", type=str | None, help="of a bag the topic of masks, of pictures the folder of PNGs")
+    parser.add_argument("--topic", type=str | None, help="image topic of a bag")
+    return parser
+
+
+def run(options: Namespace) -> None:
+    """`dino-train evaluate masks`."""
+    from dino_ros.masks.parameters import MaskParameters
+    from dino_ros.sources import is_bag
+    from dino_train.evaluation.masks import labelled_sequences, mask_scores, methods_of, truth_scores
+    from dino_train.evaluation.scores import Scores, show
+
+    rows: list[Scores] = []
+
+    def add(data: Path, encoder: str, method: str, found: object) -> None:
+        rows.append({"data": data.name, "encoder": encoder, "method": method, **vars(found)})
+
+    encoders = open_named_encoders(options)
+    for data in options.data:
+        bag_only = options.masks and not Path(options.masks).is_dir()
+        masks = None if bag_only and not is_bag(data) else options.masks
+        add(data, "", "ground truth", truth_scores(labelled_sequences(data, masks, options.topic)))
+        for name, encoder in encoders.items():
+            variants = {}
+            for method in methods_of(encoder):
+                variants[method] = MaskParameters(method)
+                variants[f"{method}, plain"] = MaskParameters(method, refine=False, steady=0.0)
+            sequences = labelled_sequences(data, masks, options.topic)
+            for method, found in zip(variants, mask_scores(encoder, sequences, list(variants.values())), strict=True):
+                add(data, name, method, found)
+    show("Masks", rows, options.out)
