@@ -6,11 +6,12 @@ from types import ModuleType
 
 from jsonargparse import ArgumentParser, Namespace
 
-from dino_train.commands.evaluate import jaccard, knn
+from dino_train.commands.evaluate import jaccard, knn, pictures
 
 EVALUATIONS: dict[str, tuple[ModuleType, str]] = {
     "knn": (knn, "classes by nearest neighbours of the embedding"),
     "jaccard": (jaccard, "attention masks against objects, the paper's protocol"),
+    "pictures": (pictures, "attention, masks and features to look at"),
 }
 """Modules, and what `--help` says of them."""
 
