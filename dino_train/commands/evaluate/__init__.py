@@ -6,11 +6,12 @@ from types import ModuleType
 
 from jsonargparse import ArgumentParser, Namespace
 
-from dino_train.commands.evaluate import jaccard, knn, pictures
+from dino_train.commands.evaluate import jaccard, knn, pictures, probe
 
 EVALUATIONS: dict[str, tuple[ModuleType, str]] = {
     "knn": (knn, "classes by nearest neighbours of the embedding"),
     "jaccard": (jaccard, "attention masks against objects, the paper's protocol"),
+    "probe": (probe, "numbers of another topic of the bag, from frozen features"),
     "pictures": (pictures, "attention, masks and features to look at"),
 }
 """Modules, and what `--help` says of them."""
