@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from timm.models import VisionTransformer
 
+from dino_ros.cache import write_whole
 from dino_ros.masks.attention import attention_mask
 from dino_ros.masks.binary import upsample_mask
 from dino_ros.overlay import overlay
@@ -81,14 +83,15 @@ def attend(vit: VisionTransformer, picture: Picture) -> Attended:
 
 def attention_sheet(attended: Sequence[Attended]) -> Picture:
     """Draw one row for each picture: itself, `Attended.drawn`, and the attention of each of the first HEADS heads."""
-    return np.concatenate([_row(one) for one in attended])
+    return np.concatenate([sheet_row([one.picture, one.drawn()], one.attention) for one in attended])
 
 
-def _row(attended: Attended) -> Picture:
+def sheet_row(pictures: Sequence[Picture], attention: NDArray[np.float32]) -> Picture:
+    """Draw a row of pictures as large tiles, and attention [heads, h, w] as small ones in two lines, at most HEADS."""
     height, width = TILE
     small = ((height - GAP) // 2, (width - GAP) // 2)
-    large = [_tile(picture, TILE) for picture in (attended.picture, attended.drawn())]
-    heads = [_tile(_heat(head, attended.picture.shape[:2]), small) for head in attended.attention[:HEADS]]
+    large = [_tile(picture, TILE) for picture in pictures]
+    heads = [_tile(_heat(head, pictures[0].shape[:2]), small) for head in attention[:HEADS]]
     heads += [np.full_like(heads[0], GROUND)] * (len(heads) % 2)
     above, below = heads[: len(heads) // 2], heads[len(heads) // 2 :]
     return np.concatenate([*large, *(np.concatenate(pair) for pair in zip(above, below, strict=True))], axis=1)
@@ -119,3 +122,9 @@ def fit(picture: Picture, shape: tuple[int, int]) -> Picture:
     size = [max(round(side * scale), 1) for side in picture.shape[1::-1]]
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     return cv2.resize(picture, size, interpolation=interpolation).astype(np.uint8, copy=False)
+
+
+def write_picture(path: Path, rgb: Picture) -> None:
+    """Write a picture file of the kind that its name ends in, whole or not at all."""
+    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    write_whole(path, encoded.tobytes())

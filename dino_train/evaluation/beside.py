@@ -30,7 +30,15 @@ from dino_ros.errors import UserError
 from dino_train.backbones import first_line
 from dino_train.checkpoint import checkpoint_backbone, load_checkpoint
 from dino_train.config import DataConfig, EvaluationConfig
-from dino_train.evaluation.attention_pictures import FRAMES, Picture, attend, attention_sheet, fit, fixed_frames
+from dino_train.evaluation.attention_pictures import (
+    FRAMES,
+    Picture,
+    attend,
+    attention_sheet,
+    fit,
+    fixed_frames,
+    write_picture,
+)
 from dino_train.evaluation.class_folder import ClassFolder, open_class_folder
 from dino_train.evaluation.knn import knn_on_folder
 from dino_train.report import MESSAGES_NAME, write_report
@@ -177,15 +185,6 @@ def draw(run: Path, name: str, vit: VisionTransformer, frames: Sequence[Picture]
     sheet = folder / f"{name}.png"
     write_picture(sheet, attention_sheet(attended))
     return str(sheet.relative_to(run))
-
-
-def write_picture(path: Path, rgb: Picture) -> None:
-    """Write a picture file of the kind that its name ends in, whole or not at all."""
-    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(encoded.tobytes())
-    os.replace(temporary, path)
 
 
 def keep_best(checkpoint: Path, best: Path) -> None:

@@ -6,13 +6,15 @@ from types import ModuleType
 
 from jsonargparse import ArgumentParser, Namespace
 
-from dino_train.commands.evaluate import jaccard, knn, masks, video
+from dino_train.commands.evaluate import jaccard, knn, masks, pictures, probe, video
 
 EVALUATIONS: dict[str, tuple[ModuleType, str]] = {
     "knn": (knn, "classes by nearest neighbours of the embedding"),
     "jaccard": (jaccard, "attention masks against objects, the paper's protocol"),
     "masks": (masks, "every way to make masks: overlap, outline, steadiness, time"),
     "video": (video, "objects of a video's first frame followed by patch features, the paper's DAVIS protocol"),
+    "probe": (probe, "numbers of another topic of the bag, from frozen features"),
+    "pictures": (pictures, "attention, masks and features to look at"),
 }
 """Modules, and what `--help` says of them."""
 

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from dino_train.evaluation.encoders import Encoder
 
 
-def add_encoder_arguments(parser: ArgumentParser, size: str | None = None) -> None:
-    """Add them; `size` is the default of `--size`, None for each picture's own."""
+def add_encoder_arguments(
+    parser: ArgumentParser, size: str | None = None, out: str = "JSON file for the scores"
+) -> None:
+    """Add them; `size` is the default of `--size`, None for each picture's own, and `out` says what `--out` is."""
     parser.add_argument(
         "encoders",
         nargs="+",
@@ -32,7 +34,7 @@ def add_encoder_arguments(parser: ArgumentParser, size: str | None = None) -> No
     parser.add_argument(
         "--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="auto is the GPU where there is one"
     )
-    parser.add_argument("--out", type=Path | None, help="JSON file for the scores")
+    parser.add_argument("--out", type=Path | None, help=out)
 
 
 def open_named_encoders(options: Namespace) -> dict[str, Encoder]:
