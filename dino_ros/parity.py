@@ -31,7 +31,8 @@ class Parity:
     cosine: float
     """Mean cosine of their patch tokens, -1 to 1."""
     mask_iou: float
-    """Mean intersection over union of the masks that keep 60 % of their attention, 0 to 1."""
+    """Mean intersection over union of the masks that keep 60 % of their attention, 0 to 1; of those of the student's
+    head where they agree less."""
 
     def __str__(self) -> str:
         """As it stands in sentences."""
@@ -55,7 +56,7 @@ def gate(path: Path, backend: Backend, pictures: Sequence[NDArray[np.uint8]] = (
     else:
         info = read_student(path)
         batch = prepare(pictures or shipped_pictures(), info.height, info.width)
-        found = compare(backend, open_backend(REFERENCE, path), batch)
+        found = compare(backend, open_backend(REFERENCE, path), batch, bool(info.head))
         if not pictures:
             verdicts[backend.description] = found
             with contextlib.suppress(OSError):  # without a cache it is compared again at the next start
@@ -69,16 +70,23 @@ def gate(path: Path, backend: Backend, pictures: Sequence[NDArray[np.uint8]] = (
     return found
 
 
-def compare(engine: Backend, reference: Backend, batch: NDArray[np.uint8]) -> Parity:
-    """Run both on the pictures [B, H, W, 3], one at a time as on a robot, and measure how far they agree."""
+def compare(engine: Backend, reference: Backend, batch: NDArray[np.uint8], head: bool = False) -> Parity:
+    """Run both on the pictures [B, H, W, 3], one at a time as on a robot, and measure how far they agree.
+
+    `head` tells whether the student has one.
+    """
+    outputs = ("features", "attention", *(["foreground"] if head else []))
     cosines: list[float] = []
     ious: list[float] = []
     for picture in batch:
-        ours, theirs = (backend(picture[None], ("features", "attention")) for backend in (engine, reference))
+        ours, theirs = (backend(picture[None], outputs) for backend in (engine, reference))
         a, b = (np.asarray(seen["features"], dtype=np.float64) for seen in (ours, theirs))
         norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
         cosines.append(float(np.mean((a * b).sum(axis=-1) / np.maximum(norms, 1e-12))))
-        ious.append(_mask_iou(ours["attention"][0], theirs["attention"][0]))
+        iou = _mask_iou(ours["attention"][0], theirs["attention"][0])
+        if head:
+            iou = min(iou, jaccard(ours["foreground"][0] > 0.5, theirs["foreground"][0] > 0.5))
+        ious.append(iou)
     return Parity(float(np.mean(cosines)), float(np.mean(ious)))
 
 

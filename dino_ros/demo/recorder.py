@@ -15,7 +15,8 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from dino_ros.diagnostics import SUPERSEDED
 from dino_ros.encodings import to_rgb
-from dino_ros.masks.binary import jaccard
+from dino_ros.masks.attention import attention_mask
+from dino_ros.masks.binary import jaccard, upsample_mask
 from dino_ros.messages import to_array
 
 HISTORY = 50
@@ -32,6 +33,9 @@ class Recorder(Node):
         self.received: dict[int, int] = {}
         """Stamp of every mask -> time it was received, nanoseconds of the system clock."""
         self.ious: list[float] = []
+        """Of each mask with the ground truth."""
+        self.attention_ious: list[float] = []
+        """Of the paper's mask of the same frames, made of the attention that was received."""
         self.overlays = 0
         self.superseded = 0
         """Frames that the node dropped because a newer one had come."""
@@ -43,6 +47,8 @@ class Recorder(Node):
         self.create_subscription(CompressedImage if compressed else Image, camera_topic, self._on_frame, qos)
         self.create_subscription(Image, "/dino/attention_mask", self._on_mask, qos)
         self.create_subscription(Image, "/dino/overlay", self._on_overlay, qos)
+        if truth:
+            self.create_subscription(Image, "/dino/attention", self._on_attention, qos)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos)
 
     def close(self) -> None:
@@ -61,6 +67,12 @@ class Recorder(Node):
         truth = self._truth.get(stamp)
         if truth is not None and truth.any():
             self.ious.append(jaccard(to_array(message) > 0, truth > 0))
+
+    def _on_attention(self, message: Image) -> None:
+        truth = self._truth.get(stamp_of(message))
+        if truth is not None and truth.any():
+            mask = attention_mask(to_array(message).transpose(2, 0, 1))
+            self.attention_ious.append(jaccard(upsample_mask(mask, *truth.shape) > 0, truth > 0))
 
     def _on_overlay(self, message: Image) -> None:
         rgb = to_rgb(message)

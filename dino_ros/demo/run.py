@@ -140,8 +140,13 @@ def summarise(recorder: Recorder) -> dict[str, Any]:
             f"p{p}": round(float(np.percentile(latencies, p)), 2) if latencies else None for p in (50, 90, 99)
         },
         "rate_hz": round(rate, 2) if rate else None,
-        "mask_iou": round(float(np.mean(recorder.ious)), 4) if recorder.ious else None,
+        "mask_iou": _mean(recorder.ious),
+        "attention_mask_iou": _mean(recorder.attention_ious),
     }
+
+
+def _mean(values: list[float]) -> float | None:
+    return round(float(np.mean(values)), 4) if values else None
 
 
 def write_contact_sheet(video: Path, sheet: Path) -> None:
