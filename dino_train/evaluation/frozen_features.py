@@ -54,7 +54,7 @@ class CropFeatures:
             raise UserError(f"--blocks {blocks} is more than the {len(vit.blocks)} blocks of the ViT: give fewer.")
 
     def __str__(self) -> str:
-        return f"CLS of {self.blocks} blocks" + PATCHES * self.patches
+        return f"CLS of {self.blocks} block{'s' * (self.blocks > 1)}" + PATCHES * self.patches
 
     @torch.no_grad()
     def __call__(self, crops: Tensor) -> Tensor:

@@ -36,5 +36,5 @@ def show_rankings(title: str, truth: GroundTruth, scores: Mapping[str, RankingSc
         }
         for name, found in scores.items()
     ]
-    size = f"{len(truth.queries)} queries, {len(truth.database)} pictures in the database"
+    size = f"{len(truth.queries)} queries in {len(truth.database)} pictures"
     show(f"{title} on {options.data.name}: {size}", rows, options.out)
