@@ -48,10 +48,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_checkpoint_says_what_its_teacher_and_its_student_file_say(checkpoint: Path, tmp_path: Path) -> None:
-    out = tmp_path / "student.onnx"
-    run(["export", str(checkpoint), "--out", str(out), "--size", "24x40", "--precision", "fp32"])
-    opened = open_encoders([str(checkpoint), str(out)], (24, 40), "cpu")
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path) -> Path:
+    path = checkpoint.with_name("student.onnx")
+    run(["export", str(checkpoint), "--out", str(path), "--size", "24x40", "--precision", "fp32"])
+    return path
+
+
+def test_a_checkpoint_says_what_its_teacher_and_its_student_file_say(checkpoint: Path, exported: Path) -> None:
+    opened = open_encoders([str(checkpoint), str(exported)], (24, 40), "cpu")
     (picture,) = random_pictures((24, 40))
     ours, theirs = (encoder(picture, OUTPUTS) for encoder in opened.values())
     outputs = VitOutputs(checkpoint_backbone(load_checkpoint(checkpoint), "teacher").eval())
@@ -175,10 +180,8 @@ def test_random_has_the_shape_of_an_encoder_of_timm(monkeypatch: pytest.MonkeyPa
     assert names == [("vit_tiny_patch16_224", True), ("vit_tiny_patch16_224", False)], "the second is not downloaded"
 
 
-def test_random_has_the_shape_and_the_size_of_a_student(checkpoint: Path, tmp_path: Path) -> None:
-    out = tmp_path / "student.onnx"
-    run(["export", str(checkpoint), "--out", str(out), "--size", "24x40", "--precision", "fp32"])
-    encoder = open_encoders([str(out), "random"], (64, 64), "cpu")[f"random like {out}"]
+def test_random_has_the_shape_and_the_size_of_a_student(checkpoint: Path, exported: Path) -> None:
+    encoder = open_encoders([str(exported), "random"], (64, 64), "cpu")[f"random like {exported}"]
     assert isinstance(encoder, TorchEncoder)
     assert encoder.size == (24, 40)
     same_shape_other_weights(encoder.vit, checkpoint_backbone(load_checkpoint(checkpoint), "teacher"))

@@ -59,9 +59,10 @@ class TorchEncoder:
     def perceive(self, images: torch.Tensor, outputs: Collection[str]) -> list[Perception]:
         """As calling it, of prepared pictures of one size, float32 [B, 3, H, W]."""
         names = ("features", "attention", "embedding")
-        seen = {name: output.float().cpu().numpy() for name, output in zip(names, self._outputs(images), strict=True)}
+        computed = zip(names, self._outputs(images), strict=True)
+        seen = {name: output.float().cpu().numpy() for name, output in computed if name in outputs}
         return [
-            Perception(**{name: seen[name][i] if name in outputs else None for name in names}, mask=None)
+            Perception(**{name: seen[name][i] if name in seen else None for name in names}, mask=None)
             for i in range(len(images))
         ]
 

@@ -119,7 +119,8 @@ def ranking_scores(truth: GroundTruth, descriptors: NDArray[np.floating[Any]]) -
 def average_precision(ranking: NDArray[np.bool_]) -> float:
     """Area under precision over recall, 0 to 1, of a ranking [N], best first, that says which are positive.
 
-    By trapezoids, as the evaluations of Oxford, Paris and Copydays have it; before anything is found precision is 1.
+    By trapezoids, as the evaluations of Oxford, Paris and Copydays have it. Precision starts at 1 where the first is
+    positive.
     """
     places = np.flatnonzero(ranking)
     count = np.arange(1, len(places) + 1)

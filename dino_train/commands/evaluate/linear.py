@@ -15,8 +15,8 @@ def parser() -> ArgumentParser:
     """Options of `dino-train evaluate linear`."""
     parser = ArgumentParser(
         description="Classify the pictures of val/ by a linear classifier of frozen features, trained on train/: the "
-        "paper's linear evaluation. The best learning rate is chosen on val/. Student files give their embedding of "
-        "whole pictures, and are trained on these and their mirror images."
+        "paper's linear evaluation. The best learning rate is chosen on val/. Of student files and at sizes that are "
+        "not square, the features are the embedding of whole pictures and of their mirror images."
     )
     add_encoder_arguments(parser, size="224x224")
     parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/ and val/<class>/ pictures")
