@@ -46,6 +46,27 @@ def test_accuracies_are_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch) ->
     assert knn.knn_accuracy(*tensors) == pytest.approx(expected[20])
 
 
+def test_accuracies_are_those_of_scikit_learn() -> None:
+    neighbours = pytest.importorskip("sklearn.neighbors")
+    rng = np.random.default_rng(6)
+    centres = rng.normal(size=(9, 12))
+    labels, truth = rng.integers(0, 9, 400), rng.integers(0, 9, 150)
+    train, test = (centres[kinds] + 1.5 * rng.normal(size=(len(kinds), 12)) for kinds in (labels, truth))
+    unit_train, unit_test = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (train, test))
+
+    def weight(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of unit vectors: the squared distance is 2 - 2 cosine."""
+        return np.exp((1 - distances**2 / 2) / 0.07)
+
+    expected = {
+        k: neighbours.KNeighborsClassifier(k, weights=weight).fit(unit_train, labels).score(unit_test, truth)
+        for k in knn.NEIGHBOURS
+    }
+    assert len(set(expected.values())) > 1, "the case tells the k apart"
+    tensors = [torch.from_numpy(array) for array in (train, labels, test, truth)]
+    assert knn.knn_accuracies(*tensors, knn.NEIGHBOURS) == pytest.approx(expected)
+
+
 def test_nothing_to_compare_is_refused() -> None:
     some, none = torch.ones(3, 4), torch.ones(0, 4)
     labels = torch.zeros(3, dtype=torch.int64)

@@ -47,13 +47,13 @@ def open_class_folder(folder: Path) -> ClassFolder:
     """
     for part in (folder, folder / "train", folder / "val"):
         if not part.is_dir():
-            raise UserError(f"{part} is not a folder: k-NN needs pictures as train/<class>/ and val/<class>/ in one.")
+            raise UserError(f"{part} is not a folder: labelled pictures lie in train/<class>/ and val/<class>/.")
     classes = _classes(folder / "train")
     unknown = sorted(set(_classes(folder / "val")) - set(classes))
     if unknown:
         raise UserError(
             f"{folder / 'val'} has {len(unknown)} classes that are not in train, such as {unknown[0]!r}: "
-            "the neighbours of a picture can only be of classes that are in both."
+            "a picture can only be recognised as of a class that is in both."
         )
     return ClassFolder(classes, _labelled(folder / "train", classes), _labelled(folder / "val", classes))
 
@@ -62,7 +62,7 @@ def _classes(part: Path) -> list[str]:
     """Names of the folders in `part` that hold a picture."""
     classes = sorted(folder.name for folder in part.iterdir() if folder.is_dir() and _pictures(folder))
     if not classes:
-        raise UserError(f"{part} holds no folder with pictures: k-NN needs one for each class.")
+        raise UserError(f"{part} holds no folder with pictures: it needs one for each class.")
     return classes
 
 

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from timm.models import VisionTransformer
 
+from dino_ros.encodings import resize
 from dino_ros.errors import UserError
 from dino_ros.perceiver import Perceiver, Perception
 from dino_ros.student import MODELS, StudentInfo, find_student, read_student
 from dino_train.backbones import VitOutputs, build_backbone, create_vit, mean_and_std, patch_size
 from dino_train.checkpoint import load_checkpoint
 from dino_train.config import BackboneConfig
+from dino_train.data.images import decode
 from dino_train.data.multicrop import normalise
 from dino_train.weights import open_weights
 
 RANDOM = "random"
 SEED = 0
 """Of random weights."""
+BATCH = 16
+"""Whole pictures that go through a ViT in torch together."""
 
 
 class Encoder(Protocol):
@@ -49,25 +53,60 @@ class TorchEncoder:
 
     def __call__(self, picture: NDArray[np.uint8], outputs: Collection[str]) -> Perception:
         """See `Encoder`: float32 arrays, features [h, w, C], attention [heads, h, w], embedding [C]."""
-        with torch.inference_mode():
-            seen = [output[0].float().cpu().numpy() for output in self._outputs(self.prepare(picture))]
-        features, attention, embedding = seen
-        return Perception(
-            features if "features" in outputs else None,
-            attention if "attention" in outputs else None,
-            embedding if "embedding" in outputs else None,
-            None,
-        )
+        return self.perceive(self.prepare(picture), outputs)[0]
+
+    @torch.inference_mode()
+    def perceive(self, images: torch.Tensor, outputs: Collection[str]) -> list[Perception]:
+        """As calling it, of prepared pictures of one size, float32 [B, 3, H, W]."""
+        names = ("features", "attention", "embedding")
+        computed = zip(names, self._outputs(images), strict=True)
+        seen = {name: output.float().cpu().numpy() for name, output in computed if name in outputs}
+        return [
+            Perception(**{name: seen[name][i] if name in seen else None for name in names}, mask=None)
+            for i in range(len(images))
+        ]
 
     def prepare(self, picture: NDArray[np.uint8]) -> torch.Tensor:
         """Resize and normalise a picture: float32 [1, 3, H, W] on the ViT's device."""
-        patch = patch_size(self.vit)
-        height, width = (max(round(side / patch), 1) * patch for side in self.size or picture.shape[:2])
-        if picture.shape[:2] != (height, width):
-            interpolation = cv2.INTER_AREA if height < picture.shape[0] else cv2.INTER_CUBIC
-            picture = cv2.resize(picture, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)
-        images = torch.from_numpy(picture).permute(2, 0, 1)[None].to(next(self.vit.parameters()).device)
+        height, width = (self._rounded(side) for side in self.size or picture.shape[:2])
+        resized = resize(picture, height, width)
+        images = torch.from_numpy(resized).permute(2, 0, 1)[None].to(next(self.vit.parameters()).device)
         return normalise(images, self._mean, self._std)
+
+    @property
+    def crop_side(self) -> int | None:
+        """Side in pixels of the centre crops that pictures of classes are shown as; None for whole pictures.
+
+        Crops, as the paper's protocols have them, where the size is square.
+        """
+        return self._rounded(self.size[0]) if self.size and self.size[0] == self.size[1] else None
+
+    def _rounded(self, side: int) -> int:
+        patch = patch_size(self.vit)
+        return max(round(side / patch), 1) * patch
+
+
+def perceive_all(
+    encoder: Encoder, pictures: Iterable[NDArray[np.uint8]], outputs: Collection[str]
+) -> Iterator[Perception]:
+    """What an encoder sees in each RGB picture [H, W, 3] uint8; a ViT in torch takes those of one size in batches."""
+    if not isinstance(encoder, TorchEncoder):
+        yield from (encoder(picture, outputs) for picture in pictures)
+        return
+    for _, alike in groupby(map(encoder.prepare, pictures), key=lambda image: image.shape):
+        while batch := list(islice(alike, BATCH)):
+            yield from encoder.perceive(torch.cat(batch), outputs)
+
+
+def read_pictures(files: Iterable[Path]) -> Iterator[NDArray[np.uint8]]:
+    """RGB pictures [H, W, 3] uint8 of files; raises UserError for a file that is no picture."""
+    return (decode(file.read_bytes(), str(file)) for file in files)
+
+
+def embed_pictures(encoder: Encoder, files: Iterable[Path]) -> NDArray[np.float32]:
+    """Embeddings [N, C] of N whole picture files; raises UserError for a file that is no picture."""
+    seen = perceive_all(encoder, read_pictures(files), ("embedding",))
+    return np.stack([one.embedding for one in seen if one.embedding is not None])
 
 
 def open_encoders(

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from timm.models import VisionTransformer
 from torch import Tensor
 from torch.nn import functional
 
 from dino_ros.errors import UserError
-from dino_train.data.images import decode
-from dino_train.evaluation.class_folder import ClassFolder, LabelledFiles, embed_files
-from dino_train.evaluation.encoders import Encoder, TorchEncoder
+from dino_train.evaluation.class_folder import ClassFolder, embed_files
+from dino_train.evaluation.encoders import Encoder, TorchEncoder, embed_pictures
 
 CHUNK = 1024
 """Test pictures compared at a time, to bound memory."""
@@ -70,19 +68,14 @@ def knn_on_folder(vit: VisionTransformer, folder: ClassFolder, size: int) -> dic
 
 def knn_of(encoder: Encoder, folder: ClassFolder) -> dict[int, float]:
     """`knn_on_folder` of a ViT in torch whose size is square, `knn_of_student` of anything else."""
-    if isinstance(encoder, TorchEncoder) and encoder.size and encoder.size[0] == encoder.size[1]:
-        return knn_on_folder(encoder.vit, folder, encoder.size[0])
+    if isinstance(encoder, TorchEncoder) and encoder.crop_side:
+        return knn_on_folder(encoder.vit, folder, encoder.crop_side)
     return knn_of_student(encoder, folder)
 
 
 def knn_of_student(student: Encoder, folder: ClassFolder) -> dict[int, float]:
     """As `knn_on_folder`, of a student file as a robot runs it: whole pictures, resized to its input."""
-
-    def embed(part: LabelledFiles) -> Tensor:
-        seen = (student(decode(file.read_bytes(), str(file)), ("embedding",)) for file in part.files)
-        return torch.from_numpy(np.stack([one.embedding for one in seen if one.embedding is not None]))
-
-    train, val = embed(folder.train), embed(folder.val)
+    train, val = (torch.from_numpy(embed_pictures(student, part.files)) for part in (folder.train, folder.val))
     train_labels, val_labels = torch.tensor(folder.train.labels), torch.tensor(folder.val.labels)
     return knn_accuracies(train, train_labels, val, val_labels, neighbours_for(len(train)))
 

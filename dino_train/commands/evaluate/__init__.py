@@ -6,10 +6,13 @@ from types import ModuleType
 
 from jsonargparse import ArgumentParser, Namespace
 
-from dino_train.commands.evaluate import jaccard, knn, masks, pictures, probe, video
+from dino_train.commands.evaluate import copies, jaccard, knn, linear, masks, pictures, probe, retrieval, video
 
 EVALUATIONS: dict[str, tuple[ModuleType, str]] = {
     "knn": (knn, "classes by nearest neighbours of the embedding"),
+    "linear": (linear, "classes by a linear classifier of frozen features, the paper's protocol"),
+    "retrieval": (retrieval, "places by the embedding"),
+    "copies": (copies, "distorted copies by embedding and patch features, the paper's protocol"),
     "jaccard": (jaccard, "attention masks against objects, the paper's protocol"),
     "masks": (masks, "every way to make masks: overlap, outline, steadiness, time"),
     "video": (video, "objects of a video's first frame followed by patch features, the paper's DAVIS protocol"),

@@ -1,0 +1,39 @@
+"""`dino-train evaluate copies`: distorted copies of pictures found by embedding and patch features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, open_named_encoders
+from dino_train.commands.evaluate.ranking_options import add_ranking_arguments, show_rankings
+
+
+def parser() -> ArgumentParser:
+    """Options of `dino-train evaluate copies`."""
+    parser = ArgumentParser(
+        description="Copy detection, the paper's protocol for Copydays: rank a database of pictures by the cosine of "
+        "CLS token and GeM-pooled patch tokens, whitened."
+    )
+    add_encoder_arguments(parser, size="320x320")
+    add_ranking_arguments(parser)
+    parser.add_argument(
+        "--whitening",
+        type=Path | None,
+        help="folder of other pictures that whitening is learnt on, more of them than a descriptor has values "
+        "(twice the embedding's); left out: no whitening",
+    )
+    return parser
+
+
+def run(options: Namespace) -> None:
+    """`dino-train evaluate copies`."""
+    from dino_train.evaluation.copies import copy_scores
+    from dino_train.evaluation.ranking import read_ground_truth
+
+    truth = read_ground_truth(options.data, options.truth)
+    scores = {
+        name: copy_scores(encoder, truth, options.whitening) for name, encoder in open_named_encoders(options).items()
+    }
+    show_rankings("Copy detection", truth, scores, options)

@@ -1,0 +1,72 @@
+"""`dino-train evaluate linear`: a linear classifier of frozen features, on a folder of classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveFloat, PositiveInt
+
+from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, open_named_encoders
+
+
+def parser() -> ArgumentParser:
+    """Options of `dino-train evaluate linear`."""
+    parser = ArgumentParser(
+        description="Classify the pictures of val/ by a linear classifier of frozen features, trained on train/: the "
+        "paper's linear evaluation. The best learning rate is chosen on val/. Of student files and at sizes that are "
+        "not square, the features are the embedding of whole pictures and of their mirror images."
+    )
+    add_encoder_arguments(parser, size="224x224")
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/ and val/<class>/ pictures")
+    parser.add_argument("--epochs", type=PositiveInt, default=100, help="times that all training pictures are seen")
+    parser.add_argument("--batch", type=PositiveInt, default=128, help="pictures in a step")
+    parser.add_argument(
+        "--lr",
+        nargs="+",
+        type=PositiveFloat,
+        help="learning rates for a batch of 256, a classifier for each (default: 1e-4 to 1 in steps of about 3)",
+    )
+    parser.add_argument(
+        "--augmentation",
+        type=Literal["crops", "flips"],
+        default="crops",
+        help="crops are random, new in each epoch (the paper); flips are centre crops and their mirror images, whose "
+        "features are made once, so that epochs take seconds",
+    )
+    parser.add_argument(
+        "--blocks", type=PositiveInt | None, help="last blocks whose CLS tokens are taken (default: 4, 1 for ViT-B)"
+    )
+    parser.add_argument(
+        "--patches", type=bool | None, help="take the mean of the patch tokens too (default: for ViT-B only)"
+    )
+    return parser
+
+
+def run(options: Namespace) -> None:
+    """`dino-train evaluate linear`."""
+    from dino_train.evaluation.class_folder import open_class_folder
+    from dino_train.evaluation.linear import RATES, LinearSettings, linear_of
+    from dino_train.evaluation.scores import Scores, show
+
+    folder = open_class_folder(options.data)
+    settings = LinearSettings(
+        options.epochs, options.batch, options.lr or RATES, options.augmentation, options.blocks, options.patches
+    )
+    rows: list[Scores] = []
+    for name, encoder in open_named_encoders(options).items():
+        scores = linear_of(encoder, folder, settings)
+        rows += [
+            {
+                "encoder": name,
+                "features": scores.features,
+                "trained on": scores.trained_on,
+                "learning rate": f"{rate:g}",
+                "top-1": accuracy.top1,
+                "top-5": accuracy.top5,
+                "best": "best" if rate == scores.best else "",
+            }
+            for rate, accuracy in scores.accuracies.items()
+        ]
+    show(f"Linear classification on {options.data.name}: {len(folder.val.files)} pictures", rows, options.out)

@@ -1,0 +1,114 @@
+"""Copy detection: pooling and whitening against NumPy and scikit-learn, and distorted copies of real pictures."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from shapes import KINDS, render_shape  # noqa: E402
+from students import expected  # noqa: E402
+
+from dino_ros.errors import UserError  # noqa: E402
+from dino_ros.perceiver import Perceiver  # noqa: E402
+from dino_train.cli import run  # noqa: E402
+from dino_train.evaluation.copies import Whitening, copy_descriptors, copy_scores, gem  # noqa: E402
+from dino_train.evaluation.encoders import TorchEncoder, random_vit  # noqa: E402
+from dino_train.evaluation.ranking import read_ground_truth  # noqa: E402
+
+
+def test_pooling_is_the_fourth_root_of_the_mean_fourth_power() -> None:
+    features = np.random.default_rng(0).normal(size=(3, 5, 7)).astype(np.float32)
+    features[:, :, 6] = -1
+    slow = [
+        (sum(max(float(v), 1e-6) ** 4 for v in features[:, :, channel].ravel()) / 15) ** 0.25 for channel in range(7)
+    ]
+    np.testing.assert_allclose(gem(features), slow, rtol=1e-9)
+    assert gem(features)[6] == pytest.approx(1e-6)
+
+
+def test_a_descriptor_is_the_embedding_and_the_pooled_patches(tmp_path: Path, student: Path) -> None:
+    pictures = np.random.default_rng(1).integers(0, 256, (3, 32, 48, 3), np.uint8)
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for file, picture in zip(files, pictures, strict=True):
+        cv2.imwrite(str(file), picture[:, :, ::-1])
+    seen = expected(pictures)
+    pooled = (np.maximum(seen["features"], 1e-6) ** 4).mean(axis=(1, 2)) ** 0.25
+    descriptors = copy_descriptors(Perceiver.load(student), files)
+    np.testing.assert_allclose(descriptors, np.concatenate([seen["embedding"], pooled], axis=1), atol=1e-5)
+
+
+def test_whitening_is_scikit_learns() -> None:
+    """Up to the turn and the scale that cosines do not see."""
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    rng = np.random.default_rng(2)
+    mixture = rng.normal(size=(8, 8))
+    learnt_on, vectors = (rng.normal(size=(count, 8)) @ mixture + 3 for count in (200, 20))
+    whitened = Whitening.learn(learnt_on)
+    np.testing.assert_allclose(np.cov(whitened(learnt_on), rowvar=False), np.eye(8), atol=1e-9)
+    ours, theirs = whitened(vectors), decomposition.PCA(whiten=True).fit(learnt_on).transform(vectors)
+    np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, rtol=1e-6)
+
+
+def test_whitening_does_not_blow_up_what_does_not_vary() -> None:
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(100, 4)) * (1, 1, 1, 1e-12)
+    vectors[0, 3] = 1e-9
+    assert np.abs(Whitening.learn(vectors)(vectors)).max() < 5, "unbounded it would be 10: the outlier's share"
+
+
+def distort(picture: np.ndarray) -> dict[str, np.ndarray]:
+    """A picture compressed, cropped and blurred, as Copydays has it."""
+    height, width = picture.shape[:2]
+    compressed = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 10])[1]
+    return {
+        "jpeg": cv2.imdecode(compressed, cv2.IMREAD_COLOR),
+        "crop": picture[height // 10 : -height // 10, width // 10 : -width // 10],
+        "blur": cv2.GaussianBlur(picture, (0, 0), width / 60),
+    }
+
+
+def write_copies(folder: Path, pictures: dict[str, np.ndarray]) -> Path:
+    """Write pictures as database and distorted copies as queries; returns the ground truth."""
+    entries = {}
+    for part in ("originals", "copies"):
+        (folder / "pictures" / part).mkdir(parents=True)
+    for name, picture in pictures.items():
+        cv2.imwrite(str(folder / "pictures" / "originals" / f"{name}.png"), picture)
+        for kind, copy in distort(picture).items():
+            cv2.imwrite(str(folder / "pictures" / "copies" / f"{name}_{kind}.png"), copy)
+            entries[f"copies/{name}_{kind}.png"] = {"positives": [f"originals/{name}.png"]}
+    (folder / "truth.json").write_text(json.dumps(entries))
+    return folder / "truth.json"
+
+
+def test_the_command_finds_copies_of_shapes(tmp_path: Path, student: Path) -> None:
+    rng = np.random.default_rng(4)
+    truth = write_copies(tmp_path, {f"{i}": render_shape(i % KINDS, rng) for i in range(12)})
+    (tmp_path / "others").mkdir()
+    for i in range(7):
+        cv2.imwrite(str(tmp_path / "others" / f"{i}.png"), render_shape(i % KINDS, rng))
+    command = ["evaluate", "copies", str(student), "--data", str(tmp_path / "pictures"), "--truth", str(truth)]
+    found = {}
+    for whitening in ([], ["--whitening", str(tmp_path / "others")]):
+        run([*command, *whitening, "--out", str(tmp_path / "scores.json")])
+        (row,) = json.loads((tmp_path / "scores.json").read_text())["rows"]
+        assert row["mAP"] > 0.3, "chance is near a tenth"
+        found[len(whitening)] = row["mAP"]
+    assert found[0] != found[2]
+    (tmp_path / "others" / "0.png").unlink()
+    with pytest.raises(UserError, match="others holds 6 pictures: to whiten descriptors of 6 values give more"):
+        run([*command, "--whitening", str(tmp_path / "others")])
+
+
+def test_copies_of_real_pictures_are_found(test_data: Path, tmp_path: Path) -> None:
+    files = sorted((test_data / "caltech101" / "val").rglob("*.jpg"))[::50]
+    truth = write_copies(tmp_path, {str(i): cv2.imread(str(file)) for i, file in enumerate(files)})
+    encoder = TorchEncoder(random_vit("table_vit_micro_8"), (48, 64))
+    scores = copy_scores(encoder, read_ground_truth(tmp_path / "pictures", truth))
+    assert len(files) > 10
+    assert scores.mean_average_precision > 0.7
+    assert scores.recall[10] > 0.8
