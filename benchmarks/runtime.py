@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -38,12 +39,15 @@ from students import random_student
 from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.run import running
 from dino_ros.demo.table import TABLE, TOPIC
+from dino_ros.masks.parameters import ATTENTION, MaskParameters
 from dino_ros.messages import jpeg_message, rgb_message
 from dino_ros.perceiver import Perceiver
 from dino_ros.sources import open_source
 from dino_ros.transport import PROFILE_VARIABLES, loopback_profile
 
 SIZES = {"VGA": (480, 640), "720p": (720, 1280)}
+MASKS = {"attention": ATTENTION, "default": MaskParameters()}
+"""The paper's mask as it is, which costs next to nothing, and what the node makes without being told."""
 WARM_UP = 15
 """Frames before the measured ones."""
 TURN = 50
@@ -111,11 +115,12 @@ def pictures(height: int, width: int) -> list[NDArray[np.uint8]]:
 
 
 class BareEngine:
-    """The engine alone, one picture at a time, for what a mask needs."""
+    """The engine alone, one picture at a time, for what a mask with these parameters needs."""
 
-    def __init__(self, student: Path) -> None:
+    def __init__(self, student: Path, mask: MaskParameters) -> None:
         perceiver = Perceiver.load(student)
         self._backend = perceiver.backend
+        self._needed = perceiver.needs(["mask"], mask.resolve(perceiver.info))
         self._batch = np.stack([perceiver.prepare(pictures(*SIZES["VGA"])[0])])
         self.run(WARM_UP)
 
@@ -126,17 +131,18 @@ class BareEngine:
         for number in range(runs):
             time.sleep(max(begin + number / rate - time.monotonic(), 0))
             start = time.perf_counter()
-            self._backend(self._batch, ["attention"])
+            self._backend(self._batch, self._needed)
             times.append((time.perf_counter() - start) * 1e3)
         return times
 
 
-def latency(student: Path, runs: int) -> list[dict[str, Any]]:
+def latency(student: Path, runs: int, masks: str) -> list[dict[str, Any]]:
     """From camera to mask, over the bare engine, for every size and transport, at half the engine's rate.
 
     Node and engine take turns, TURN frames each, so that a machine that slows down slows both.
     """
-    engine = BareEngine(student)
+    parameters = MASKS[masks]
+    engine = BareEngine(student, parameters)
     rate = 500 / float(np.median(engine.run(TURN)))
     rows = []
     for transport, kind in (("raw", Image), ("compressed", CompressedImage)):
@@ -146,7 +152,8 @@ def latency(student: Path, runs: int) -> list[dict[str, Any]]:
             bench = Bench(kind=kind)
             without_pause: list[float] = []
             bare: list[float] = []
-            with running("perception_node", {"model": str(student), "image_transport": transport}, ()):
+            asked = {f"mask_{name}": value for name, value in dataclasses.asdict(parameters).items()}
+            with running("perception_node", {"model": str(student), "image_transport": transport, **asked}, ()):
                 bring_up(bench, "/dino/perception")
                 bench.heard()
                 bench.play(messages, WARM_UP, rate)
@@ -160,7 +167,13 @@ def latency(student: Path, runs: int) -> list[dict[str, Any]]:
             p50, p99 = np.percentile(got, (50, 99))
             bare50, bare99 = np.percentile(bare, (50, 99))
             rows.append(
-                {"student": student.stem, "frames": f"{size} {transport}", "masks": len(got), "of": runs // TURN * TURN}
+                {
+                    "student": student.stem,
+                    "mask": masks,
+                    "frames": f"{size} {transport}",
+                    "masks": len(got),
+                    "of": runs // TURN * TURN,
+                }
                 | {"without pause p50": float(np.median(without_pause)), "engine p50": bare50, "engine p99": bare99}
                 | {"p50": p50, "p99": p99, "p50 ratio": p50 / bare50, "p99 ratio": p99 / bare50}
             )
@@ -288,7 +301,9 @@ def main() -> None:
     rclpy.init()
     results: dict[str, Any] = {}
     if "latency" in options.parts:
-        results["latency"] = [row for path in students.values() for row in latency(path, options.runs)]
+        results["latency"] = [
+            row for path in students.values() for masks in MASKS for row in latency(path, options.runs, masks)
+        ]
         show("camera to mask, over the engine at the same rate (ms)", results["latency"])
     if "throughput" in options.parts:
         results["throughput"] = throughput("fp32", students["vit_s_16"], "vit_s_16", 30.0, options.seconds)
