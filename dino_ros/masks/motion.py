@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,10 +13,10 @@ JUMP = 1_000_000_000
 """Nanoseconds between two frames above which the second is no continuation of the first."""
 UNEXPLAINED = 12
 """Grey levels by which a place may differ from where the motion says it came from, on average over SURROUNDINGS."""
-NO_MAP = np.empty(0, np.float32)
-"""The second map of `remap`, where both coordinates are in the first."""
 SURROUNDINGS = (5, 5)
 """Pixels of the small picture."""
+LEAST = 32
+"""Pixels on a side that inverse search needs: on narrower pictures it crashes."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,11 @@ class Motion:
 
     def carry(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Values [h, w] of the frame before, moved to where they are now."""
-        moved = cv2.remap(values, self.origin, NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return moved.astype(np.float32, copy=False)
+        return _sample(values, self.origin, cv2.INTER_LINEAR).astype(np.float32, copy=False)
 
     def carry_labels(self, labels: NDArray[np.uint16]) -> NDArray[np.uint16]:
         """Labels [h, w] of the frame before, moved to where they are now; 0 where the motion explains nothing."""
-        moved = cv2.remap(labels, self.origin, NO_MAP, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
-        return np.where(self.explained, moved, 0).astype(np.uint16)
+        return np.where(self.explained, _sample(labels, self.origin, cv2.INTER_NEAREST), 0).astype(np.uint16)
 
 
 class MotionEstimator:
@@ -58,7 +57,21 @@ class MotionEstimator:
             return None
         height, width = grey.shape
         here = np.dstack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)))
-        origin = here + self._flow.calc(grey, before, np.zeros_like(here)).astype(np.float32, copy=False)
-        moved = cv2.remap(before, origin, NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        wide, wide_before = _widen(grey), _widen(before)
+        flow = self._flow.calc(wide, wide_before, np.zeros((*wide.shape, 2), np.float32))[:height, :width]
+        origin = (here + flow).astype(np.float32, copy=False)
+        moved = _sample(before, origin, cv2.INTER_LINEAR)
         explained = cv2.blur(cv2.absdiff(moved, grey), SURROUNDINGS) < UNEXPLAINED
         return Motion(origin, explained)
+
+
+def _sample(values: NDArray[Any], origin: NDArray[np.float32], interpolation: int) -> NDArray[Any]:
+    """Values [h, w] at the places `origin` [h, w, 2], x and y; beyond the edge those at the edge."""
+    x, y = cv2.split(origin)
+    return cv2.remap(values, x, y, interpolation, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _widen(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture with its last row and column repeated up to LEAST."""
+    below, right = (max(LEAST - side, 0) for side in grey.shape)
+    return cv2.copyMakeBorder(grey, 0, below, 0, right, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
