@@ -63,7 +63,8 @@ class MaskMaker:
         """
         grid = self._method(seen, parameters)
         if parameters.components:
-            grid = np.where(largest_components(grid > 0.5, parameters.components), grid, 0).astype(np.float32)
+            left_out = (grid > 0.5) & ~largest_components(grid > 0.5, parameters.components)
+            grid = np.where(left_out, 0, grid).astype(np.float32)
         if picture is None:
             return Masks(_cut(grid, *size), None)
         small = _small(picture)
@@ -79,9 +80,9 @@ class MaskMaker:
             return Masks(mask, None)
         before = None
         if self._objects is not None and motion is not None:
-            before = _labels(motion.carry_labels(self._objects), size)
+            before = motion.carry_labels(self._objects)
         numbers, self._following = number_objects(mask, SMALLEST * mask.size / grid.size, before, self._following)
-        self._objects = _labels(numbers, small.shape[:2])
+        self._objects = cv2.resize(numbers, small.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint16)
         return Masks(mask, numbers)
 
     def _method(self, seen: Outputs, parameters: MaskParameters) -> NDArray[np.float32]:
@@ -104,11 +105,6 @@ def _small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     scale = min(LONG_SIDE / max(height, width), 1.0)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-
-
-def _labels(labels: NDArray[np.uint16], size: tuple[int, ...]) -> NDArray[np.uint16]:
-    """Labels at another size, height and width."""
-    return cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint16, copy=False)
 
 
 def _cut(soft: NDArray[np.float32], height: int, width: int) -> NDArray[np.uint8]:
