@@ -9,14 +9,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_ros.errors import UserError
 from dino_ros.masks.attention import attention_mask
 from dino_ros.masks.background import background_mask
 from dino_ros.masks.binary import largest_components
 from dino_ros.masks.lost import lost_mask
-from dino_ros.masks.motion import MotionEstimator
+from dino_ros.masks.motion import JUMP, MotionEstimator
 from dino_ros.masks.normalised_cut import normalised_cut_mask
 from dino_ros.masks.objects import SMALLEST, number_objects
-from dino_ros.masks.parameters import MaskParameters
+from dino_ros.masks.parameters import METHODS, MaskParameters
 from dino_ros.masks.refine import refine
 from dino_ros.masks.soft import binary
 
@@ -41,6 +42,7 @@ class MaskMaker:
 
     def __init__(self) -> None:
         self._motion = MotionEstimator()
+        self._stamp = 0
         self._cut: NDArray[np.float32] | None = None
         self._soft: NDArray[np.float32] | None = None
         self._objects: NDArray[np.uint16] | None = None
@@ -59,8 +61,11 @@ class MaskMaker:
 
         `seen` are the student's outputs that the method needs, `parameters` resolved for the student; the picture
         itself, RGB [H, W, 3], may be None where `parameters.needs_picture(objects)` says so. Raises UserError for
-        attention that is not finite.
+        outputs that are not finite.
         """
+        if not 0 <= stamp - self._stamp <= JUMP:
+            self._cut = None
+        self._stamp = stamp
         grid = self._method(seen, parameters)
         if parameters.components:
             left_out = (grid > 0.5) & ~largest_components(grid > 0.5, parameters.components)
@@ -87,6 +92,11 @@ class MaskMaker:
 
     def _method(self, seen: Outputs, parameters: MaskParameters) -> NDArray[np.float32]:
         """Soft mask on the patch grid."""
+        for name in METHODS[parameters.method]:
+            if not np.isfinite(seen[name]).all():
+                raise UserError(
+                    f"The output {name} of the student is not finite (NaN or infinite): export it with --precision fp32."
+                )
         if parameters.method == "foreground":
             return seen["foreground"]
         if parameters.method == "background":
