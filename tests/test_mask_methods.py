@@ -11,8 +11,8 @@ from scenes import rectangle, render_scene
 
 from dino_ros.masks.background import ALIKE, ROUNDS, background_mask
 from dino_ros.masks.lost import SHARE, lost_mask
-from dino_ros.masks.normalised_cut import APART, WARM_STEPS, normalised_cut_mask, second_eigenvector
 from dino_ros.masks.normalised_cut import ALIKE as EDGE
+from dino_ros.masks.normalised_cut import APART, WARM_STEPS, normalised_cut_mask, second_eigenvector
 from dino_ros.masks.normalised_cut import STEPS as COLD_STEPS
 from dino_ros.masks.soft import binary, otsu_threshold, soft_mask
 
@@ -242,7 +242,7 @@ def test_patches_of_large_grids_are_put_together() -> None:
         for x in range(20):
             square = np.s_[3 * y : 3 * y + 3, 3 * x : 3 * x + 3]
             pooled[y, x] = features[square].reshape(9, -1).mean(axis=0)
-            looked_at[:, y, x] = attention[:, *square].reshape(2, 9).mean(axis=1)
+            looked_at[:, y, x] = attention[(slice(None), *square)].reshape(2, 9).mean(axis=1)
     mask, _ = normalised_cut_mask(features, attention)
     np.testing.assert_allclose(mask, normalised_cut_mask(pooled, looked_at)[0], atol=1e-3)
     np.testing.assert_array_equal(mask > 0.5, rectangle(15, 20, 3, 4, 9, 11))

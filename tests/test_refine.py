@@ -58,7 +58,7 @@ def test_the_filter_is_that_of_opencv() -> None:
         pytest.skip("cv2.ximgproc.guidedFilter is absent: install opencv-contrib-python")
     guide, radius = picture(60, 80), 5
     soft = np.random.default_rng(1).random((60, 80)).astype(np.float32)
-    theirs = guided_filter(guide.astype(np.float32) / 255, soft, radius, EPSILON)
+    theirs = guided_filter(guide, soft, radius, EPSILON * 255**2)
     coefficients = guided_coefficients(soft, guide, radius)
     ours = (coefficients[..., :3] * (guide / 255)).sum(axis=2) + coefficients[..., 3]
     inside = np.s_[2 * radius : -2 * radius, 2 * radius : -2 * radius]

@@ -95,7 +95,8 @@ class MaskMaker:
         for name in METHODS[parameters.method]:
             if not np.isfinite(seen[name]).all():
                 raise UserError(
-                    f"The output {name} of the student is not finite (NaN or infinite): export it with --precision fp32."
+                    f"The output {name} of the student is not finite (NaN or infinite): export the student with "
+                    "--precision fp32."
                 )
         if parameters.method == "foreground":
             return seen["foreground"]
