@@ -206,6 +206,7 @@ def test_a_few_steps_from_the_last_cut_are_enough() -> None:
     last = exact_cut(weights)
     moved = (last + 0.3 * np.abs(last).mean() * rng.normal(size=len(last))).astype(np.float32)
     assert agreement(moved, weights) < 0.99
+    assert agreement(second_eigenvector(weights.astype(np.float32), last.astype(np.float32), 1), weights) > 0.99999
     assert agreement(second_eigenvector(weights.astype(np.float32), moved, WARM_STEPS), weights) > 0.999
 
 
