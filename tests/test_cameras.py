@@ -33,7 +33,7 @@ def client(ros: None) -> Iterator[Client]:
 
 def test_four_cameras_one_of_them_dead(client: Client, student: Path) -> None:
     cameras = {name: client.create_publisher(Image, f"/dino/{name}/image", QoSProfile(depth=50)) for name in CAMERAS}
-    parameters = {"model": str(student), "reliability": "reliable", "cameras": CAMERAS}
+    parameters = {"model": str(student), "reliability": "reliable", "cameras": CAMERAS, "mask_steady": 0.0}
     perceiver = Perceiver.load(student)
     with running("perception_node", parameters, ()) as process:
         assert bring_up(client, PERCEPTION)

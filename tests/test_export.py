@@ -260,7 +260,8 @@ def test_a_student_that_differs_is_refused_and_not_kept(
 
 def test_evaluate_agrees_with_the_formula(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Scores of the demo's bag, head by head, computed again the slow way for its first frames."""
-    from dino_ros.masks import MaskParameters, attention_mask, upsample_mask
+    from dino_ros.masks.attention import attention_mask
+    from dino_ros.masks.binary import upsample_mask
     from dino_train.evaluation.jaccard import jaccard_scores
     from dino_train.evaluation.labelled import labelled_bag
 
@@ -272,7 +273,7 @@ def test_evaluate_agrees_with_the_formula(checkpoint: Path, tmp_path: Path, caps
     best, mean, objects = [], [], []
     for rgb, ids in frames:
         attention = perceiver(rgb, ["attention"]).attention
-        heads = [upsample_mask(attention_mask(attention, MaskParameters(head=h)), *ids.shape) > 0 for h in (-1, 0, 1)]
+        heads = [upsample_mask(attention_mask(attention, head=h), *ids.shape) > 0 for h in (-1, 0, 1)]
         overlap = [(m & (ids > 0)).sum() / (m | (ids > 0)).sum() for m in heads]
         mean.append(overlap[0])
         best.append(max(overlap[1:]))

@@ -1,4 +1,6 @@
-"""Masks against a slow reference in float64."""
+"""The paper's mask and what is done to masks of yes and no, against slow references in float64."""
+
+from typing import Any
 
 import cv2
 import numpy as np
@@ -6,7 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.masks import MaskParameters, attention_mask, keep_mass, largest_components, upsample_mask
+from dino_ros.masks.attention import attention_mask, keep_mass
+from dino_ros.masks.binary import jaccard, largest_components, upsample_mask
+from dino_ros.masks.parameters import MaskParameters
 
 
 def slow_keep_mass(attention: NDArray[np.float32], keep: float) -> NDArray[np.bool_]:
@@ -42,12 +46,12 @@ def test_keep_mass_at_its_ends() -> None:
 def test_head_and_mean_of_heads() -> None:
     attention = np.random.default_rng(0).random((3, 5, 7)).astype(np.float32)
     for head in range(3):
-        mask = attention_mask(attention, MaskParameters(0.3, head))
+        mask = attention_mask(attention, 0.3, head)
         np.testing.assert_array_equal(mask, slow_keep_mass(attention[head], 0.3))
     mean = attention.mean(axis=0)
-    np.testing.assert_array_equal(attention_mask(attention, MaskParameters(0.3)), slow_keep_mass(mean, 0.3))
+    np.testing.assert_array_equal(attention_mask(attention, 0.3), slow_keep_mass(mean, 0.3))
     with pytest.raises(UserError, match="mask_head is 3, but the student has the heads 0 to 2"):
-        attention_mask(attention, MaskParameters(head=3))
+        attention_mask(attention, head=3)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -55,15 +59,7 @@ def test_attention_that_is_not_finite_is_refused(value: float) -> None:
     attention = np.ones((2, 3, 4), np.float32)
     attention[0, 1, 1] = value
     with pytest.raises(UserError, match="not finite"):
-        attention_mask(attention, MaskParameters())
-
-
-def test_components_are_applied_to_the_mask() -> None:
-    attention = np.zeros((1, 5, 5), np.float32)
-    attention[0, 0, 0] = 1.0
-    attention[0, 3:, 3:] = 0.5
-    assert attention_mask(attention, MaskParameters(1.0)).sum() == 5
-    assert attention_mask(attention, MaskParameters(1.0, components=1)).sum() == 4
+        attention_mask(attention)
 
 
 def flood(mask: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
@@ -108,7 +104,26 @@ def test_upsampled_mask_keeps_resolution_and_area() -> None:
     assert picture[0, 0] == 0
 
 
-@pytest.mark.parametrize("values", [{"keep": 0.0}, {"keep": 1.1}, {"head": -2}, {"components": -1}])
-def test_parameters_out_of_range_are_named(values: dict[str, float]) -> None:
+def test_jaccard() -> None:
+    left, right = np.zeros((2, 4, 4), bool)
+    assert jaccard(left, right) == 1
+    left[:2], right[1:3] = True, True
+    assert jaccard(left, right) == pytest.approx(4 / 12)
+    assert jaccard(left, ~left) == 0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"method": "guess"},
+        {"keep": 0.0},
+        {"keep": 1.1},
+        {"head": -2},
+        {"components": -1},
+        {"steady": -0.1},
+        {"steady": 1.0},
+    ],
+)
+def test_parameters_out_of_range_are_named(values: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"mask_{next(iter(values))}"):
         MaskParameters(**values)

@@ -12,7 +12,7 @@ from wrong_backends import Array, Wrong
 from dino_ros.backends import Backend, open_backend
 from dino_ros.cache import cache_folder, file_sha256
 from dino_ros.errors import UserError
-from dino_ros.masks import MaskParameters, attention_mask
+from dino_ros.masks.attention import attention_mask
 from dino_ros.parity import compare, gate, prepare, shipped_pictures
 from dino_ros.student import find_student, read_student
 
@@ -93,7 +93,7 @@ def test_the_numbers_are_those_of_the_formulas(student: Path, reference: Backend
         patches = [seen["features"].reshape(-1, info.embed_dim) for seen in (ours, theirs)]
         for a, b in zip(*patches, strict=True):
             cosines.append(np.dot(a, b) / np.sqrt(np.dot(a, a) * np.dot(b, b)))
-        a, b = (attention_mask(seen["attention"][0], MaskParameters()) > 0 for seen in (ours, theirs))
+        a, b = (attention_mask(seen["attention"][0]) for seen in (ours, theirs))
         ious.append((a & b).sum() / (a | b).sum())
     assert found.cosine == pytest.approx(np.mean(cosines), abs=1e-5)
     assert found.mask_iou == pytest.approx(np.mean(ious))

@@ -1,5 +1,6 @@
 """The Perceiver against the tiny student's formula in float64."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 from students import INFO, expected
 
 from dino_ros.errors import UserError
-from dino_ros.masks import MaskParameters, attention_mask, upsample_mask
-from dino_ros.perceiver import Perceiver
+from dino_ros.masks.attention import attention_mask
+from dino_ros.masks.parameters import ATTENTION, MaskParameters
+from dino_ros.perceiver import OUTPUTS, Perceiver
 
 
 def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -20,14 +22,19 @@ def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     return cv2.GaussianBlur(noise, (0, 0), 3)
 
 
+def enlarged(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """A mask of the patch grid at the student's size, interpolated linearly and cut at one half."""
+    return 255 * (cv2.resize(mask.astype(np.float32), (48, 32)) > 0.5).astype(np.uint8)
+
+
 def test_outputs_at_the_students_own_size(student: Path) -> None:
     rgb = picture(32, 48)
-    seen = Perceiver.load(student)(rgb)
+    seen = Perceiver.load(student)(rgb, mask=ATTENTION)
     answer = expected(rgb[None])
     np.testing.assert_allclose(seen.features, answer["features"][0], atol=1e-5)
     np.testing.assert_allclose(seen.attention, answer["attention"][0], atol=1e-6)
     np.testing.assert_allclose(seen.embedding, answer["embedding"][0], atol=1e-5)
-    np.testing.assert_array_equal(seen.mask, upsample_mask(attention_mask(seen.attention, MaskParameters()), 32, 48))
+    np.testing.assert_array_equal(seen.mask, enlarged(attention_mask(seen.attention)))
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (17, 23), (720, 40)])
@@ -64,19 +71,22 @@ class CountingBackend:
 
 
 @pytest.mark.parametrize(
-    ("outputs", "asked"),
+    ("outputs", "mask", "asked"),
     [
-        (["features"], ["features"]),
-        (["mask"], ["attention"]),
-        (["mask", "embedding"], ["attention", "embedding"]),
-        ([], None),
+        (["features"], ATTENTION, ["features"]),
+        (["mask"], ATTENTION, ["attention"]),
+        (["mask", "embedding"], ATTENTION, ["attention", "embedding"]),
+        (["mask"], MaskParameters(), ["attention", "features"]),
+        (["mask"], MaskParameters("lost"), ["features"]),
+        (["objects", "embedding"], MaskParameters("lost"), ["embedding", "features"]),
+        ([], ATTENTION, None),
     ],
 )
-def test_only_what_is_asked_for_is_computed(outputs: list[str], asked: list[str] | None) -> None:
+def test_only_what_is_asked_for_is_computed(outputs: list[str], mask: MaskParameters, asked: list[str] | None) -> None:
     backend = CountingBackend()
-    seen = Perceiver(INFO, backend)(picture(32, 48), outputs)
+    seen = Perceiver(INFO, backend)(picture(32, 48), outputs, mask)
     assert backend.asked == ([asked] if asked else [])
-    for name in ("features", "attention", "embedding", "mask"):
+    for name in OUTPUTS:
         assert (getattr(seen, name) is not None) == (name in outputs)
 
 
@@ -98,10 +108,24 @@ def test_what_is_no_picture_is_refused(student: Path, bad: NDArray[np.generic]) 
 
 def test_mask_parameters_reach_the_mask(student: Path) -> None:
     rgb = picture(32, 48)
-    parameters = MaskParameters(keep=0.2, head=1)
-    seen = Perceiver.load(student)(rgb, mask=parameters)
-    np.testing.assert_array_equal(seen.mask, upsample_mask(attention_mask(seen.attention, parameters), 32, 48))
-    assert not np.array_equal(seen.mask, Perceiver.load(student)(rgb).mask)
+    perceiver = Perceiver.load(student)
+    seen = perceiver(rgb, mask=dataclasses.replace(ATTENTION, keep=0.2, head=1))
+    np.testing.assert_array_equal(seen.mask, enlarged(attention_mask(seen.attention, 0.2, 1)))
+    assert not np.array_equal(seen.mask, perceiver(rgb, mask=ATTENTION).mask)
+
+
+def test_mask_parameters_that_do_not_suit_the_student_are_refused(student: Path) -> None:
+    perceiver = Perceiver.load(student)
+    for mask, sentence in ((MaskParameters("foreground"), "has no such head"), (MaskParameters(head=3), "0 to 2")):
+        with pytest.raises(UserError, match=sentence):
+            perceiver(picture(32, 48), mask=mask)
+
+
+def test_objects_are_the_parts_of_the_mask(student: Path) -> None:
+    seen = Perceiver.load(student)(picture(96, 144))
+    assert seen.objects.dtype == np.uint16
+    assert seen.objects.any()
+    assert not seen.objects[seen.mask == 0].any()
 
 
 def test_unknown_names_are_refused(student: Path) -> None:

@@ -20,12 +20,14 @@ from sensor_msgs.msg import CompressedImage
 from dino_ros.backends import BACKENDS
 from dino_ros.demo.lifecycle import bring_up, change_state
 from dino_ros.demo.run import running
+from dino_ros.detections import vision
 from dino_ros.encodings import to_rgb
 from dino_ros.errors import UserError
-from dino_ros.masks import MaskParameters
+from dino_ros.masks.maker import MaskMaker
+from dino_ros.masks.parameters import MaskParameters
 from dino_ros.messages import to_array
 from dino_ros.parameters import PARAMETERS
-from dino_ros.perceiver import Perceiver
+from dino_ros.perceiver import OUTPUTS, Perceiver
 
 
 def picture(seed: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
@@ -51,21 +53,30 @@ def active(client: Client, student: Path) -> Iterator[Client]:
 
 
 def test_every_output_is_what_the_perceiver_says(active: Client, student: Path) -> None:
-    topics = ("attention_mask", "attention", "features", "embedding", "overlay")
+    topics = ("attention_mask", "objects", "attention", "features", "embedding", "overlay")
     received = {topic: active.listen(f"/dino/{topic}") for topic in topics}
     active.camera_heard()
-    active.pause(0.5)  # until the node knows all five
+    active.pause(0.5)  # until the node knows them all
+    perceiver, maker = Perceiver.load(student), MaskMaker()
+    mask = MaskParameters().resolve(perceiver.info)
     for number in range(1, 9):
-        rgb = picture(number)
+        rgb = picture(1 + number // 3)  # three frames of each, so that something is carried along
         sent = active.send(number, rgb)
         active.wait(lambda n=number: all(len(messages) == n for messages in received.values()), "all outputs")
-        seen = Perceiver.load(student)(rgb)
+        result = perceiver.infer([perceiver.prepare(rgb)], ("attention", "embedding", "features"))[0]
+        seen = perceiver.finish(result, OUTPUTS, rgb.shape, rgb, number * 1_000_000, mask, maker)
         assert all(messages[-1].header == sent.header for messages in received.values())
         np.testing.assert_array_equal(to_array(received["attention_mask"][-1]), seen.mask)
+        np.testing.assert_array_equal(to_array(received["objects"][-1]), seen.objects)
         np.testing.assert_allclose(to_array(received["attention"][-1]), seen.attention.transpose(1, 2, 0), atol=1e-6)
         np.testing.assert_allclose(to_array(received["features"][-1]), seen.features, atol=1e-6)
         np.testing.assert_allclose(to_array(received["embedding"][-1])[0, 0], seen.embedding, atol=1e-6)
         assert to_rgb(received["overlay"][-1]).shape == rgb.shape
+
+
+def test_boxes_are_published_only_where_vision_msgs_is_installed(active: Client) -> None:
+    active.wait(lambda: active.count_publishers("/dino/objects"), "the topics")
+    assert active.count_publishers("/dino/detections") == (1 if vision else 0)
 
 
 def test_nothing_is_computed_that_nobody_subscribes_to(active: Client) -> None:
@@ -101,7 +112,8 @@ def test_mask_parameters_change_live_and_the_others_are_refused(active: Client, 
     masks = active.listen("/dino/attention_mask")
     active.camera_heard()
     rgb = picture(3)
-    changes = [("mask_keep", 0.2), ("mask_head", 2), ("mask_components", 1)]
+    changes = [("mask_steady", 0.0), ("mask_method", "attention"), ("mask_refine", False)]
+    changes += [("mask_keep", 0.2), ("mask_head", 2), ("mask_components", 1)]
     for number, (name, value) in enumerate(changes, start=1):
         assert active.set_parameter(name, value) == (True, "")
         active.send(number, rgb)
@@ -112,6 +124,9 @@ def test_mask_parameters_change_live_and_the_others_are_refused(active: Client, 
     for name, value, reason in (
         ("mask_head", 3, "student has the heads 0 to 2"),
         ("mask_keep", 1.5, "mask_keep"),
+        ("mask_steady", 1.0, "mask_steady"),
+        ("mask_method", "guess", "mask_method is 'guess': choose one of auto, foreground, background"),
+        ("mask_method", "foreground", "the student has no such head"),
         ("model", "other.onnx", "There is no student 'other.onnx'"),
         ("backend", "onnxruntime", "read when the node is configured"),
         ("image_transport", "compressed", "read when the node is configured"),
@@ -120,7 +135,7 @@ def test_mask_parameters_change_live_and_the_others_are_refused(active: Client, 
         assert not successful
         assert reason in why
     active.send(9, rgb)
-    active.wait(lambda: len(masks) == 4, "a mask after refusals")
+    active.wait(lambda: len(masks) == len(changes) + 1, "a mask after refusals")
     np.testing.assert_array_equal(to_array(masks[-1]), expected)
 
 

@@ -86,7 +86,7 @@ def run() -> Iterator[Callable[[Perceiver], Pipeline]]:
     made: list[Pipeline] = []
 
     def make(perceiver: Perceiver) -> Pipeline:
-        made.append(Pipeline(perceiver, MaskParameters()))
+        made.append(Pipeline(perceiver, MaskParameters(steady=0.0)))
         return made[-1]
 
     yield make

@@ -18,7 +18,7 @@ from test_official import own_checkpoint
 from test_pretrain import RECIPE
 
 from dino_ros.errors import UserError
-from dino_ros.masks import keep_mass
+from dino_ros.masks.attention import keep_mass
 from dino_ros.perceiver import Perceiver
 from dino_ros.student import read_student
 from dino_train import quantise

@@ -32,8 +32,8 @@ def lost_mask(features: NDArray[np.float32]) -> NDArray[np.float32]:
     degree = np.count_nonzero(cosines > 0, axis=1)
     candidates = np.argsort(degree, kind="stable")[: max(round(SHARE * len(tokens)), 1)]
     seed = candidates[0]
-    expansion = candidates[cosines[seed, candidates] > 0]
+    expansion = candidates[(cosines[seed, candidates] > 0) | (candidates == seed)]
     scores = cosines[expansion].mean(axis=0).reshape(grid)
     _, labels = cv2.connectedComponents((scores > 0).astype(np.uint8), connectivity=8)
     apart = (scores > 0) & (labels != labels.ravel()[seed])
-    return soft_mask(np.where(apart, 0, scores).astype(np.float32), 0.0)
+    return np.where(apart, 0, soft_mask(scores, 0.0)).astype(np.float32)

@@ -9,14 +9,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_ros.errors import UserError
 from dino_ros.masks.attention import attention_mask
 from dino_ros.masks.background import background_mask
 from dino_ros.masks.binary import largest_components
 from dino_ros.masks.lost import lost_mask
-from dino_ros.masks.motion import MotionEstimator
+from dino_ros.masks.motion import JUMP, MotionEstimator
 from dino_ros.masks.normalised_cut import normalised_cut_mask
 from dino_ros.masks.objects import SMALLEST, number_objects
-from dino_ros.masks.parameters import MaskParameters
+from dino_ros.masks.parameters import METHODS, MaskParameters
 from dino_ros.masks.refine import refine
 from dino_ros.masks.soft import binary
 
@@ -41,6 +42,7 @@ class MaskMaker:
 
     def __init__(self) -> None:
         self._motion = MotionEstimator()
+        self._stamp = 0
         self._cut: NDArray[np.float32] | None = None
         self._soft: NDArray[np.float32] | None = None
         self._objects: NDArray[np.uint16] | None = None
@@ -59,11 +61,15 @@ class MaskMaker:
 
         `seen` are the student's outputs that the method needs, `parameters` resolved for the student; the picture
         itself, RGB [H, W, 3], may be None where `parameters.needs_picture(objects)` says so. Raises UserError for
-        attention that is not finite.
+        outputs that are not finite.
         """
+        if not 0 <= stamp - self._stamp <= JUMP:
+            self._cut = None
+        self._stamp = stamp
         grid = self._method(seen, parameters)
         if parameters.components:
-            grid = np.where(largest_components(grid > 0.5, parameters.components), grid, 0).astype(np.float32)
+            left_out = (grid > 0.5) & ~largest_components(grid > 0.5, parameters.components)
+            grid = np.where(left_out, 0, grid).astype(np.float32)
         if picture is None:
             return Masks(_cut(grid, *size), None)
         small = _small(picture)
@@ -79,13 +85,19 @@ class MaskMaker:
             return Masks(mask, None)
         before = None
         if self._objects is not None and motion is not None:
-            before = _labels(motion.carry_labels(self._objects), size)
+            before = motion.carry_labels(self._objects)
         numbers, self._following = number_objects(mask, SMALLEST * mask.size / grid.size, before, self._following)
-        self._objects = _labels(numbers, small.shape[:2])
+        self._objects = cv2.resize(numbers, small.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint16)
         return Masks(mask, numbers)
 
     def _method(self, seen: Outputs, parameters: MaskParameters) -> NDArray[np.float32]:
         """Soft mask on the patch grid."""
+        for name in METHODS[parameters.method]:
+            if not np.isfinite(seen[name]).all():
+                raise UserError(
+                    f"The output {name} of the student is not finite (NaN or infinite): export the student with "
+                    "--precision fp32."
+                )
         if parameters.method == "foreground":
             return seen["foreground"]
         if parameters.method == "background":
@@ -104,11 +116,6 @@ def _small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     scale = min(LONG_SIDE / max(height, width), 1.0)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-
-
-def _labels(labels: NDArray[np.uint16], size: tuple[int, ...]) -> NDArray[np.uint16]:
-    """Labels at another size, height and width."""
-    return cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint16, copy=False)
 
 
 def _cut(soft: NDArray[np.float32], height: int, width: int) -> NDArray[np.uint8]:

@@ -15,16 +15,16 @@ UNEXPLAINED = 12
 """Grey levels by which a place may differ from where the motion says it came from, on average over SURROUNDINGS."""
 SURROUNDINGS = (5, 5)
 """Pixels of the small picture."""
-
-Origin = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""The x and the y, each [h, w], in pixels of the frame before, that each pixel came from."""
+LEAST = 32
+"""Pixels on a side that inverse search needs: on narrower pictures it crashes."""
 
 
 @dataclass(frozen=True)
 class Motion:
     """From the frame before to this one, on the small picture."""
 
-    origin: Origin
+    origin: NDArray[np.float32]
+    """[h, w, 2]: the x and y, in pixels of the frame before, that each pixel came from."""
     explained: NDArray[np.bool_]
     """[h, w]: where the frame before, moved so, looks like this one."""
 
@@ -34,8 +34,7 @@ class Motion:
 
     def carry_labels(self, labels: NDArray[np.uint16]) -> NDArray[np.uint16]:
         """Labels [h, w] of the frame before, moved to where they are now; 0 where the motion explains nothing."""
-        moved = cv2.remap(labels, *self.origin, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
-        return np.where(self.explained, moved, 0).astype(np.uint16)
+        return np.where(self.explained, move(labels, self.origin, cv2.INTER_NEAREST), 0).astype(np.uint16)
 
 
 class MotionEstimator:
@@ -60,16 +59,26 @@ class MotionEstimator:
         return Motion(origin, unlike < UNEXPLAINED)
 
 
-def find_origin(grey: NDArray[np.uint8], before: NDArray[np.uint8], preset: int) -> Origin:
-    """Where the pixels of a grey picture [h, w] were in the one before, by dense inverse search (Kroeger et al. 2016).
+def find_origin(grey: NDArray[np.uint8], before: NDArray[np.uint8], preset: int) -> NDArray[np.float32]:
+    """Where the pixels of a grey picture [h, w] were in the one before, x and y, [h, w, 2].
 
-    `preset` is one of OpenCV's DISOPTICAL_FLOW_PRESET.
+    By dense inverse search (Kroeger et al. 2016); `preset` is one of OpenCV's DISOPTICAL_FLOW_PRESET.
     """
-    flow = cv2.DISOpticalFlow.create(preset).calc(grey, before, None)  # type: ignore[call-overload]
-    ys, xs = np.indices(grey.shape, dtype=np.float32)
-    return xs + flow[..., 0], ys + flow[..., 1]
+    height, width = grey.shape
+    wide, wide_before = _widen(grey), _widen(before)
+    search = cv2.DISOpticalFlow.create(preset)
+    flow = search.calc(wide, wide_before, np.zeros((*wide.shape, 2), np.float32))[:height, :width]
+    here = np.dstack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)))
+    return (here + flow).astype(np.float32, copy=False)
 
 
-def move(values: NDArray[Any], origin: Origin) -> NDArray[Any]:
-    """Values [h, w] of the frame before where they are now, interpolated linearly."""
-    return cv2.remap(values, *origin, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+def move(values: NDArray[Any], origin: NDArray[np.float32], interpolation: int = cv2.INTER_LINEAR) -> NDArray[Any]:
+    """Values [h, w] of the frame before where they are now; beyond the edge those at the edge."""
+    x, y = cv2.split(origin)
+    return cv2.remap(values, x, y, interpolation, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _widen(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture with its last row and column repeated up to LEAST."""
+    below, right = (max(LEAST - side, 0) for side in grey.shape)
+    return cv2.copyMakeBorder(grey, 0, below, 0, right, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -18,32 +20,36 @@ def number_objects(
 ) -> tuple[NDArray[np.uint16], int]:
     """Number the 8-connected parts of a mask [H, W] (not 0: object) of at least `smallest` pixels, from 1.
 
-    `before` are the objects of the frame before as they lie now, [H, W], or None: a part takes the number of the one
-    that it overlaps with by more than OVERLAP, most overlap first, else a new one: `following`, and on from there.
-    Returns the numbers [H, W], 0 where no object is, and the next new number.
+    `before` are the objects of the frame before as they lie now, at any size, or None: a part takes the number of the
+    one that it overlaps with by more than OVERLAP, most overlap first, else a new one: `following`, and on from there,
+    past those that are taken. Returns the numbers [H, W], 0 where no object is, and the next new number.
     """
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=8, ltype=cv2.CV_16U)
-    areas = statistics[:, cv2.CC_STAT_AREA].tolist()
-    parts = [part for part in range(1, count) if areas[part] >= smallest]
-    numbers = np.zeros(count, dtype=np.uint16)
-    for part, number in _matches(labels.astype(np.uint16, copy=False), areas, before) if before is not None else ():
-        if part in parts and not numbers[part] and number not in numbers:
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    areas = statistics[1:, cv2.CC_STAT_AREA]
+    parts = 1 + np.argsort(-areas, kind="stable")[: min(np.count_nonzero(areas >= smallest), LARGEST_NUMBER)]
+    rank = np.zeros(count, dtype=np.int64)  # 1 for the largest part; 0 for the background and for what is too small
+    rank[parts] = np.arange(1, len(parts) + 1)
+    numbers = np.zeros(len(parts) + 1, dtype=np.uint16)
+    taken = {0}
+    for part, number in _matches(rank, labels, before) if before is not None else ():
+        if not numbers[part] and number not in taken:
             numbers[part] = number
-    for part in sorted(parts, key=lambda part: -areas[part]):
-        if not numbers[part]:
-            numbers[part] = following
+            taken.add(number)
+    for part in np.flatnonzero(numbers == 0)[1:]:
+        while following in taken:
             following = following % LARGEST_NUMBER + 1
-    return numbers[labels], following
+        numbers[part] = following
+        taken.add(following)
+        following = following % LARGEST_NUMBER + 1
+    return numbers[rank][labels], following
 
 
-def _matches(labels: NDArray[np.uint16], areas: list[int], before: NDArray[np.uint16]) -> list[tuple[int, int]]:
-    """Pairs of a part and a number of the frame before that overlap enough, most overlap first."""
-    both = (labels > 0) & (before > 0)
-    pairs, counts = np.unique(np.stack([labels[both], before[both]]), axis=1, return_counts=True)
-    numbers, sizes = np.unique(before, return_counts=True)
-    size = dict(zip(numbers.tolist(), sizes.tolist(), strict=True))
-    overlaps = [
-        (count / (areas[part] + size[number] - count), part, number)
-        for (part, number), count in zip(pairs.T.tolist(), counts.tolist(), strict=True)
-    ]
-    return [(part, number) for overlap, part, number in sorted(overlaps, reverse=True) if overlap > OVERLAP]
+def _matches(rank: NDArray[Any], labels: NDArray[Any], before: NDArray[np.uint16]) -> list[tuple[int, int]]:
+    """Pairs of a part, by its rank, and a number of the frame before that overlap enough, most overlap first."""
+    parts = rank[cv2.resize(labels, before.shape[::-1], interpolation=cv2.INTER_NEAREST)]
+    known, old = np.unique(before, return_inverse=True)
+    pairs = parts.ravel() * len(known) + old.ravel()
+    shared = np.bincount(pairs, minlength=(rank.max() + 1) * len(known)).reshape(-1, len(known))
+    overlap = shared / np.maximum(shared.sum(axis=1, keepdims=True) + shared.sum(axis=0) - shared, 1)
+    found = [(overlap[i, j], int(i), int(known[j])) for i, j in np.argwhere(overlap > OVERLAP)]
+    return [(part, number) for _, part, number in sorted(found, reverse=True) if part and number]

@@ -13,7 +13,7 @@ def otsu_threshold(scores: NDArray[np.float32]) -> float:
     A percent of the scores may lie outside that range, so that an outlier does not decide.
     """
     low, high = np.percentile(scores, (0.5, 99.5))
-    levels = np.clip((scores - low) * (255 / max(high - low, 1e-12)), 0, 255).astype(np.uint8)
+    levels = np.rint(np.clip((scores - low) * (255 / max(high - low, 1e-12)), 0, 255)).astype(np.uint8)
     level, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     return float(low + (level + 0.5) * (high - low) / 255)
 
@@ -21,13 +21,14 @@ def otsu_threshold(scores: NDArray[np.float32]) -> float:
 def soft_mask(scores: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
     """Soft mask [h, w] of 0 to 1 from scores [h, w], which is one half where they are at the threshold.
 
-    On either side it is linear, up to the mean of the scores on that side: there it is 0 or 1.
+    On either side it is linear, up to the mean of the scores on that side: there it is 0 or 1. It is 0 where all scores
+    that are not above the threshold are at it.
     """
     above = scores > threshold
     high = scores[above].mean() - threshold if above.any() else 1.0
     low = threshold - scores[~above].mean() if not above.all() else 1.0
     difference = scores - threshold
-    scaled = np.where(above, difference / max(2 * high, 1e-12), difference / max(2 * low, 1e-12))
+    scaled = np.where(above, difference / max(2 * high, 1e-12), difference / (2 * low) if low > 0 else -0.5)
     return np.clip(scaled + 0.5, 0, 1).astype(np.float32)
 
 

@@ -15,7 +15,7 @@ from dino_ros.encodings import to_rgb
 from dino_ros.errors import UserError
 from dino_ros.masks.binary import jaccard
 from dino_ros.masks.maker import MaskMaker
-from dino_ros.masks.motion import Origin, find_origin, move
+from dino_ros.masks.motion import find_origin, move
 from dino_ros.masks.parameters import METHODS, MaskParameters
 from dino_ros.perceiver import Perceiver
 from dino_ros.sources import is_bag, open_source
@@ -129,7 +129,7 @@ class Tally:
         self.milliseconds: list[float] = []
         self._before: NDArray[np.bool_] | None = None
 
-    def add(self, mask: NDArray[np.bool_], frame: LabelledFrame, origin: Origin | None) -> None:
+    def add(self, mask: NDArray[np.bool_], frame: LabelledFrame, origin: NDArray[np.float32] | None) -> None:
         """Count a frame's mask [H, W]; `origin` is where its pixels were in the frame before, as `motion` gives it."""
         judged = frame.objects != VOID
         truth = (frame.objects > 0) & judged
@@ -141,7 +141,7 @@ class Tally:
         self._before = mask
 
 
-def motion(before: LabelledFrame | None, frame: LabelledFrame) -> Origin | None:
+def motion(before: LabelledFrame | None, frame: LabelledFrame) -> NDArray[np.float32] | None:
     """Where each pixel was in the frame before; None where the two are not consecutive.
 
     At full resolution, and searched for more finely than what masks are steadied by.
