@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from dino_ros.errors import UserError
 from dino_train.commands import data, distill, evaluate, export, pretrain, report
-from dino_train.config import find_recipe
+from dino_train.recipes.files import find_recipe
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "data": (data, "show what training would see"),

@@ -31,7 +31,7 @@ from dino_train import export as export_module  # noqa: E402
 from dino_train.backbones import build_backbone, create_vit, patch_size  # noqa: E402
 from dino_train.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
 from dino_train.cli import run  # noqa: E402
-from dino_train.config import BackboneConfig  # noqa: E402
+from dino_train.recipes import BackboneConfig  # noqa: E402
 
 PREFIX_TOKENS = {
     "vit_small_patch14_dinov2": 1,

@@ -18,21 +18,12 @@ from shapes import write_shapes  # noqa: E402
 from dino_ros.errors import UserError  # noqa: E402
 from dino_train import trainer  # noqa: E402
 from dino_train.checkpoint import load_checkpoint  # noqa: E402
-from dino_train.config import (  # noqa: E402
-    BackboneConfig,
-    CropsConfig,
-    DataConfig,
-    DinoConfig,
-    EvaluationConfig,
-    MachineConfig,
-    OptimiserConfig,
-    Recipe,
-    SlurmConfig,
-)
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, SlurmConfig  # noqa: E402
+from dino_train.recipes import BackboneConfig, CropsConfig, DinoConfig, DinoRecipe, OptimiserConfig  # noqa: E402
 from dino_train.run_log import LAST_NAME, LOG_NAME  # noqa: E402
 from dino_train.slurm import PretrainJob, slurm_executor, submit  # noqa: E402
 
-RECIPE = Recipe(
+RECIPE = DinoRecipe(
     backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.0),
     crops=CropsConfig(32, 16, local_crops=2),
     dino=DinoConfig(out_dim=128, hidden_dim=64, bottleneck_dim=32, teacher_temperature_epochs=1),

@@ -7,16 +7,9 @@ import numpy as np
 import pytest
 
 from dino_ros.errors import UserError
-from dino_train.config import (
-    DataConfig,
-    DinoConfig,
-    EvaluationConfig,
-    Recipe,
-    load_recipe,
-    recipe_from_dict,
-    resolve,
-    settled,
-)
+from dino_train.config import DataConfig, EvaluationConfig
+from dino_train.recipes import DinoConfig, DinoRecipe, settled
+from dino_train.recipes.files import load_recipe, recipe_from_dict
 
 SHIPPED = sorted((Path(__file__).parents[1] / "config" / "pretrain").glob("*.yaml"))
 
@@ -49,7 +42,7 @@ def test_imagenet_recipes_hold_the_papers_numbers() -> None:
         assert f"patch{name.rsplit('_', 1)[1]}_" in recipe.backbone.name
 
 
-AUTO = Recipe(
+AUTO = DinoRecipe(
     dino=DinoConfig(
         out_dim="auto", teacher_momentum="auto", teacher_temperature_start="auto", teacher_temperature="auto"
     )
@@ -58,7 +51,7 @@ AUTO = Recipe(
 
 def test_auto_goes_from_small_data_to_imagenet() -> None:
     def values(pictures: int) -> list[float]:
-        dino = resolve(AUTO, pictures)[0].dino
+        dino = AUTO.resolve(pictures)[0].dino
         return [
             settled(value)
             for value in (
@@ -76,14 +69,14 @@ def test_auto_goes_from_small_data_to_imagenet() -> None:
 
 def test_what_is_stated_is_left_and_what_is_chosen_is_told() -> None:
     recipe = dataclasses.replace(AUTO, dino=dataclasses.replace(AUTO.dino, out_dim=512))
-    resolved, chosen = resolve(recipe, 1000)
+    resolved, chosen = recipe.resolve(1000)
     assert resolved.dino.out_dim == 512
     assert chosen == {
         "dino.teacher_momentum": 0.99,
         "dino.teacher_temperature_start": 0.015,
         "dino.teacher_temperature": 0.025,
     }
-    assert resolve(resolved, 10**6) == (resolved, {}), "resolved once and for all"
+    assert resolved.resolve(10**6) == (resolved, {}), "resolved once and for all"
 
 
 def test_a_run_finds_its_data_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,10 +90,10 @@ def test_a_run_finds_its_data_from_any_folder(tmp_path: Path, monkeypatch: pytes
 
 def test_values_out_of_range_are_refused() -> None:
     for recipe, sentence in (
-        (Recipe(epochs=0), "epochs is 0"),
-        (Recipe(dino=DinoConfig(teacher_temperature=0.0)), r"dino.teacher_temperature is 0.0"),
+        (DinoRecipe(epochs=0), "epochs is 0"),
+        (DinoRecipe(dino=DinoConfig(teacher_temperature=0.0)), r"dino.teacher_temperature is 0.0"),
         (
-            dataclasses.replace(Recipe(), crops=dataclasses.replace(Recipe().crops, local_scale=(0.5, 0.2))),
+            dataclasses.replace(DinoRecipe(), crops=dataclasses.replace(DinoRecipe().crops, local_scale=(0.5, 0.2))),
             r"crops.local_scale is \(0.5, 0.2\)",
         ),
     ):
