@@ -33,9 +33,9 @@ FINISHED_NAME = "finished"
 
 
 def epoch_name(epoch: float) -> str:
-    """Name of the checkpoint that is kept after so many epochs: "epoch_0012.pt", "epoch_0012.50.pt"."""
-    whole, hundredths = divmod(round(100 * epoch), 100)
-    return f"epoch_{whole:04d}.{hundredths:02d}.pt" if hundredths else f"epoch_{whole:04d}.pt"
+    """Name of the checkpoint that is kept after so many epochs: "epoch_0012.pt", "epoch_0012.5.pt"."""
+    digits = f"{epoch:09.4f}".rstrip("0").rstrip(".")
+    return f"epoch_{digits}.pt"
 
 
 class RunLog:

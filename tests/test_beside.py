@@ -158,7 +158,8 @@ def test_what_fails_is_left_out_and_said(labelled: Path, tmp_path: Path, caplog:
     frames = fixed_frames([str(labelled)])
     path = write_checkpoint(tmp_path, 1)
     line = beside.evaluate_checkpoint(tmp_path, path, frames, dataclasses.replace(folder, val=val), torch.device("cpu"))
-    assert line == {"step": 5, "epoch": 1.0, "checkpoint": path.name, "attention": "attention/epoch_0001.png"}
+    expected = {"step": 5, "epoch": 1.0, "checkpoint": path.name, "seconds": 0.0}
+    assert line == {**expected, "attention": "attention/epoch_0001.png"}
     assert [record.message for record in caplog.records] == [
         f"k-NN of epoch_0001.pt failed: {broken} does not decode as a picture: remove it or repair it."
     ]

@@ -65,15 +65,16 @@ def parts(kind: type[Recipe]) -> dict[str, type]:
     return {name: part for name, part in made.items() if isinstance(part, type) and dataclasses.is_dataclass(part)}
 
 
-def find_recipe(name_or_path: str, kind: str = "pretrain") -> Path:
-    """Return the file at a path, or the one of that name among those that ship for a kind: a folder in `config/`.
+def find_recipe(name_or_path: str, *kinds: str) -> Path:
+    """Return the file at a path, or the one of that name among those that ship for some kinds: folders in `config/`.
 
     Raises UserError that lists the names when there is neither.
     """
     if Path(name_or_path).is_file():
         return Path(name_or_path)
     # Above this file stand the source tree, or the prefix that pip or colcon installed into.
-    folders = [above / place / kind for above in Path(__file__).resolve().parents for place in SHIPPED]
+    above = Path(__file__).resolve().parents
+    folders = [parent / place / kind for kind in kinds for parent in above for place in SHIPPED]
     shipped = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
     if name_or_path in shipped:
         return shipped[name_or_path]
