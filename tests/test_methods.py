@@ -353,7 +353,7 @@ def test_a_run_learns_and_is_exported(pictures: Path, tmp_path: Path, name: str)
     before = shapes_accuracy(build_objective(recipe, new=True).student.backbone)
     checkpoint = pretrain(recipe, pictures, tmp_path)
     log = read_log(tmp_path)
-    assert log[-1]["loss"] < log[0]["loss"]
+    assert log[-1]["loss"] < 0.95 * (recipe.chance_loss or log[0]["loss"])
     after = shapes_accuracy(checkpoint_backbone(checkpoint, checkpoint.network))
     assert after > max(0.6, before - 0.05), f"k-NN {after}, of the random ViT {before}, chance 0.25"
     said = verdict(read_run(tmp_path))

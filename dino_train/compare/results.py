@@ -12,18 +12,21 @@ from typing import NamedTuple
 from dino_ros.cache import write_whole
 from dino_train.evaluation.scores import Scores, show
 from dino_train.run_folder import RunFolder, knn_score, read_run
-from dino_train.verdict import recent
+from dino_train.verdict import percent, recent
 
 RESULTS_NAME = "compare.json"
 PLOT_NAME = "compare.png"
 HEALTH = {
     "entropy": "teacher_entropy",
     "KL": "kl",
-    "mean's entropy": "marginal_entropy",
+    "of mean": "marginal_entropy",
     "rank": "effective_rank",
     "spread": "spread",
 }
-"""Columns of the table, and which field of the log is in them: the mean of the last lines, where the method has it."""
+"""Columns of the table, and which field of the log is in them: the mean of the last lines, where the method has it.
+
+Entropies and KL in nats."""
+SHARES = {"k-NN", "best", "start"}
 
 
 class Point(NamedTuple):
@@ -43,7 +46,7 @@ def write_results(title: str, out: Path, names: Iterable[str]) -> None:
     rows = [row(name, run) for name, run in runs.items()]
     if not rows:
         return
-    show(title, rows)
+    show(title, [{column: shown(column, value) for column, value in row.items()} for row in rows])
     curves = {name: points(run) for name, run in runs.items()}
     content = {
         "title": title,
@@ -71,16 +74,23 @@ def row(name: str, run: RunFolder) -> Scores:
         "run": name,
         "k-NN": curve[-1].knn if curve else "",
         "best": max(point.knn for point in curve) if curve else "",
-        "at the start": curve[0].knn if curve else "",
+        "start": curve[0].knn if curve else "",
         "pictures": curve[-1].images if curve else "",
-        "minutes": round(curve[-1].minutes, 1) if curve else "",
-        "pictures/s": round(statistics.median(speeds), 1) if speeds else "",
-        "GB": round(max(line["memory_gb"] for line in run.log), 2) if run.log else "",
+        "minutes": curve[-1].minutes if curve else "",
+        "per s": statistics.median(speeds) if speeds else "",
+        "GB": max(line["memory_gb"] for line in run.log) if run.log else "",
     }
     for column, field in HEALTH.items():
         value = recent(run.log, field)
-        columns[column] = "" if value is None else round(value, 2)
+        columns[column] = "" if value is None else value
     return columns
+
+
+def shown(column: str, value: float | int | str) -> str:
+    """A value as the table shows it."""
+    if isinstance(value, str):
+        return value
+    return percent(value) if column in SHARES else f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
 def plot(title: str, curves: dict[str, list[Point]]) -> bytes:
