@@ -1,6 +1,7 @@
 """Recipes: those that ship, those that depend on the data, and what a recipe may not say."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 
 from dino_ros.errors import UserError
 from dino_train.config import DataConfig, EvaluationConfig
-from dino_train.recipes import DinoConfig, DinoRecipe, settled
-from dino_train.recipes.files import load_recipe, recipe_from_dict
+from dino_train.recipes import ByolRecipe, DinoConfig, DinoRecipe, DistilRecipe, settled
+from dino_train.recipes.files import load_recipe, parse_recipe, recipe_from_dict
 
 SHIPPED = sorted((Path(__file__).parents[1] / "config" / "pretrain").glob("*.yaml"))
 
@@ -40,6 +41,35 @@ def test_imagenet_recipes_hold_the_papers_numbers() -> None:
         assert recipe.dino.out_dim == 65536
         assert recipe.dino.norm_last_layer == name.startswith("vit_base")
         assert f"patch{name.rsplit('_', 1)[1]}_" in recipe.backbone.name
+
+
+def test_a_recipe_says_its_method_by_its_section() -> None:
+    methods = {name: load_recipe(name).method for name in ("smoke", "byol", "moco", "moco_v3", "swav", "small_swav")}
+    assert list(methods.values()) == ["dino", "byol", "moco", "moco", "swav", "swav"]
+    assert parse_recipe({}, "nothing") == DinoRecipe()
+    assert parse_recipe({"dino": None, "byol": {}}, "replaced") == ByolRecipe()
+    with pytest.raises(UserError, match="several methods, dino and swav"):
+        parse_recipe({"dino": {"out_dim": 5}, "swav": {}}, "both")
+    with pytest.raises(UserError, match=r"mine.yaml is no recipe: .*out_dims"):
+        parse_recipe({"dino": {"out_dims": 5}}, "mine.yaml")
+
+
+def test_recipes_of_earlier_checkpoints_go_on_loading() -> None:
+    """As they were written before there were other methods: fewer settings, whole epochs, lists for tuples."""
+    values = json.loads(json.dumps(dataclasses.asdict(DinoRecipe(epochs=3))))
+    for name in ("teacher", "centring", "predictor"):
+        del values["dino"][name]
+    assert recipe_from_dict(values) == DinoRecipe(epochs=3)
+    distilled = dataclasses.asdict(DistilRecipe(teacher="x"))
+    assert recipe_from_dict(distilled) == DistilRecipe(teacher="x")
+
+
+def test_imagenet_recipes_of_the_other_methods_hold_their_papers_numbers() -> None:
+    byol, moco, v3, swav = (load_recipe(name) for name in ("byol", "moco", "moco_v3", "swav"))
+    assert (byol.byol.momentum, byol.byol.hidden_dim, byol.crops.local_crops) == (0.996, 4096, 0)
+    assert (moco.moco.queue, moco.moco.temperature, moco.moco.momentum) == (65536, 0.2, 0.999)
+    assert (v3.moco.version, v3.moco.momentum, v3.batch_size, v3.optimiser.lr) == (3, 0.99, 4096, 1.5e-4)
+    assert (swav.swav.prototypes, swav.swav.epsilon, swav.swav.iterations) == (3000, 0.05, 3)
 
 
 AUTO = DinoRecipe(
