@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,7 +47,7 @@ class Comparison:
     """Folder with `train/<class>/` and `val/<class>/` pictures."""
     machine: MachineConfig
     images: int | None
-    """Pictures that each run sees, one as often as it is seen; None for as many as `minutes` suffice for."""
+    """Pictures that each run sees, counted as often as they are seen; None for as many as `minutes` suffice for."""
     minutes: float | None
     """Training time of each run, without evaluations: as many steps as a trial of TRIAL_STEPS says."""
     points: int = 6
@@ -57,7 +58,7 @@ def run_all(recipes: Mapping[str, Recipe], comparison: Comparison, out: Path, af
     """Run every recipe into the folder of its name in `out`; what has been run is left, what was cut off goes on.
 
     A run that fails is named in a warning, and the next one begins. `after_each` is called after every run. Raises
-    UserError where a folder holds a run of another recipe or other data.
+    UserError where the folder holds another comparison.
     """
     frames = open_frames(comparison.data.paths, comparison.data.topics, {}, SelectionParameters())
     for name, recipe in recipes.items():
@@ -68,7 +69,7 @@ def run_all(recipes: Mapping[str, Recipe], comparison: Comparison, out: Path, af
         log.info("%s: %s", name, out / name)
         try:
             run_one(recipe, comparison, out / name, steps_per_epoch)
-        except UserError as error:
+        except (UserError, BrokenProcessPool) as error:  # the second: it was killed, as for memory
             log.warning("%s failed: %s", name, error)
         after_each()
 
@@ -100,8 +101,7 @@ def check_same(run: Path, recipe: Recipe) -> None:
 
 def run_one(recipe: Recipe, comparison: Comparison, out: Path, steps_per_epoch: int) -> None:
     """Run one recipe, go on with it, or leave it where it has ended and is evaluated."""
-    evaluated = len(read_evaluations(out)) > comparison.points
-    if (out / FINISHED_NAME).exists() and evaluated:
+    if (out / FINISHED_NAME).exists() and len(read_evaluations(out)) > comparison.points:
         return
     if (out / LAST_NAME).is_file():
         in_own_process(trainer.resume_run, out)
