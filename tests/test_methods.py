@@ -17,8 +17,11 @@ from dino_ros.errors import UserError  # noqa: E402
 from dino_ros.student import read_student  # noqa: E402
 from dino_train import trainer  # noqa: E402
 from dino_train.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint  # noqa: E402
+from dino_train.cli import run  # noqa: E402
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
+from dino_train.distributed import Processes  # noqa: E402
 from dino_train.export import export  # noqa: E402
+from dino_train.machine import prepare  # noqa: E402
 from dino_train.objectives.byol import byol_loss  # noqa: E402
 from dino_train.objectives.health import spread  # noqa: E402
 from dino_train.objectives.methods import build_objective  # noqa: E402
@@ -343,6 +346,18 @@ def test_dinos_variants() -> None:
     assert all(p.grad is not None for p in predicting.student.head.predictor.parameters())
 
 
+@pytest.mark.parametrize("name", ["byol", "moco_v3", "swav"])
+def test_batch_norm_is_over_all_processes(name: str) -> None:
+    objective = build_objective(RECIPES[name], new=True)
+    names = list(objective.state_dict())
+    with pytest.raises(UserError, match="batch norm, which several processes share on GPUs only"):
+        prepare(objective, CPU, Processes(0, 2, torch.device("cpu")))
+    shared = prepare(objective, MachineConfig(), Processes(0, 2, torch.device("cuda")))
+    assert not any(isinstance(module, torch.nn.BatchNorm1d) for module in shared.modules())
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in shared.modules())
+    assert list(shared.state_dict()) == names
+
+
 # ---- whole runs ----------------------------------------------------------------------------------------------------
 
 
@@ -401,6 +416,22 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     for key, tensor in whole.objective.items():
         assert torch.equal(tensor, resumed.objective[key]), key
     assert resumed.recipe == recipe
+
+
+def test_the_command_takes_a_recipe_by_name_and_changes_it(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(
+        [
+            *("pretrain", str(pictures), "--config", "small_byol", "--byol.out_dim", "16", "--epochs", "0.2"),
+            *("--backbone.embed_dim", "32", "--backbone.num_heads", "2", "--out", str(out)),
+            *("--machine.device", "cpu", "--machine.workers", "0", "--evaluation.every", "0"),
+        ]
+    )
+    recipe = load_checkpoint(out / LAST_NAME).recipe
+    assert isinstance(recipe, ByolRecipe)
+    assert (recipe.byol.out_dim, recipe.byol.momentum, recipe.backbone.depth) == (16, 0.98, 6)
+    with pytest.raises(UserError, match="several methods, dino and byol"):
+        run(["pretrain", str(pictures), "--config", "small_byol", "--dino.out_dim", "16", "--out", str(tmp_path / "b")])
 
 
 def test_one_method_starts_from_the_backbone_of_another(pictures: Path, tmp_path: Path) -> None:

@@ -108,6 +108,8 @@ def run_one(recipe: Recipe, comparison: Comparison, out: Path, steps_per_epoch: 
         return
     for unfinished in out.glob("epoch_*.pt"):  # of a run that was cut off before there was anything to go on from
         unfinished.unlink()
+    if not steps_per_epoch:
+        raise UserError(f"The data has fewer pictures than a batch of {recipe.batch_size}: lower batch_size.")
     images = comparison.images
     if images is None:
         assert comparison.minutes is not None
