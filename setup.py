@@ -11,6 +11,7 @@ TENSORRT_RTX = [f"tensorrt-rtx-cu13>=1.4; {ON_PC}", f"cuda-bindings>=13; {ON_PC}
 QUANTISE = ["nncf>=2.19"]
 TRAIN = [
     "jsonargparse[signatures]>=4.49",
+    "matplotlib",
     "onnx>=1.16",
     "onnxscript>=0.3",
     "pyyaml",

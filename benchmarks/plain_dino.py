@@ -18,14 +18,14 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from dino_train.config import Recipe, settled
 from dino_train.data.frames import Frames
+from dino_train.recipes import DinoRecipe, settled
 
 
 class PilCrops(Dataset[list[Tensor]]):
     """Crops of pictures, normalised."""
 
-    def __init__(self, frames: Frames, recipe: Recipe) -> None:
+    def __init__(self, frames: Frames, recipe: DinoRecipe) -> None:
         self.frames = frames
         crops = recipe.crops
         jitter = transforms.ColorJitter(0.4, 0.4, 0.2, 0.1)
@@ -61,7 +61,7 @@ class PilCrops(Dataset[list[Tensor]]):
 class Head(nn.Module):
     """Projection head."""
 
-    def __init__(self, width: int, recipe: Recipe) -> None:
+    def __init__(self, width: int, recipe: DinoRecipe) -> None:
         super().__init__()
         config = recipe.dino
         self.mlp = nn.Sequential(
@@ -83,7 +83,7 @@ class Head(nn.Module):
 class Network(nn.Module):
     """Backbone and head; crops of one size in one pass, as in the reference."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: DinoRecipe) -> None:
         super().__init__()
         names = ("patch_size", "embed_dim", "depth", "num_heads")
         shape = {name: value for name in names if (value := getattr(recipe.backbone, name)) is not None}
@@ -98,7 +98,7 @@ class Network(nn.Module):
         return self.head(torch.cat([self.backbone(torch.cat(group)) for group in groups]))
 
 
-def seconds_per_step(frames: Frames, recipe: Recipe, steps: int, workers: int, device: str) -> list[float]:
+def seconds_per_step(frames: Frames, recipe: DinoRecipe, steps: int, workers: int, device: str) -> list[float]:
     """Time of each step, loading included, after three that are not counted."""
     student, teacher = Network(recipe).to(device), Network(recipe).to(device)
     teacher.load_state_dict(student.state_dict())

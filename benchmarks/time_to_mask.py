@@ -26,19 +26,12 @@ from rich.table import Table
 
 from dino_train import trainer
 from dino_train.checkpoint import checkpoint_backbone, load_checkpoint
-from dino_train.config import (
-    CropsConfig,
-    DataConfig,
-    DinoConfig,
-    EvaluationConfig,
-    OptimiserConfig,
-    Recipe,
-    RunRecipe,
-    load_recipe,
-)
+from dino_train.config import DataConfig, EvaluationConfig
 from dino_train.evaluation.encoders import TorchEncoder
 from dino_train.evaluation.jaccard import jaccard_scores
 from dino_train.evaluation.labelled import Labelled, labelled_bag
+from dino_train.recipes import CropsConfig, DinoConfig, DinoRecipe, OptimiserConfig, Recipe
+from dino_train.recipes.files import load_recipe
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -59,7 +52,7 @@ def render(folder: Path) -> None:
             subprocess.run([sys.executable, str(RENDERER), str(folder / name), *options], check=True)
 
 
-def reference(like: Recipe, epochs: int) -> Recipe:
+def reference(like: DinoRecipe, epochs: int) -> DinoRecipe:
     """The reference's defaults on the model, head widths, crop sizes and batch of `like`.
 
     K is 4096, which costs 0.4 points of k-NN in the paper (appendix); 65536 would be most of this small model's work.
@@ -78,7 +71,7 @@ def reference(like: Recipe, epochs: int) -> Recipe:
     return dataclasses.replace(like, crops=crops, dino=dino, optimiser=optimiser, epochs=epochs)
 
 
-def train(recipe: RunRecipe, data: DataConfig, out: Path) -> None:
+def train(recipe: Recipe, data: DataConfig, out: Path) -> None:
     """Run a recipe, or go on with it; keeps a checkpoint of each epoch."""
     if (out / "last.pt").exists():
         trainer.resume_run(out)
@@ -120,7 +113,7 @@ def main() -> None:
     labelled = list(labelled_bag(options.out / "held_out", PICTURES, MASKS))
 
     recipe = load_recipe("robot_bag")
-    assert isinstance(recipe, Recipe)
+    assert isinstance(recipe, DinoRecipe)
     train(recipe, data, options.out / "robot_bag")
     last = options.out / "robot_bag" / "last.pt"
     seconds = load_checkpoint(last).seconds

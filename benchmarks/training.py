@@ -18,6 +18,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import bag_reading
@@ -31,50 +32,56 @@ from torch.utils.flop_counter import FlopCounterMode
 from dino_ros.demo.table import TABLE
 from dino_train import trainer
 from dino_train.backbones import mean_and_std
-from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, Recipe, load_recipe, resolve
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.data.frames import MixedFrames, open_frames
 from dino_train.data.loader import EpochSampler, crop_loader, finish_crops
 from dino_train.data.multicrop import normalise
 from dino_train.distributed import Processes
 from dino_train.machine import choose_precision, prepare
-from dino_train.objectives.dino import Dino
+from dino_train.objectives.dino import Dino, TeacherOutput
 from dino_train.optimisers import build_optimiser, clip_each_gradient
+from dino_train.recipes import DinoRecipe
+from dino_train.recipes.files import load_recipe
 
 TOPIC = "/camera/image_raw/compressed"
 ROUNDS = 2
 """Times that plain loop and trainer take turns."""
 
 
-def load(name: str, batch: int, pictures: int) -> Recipe:
+def load(name: str, batch: int, pictures: int) -> DinoRecipe:
     """A recipe that ships, with another batch, resolved for a number of pictures."""
-    return resolve(dataclasses.replace(load_recipe(name), batch_size=batch), pictures)[0]
+    recipe = load_recipe(name)
+    assert isinstance(recipe, DinoRecipe)
+    return dataclasses.replace(recipe, batch_size=batch).resolve(pictures)[0]
 
 
 class Enough(Exception):
     """Ends a run of the trainer after the steps that are measured."""
 
 
-def trainer_steps(recipe: Recipe, data: DataConfig, machine: MachineConfig, steps: int) -> list[float]:
+def trainer_steps(recipe: DinoRecipe, data: DataConfig, machine: MachineConfig, steps: int) -> list[float]:
     """Seconds of each step of the trainer that ships, after five that are not counted."""
     times: list[float] = []
-    update_teacher = Dino.update_teacher
+    after_step = Dino.after_step
 
-    def stamped(dino: Dino, momentum: float) -> None:  # the last thing on the device in a step
-        update_teacher(dino, momentum)
+    def stamped(
+        dino: Dino, said: TeacherOutput, scheduled: Mapping[str, float]
+    ) -> None:  # the last thing on the device in a step
+        after_step(dino, said, scheduled)
         times.append(time.perf_counter())
         if len(times) > steps + 5:
             raise Enough
 
-    Dino.update_teacher = stamped  # type: ignore[method-assign]
+    Dino.after_step = stamped  # type: ignore[method-assign]
     try:
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
             trainer.pretrain(recipe, data, Path(folder) / "run", machine, EvaluationConfig(every=0))
     finally:
-        Dino.update_teacher = update_teacher  # type: ignore[method-assign]
+        Dino.after_step = after_step  # type: ignore[method-assign]
     return np.diff(times)[5:].tolist()
 
 
-def loader_steps(recipe: Recipe, frames: MixedFrames, workers: int, on_gpu: bool, steps: int) -> list[float]:
+def loader_steps(recipe: DinoRecipe, frames: MixedFrames, workers: int, on_gpu: bool, steps: int) -> list[float]:
     """Seconds between batches of the loader alone, after as many as the workers prepare in advance."""
     repeated = dataclasses.replace(recipe, epochs=10_000)
     loader = iter(crop_loader(frames, repeated, EpochSampler(frames, repeated), workers, finish=not on_gpu))
@@ -88,7 +95,7 @@ def loader_steps(recipe: Recipe, frames: MixedFrames, workers: int, on_gpu: bool
 
 
 def step_alone(
-    recipe: Recipe, frames: MixedFrames, machine: MachineConfig, steps: int
+    recipe: DinoRecipe, frames: MixedFrames, machine: MachineConfig, steps: int
 ) -> tuple[list[float], float, torch.dtype]:
     """Seconds of each step on one batch, its floating-point operations, and its precision."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -97,18 +104,18 @@ def step_alone(
     optimiser = build_optimiser(recipe.optimiser, dino.student)
     precision = choose_precision(machine, device)
     mean, std = mean_and_std(dino.student.backbone)
+    scheduled = {"teacher_temperature": 0.04, "teacher_momentum": 0.996}
     batch = next(iter(crop_loader(frames, recipe, EpochSampler(frames, recipe), 0)))
 
     def step() -> None:
         groups = [normalise(crops, mean, std) for crops in finish_crops(batch, device)]
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            loss, teacher = dino(groups, {"teacher_temperature": 0.04})
+            loss, teacher = dino(groups, scheduled)
         optimiser.zero_grad()
         loss.backward()
         clip_each_gradient(dino.student, 3.0)
         optimiser.step()
-        dino.update_teacher(0.996)
-        dino.update_centre(teacher.logits)
+        dino.after_step(teacher, scheduled)
         loss.item()
 
     for _ in range(3):

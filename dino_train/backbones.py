@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from dino_ros.errors import UserError
-from dino_train.config import BackboneConfig
+from dino_train.recipes import BackboneConfig
 
 
 class DinoVit(VisionTransformer):

@@ -13,7 +13,9 @@ from timm.models import VisionTransformer
 
 from dino_ros.errors import UserError
 from dino_train.backbones import build_backbone, first_line
-from dino_train.config import DataConfig, DistilRecipe, EvaluationConfig, MachineConfig, RunRecipe, recipe_from_dict
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
+from dino_train.recipes import DistilRecipe, Recipe
+from dino_train.recipes.files import recipe_from_dict
 
 FORMAT_VERSION = 2
 PARTS: dict[str, Any] = {"data": DataConfig, "machine": MachineConfig, "evaluation": EvaluationConfig}
@@ -26,7 +28,7 @@ class Checkpoint:
     No state of a random generator is in it: every draw of a run depends on the recipe's seed and on the step alone.
     """
 
-    recipe: RunRecipe
+    recipe: Recipe
     """As resolved: without "auto"."""
     data: DataConfig
     machine: MachineConfig
@@ -37,7 +39,7 @@ class Checkpoint:
     """Steps done."""
     steps_per_epoch: int
     objective: dict[str, Any]
-    """What the objective keeps: its networks' weights, and for DINO the centre."""
+    """What the objective keeps: its networks' weights, and what is the method's own, such as a centre or a queue."""
     optimiser: dict[str, Any]
     scaler: dict[str, Any]
     """State of the gradient scaler; empty unless the precision is fp16."""
@@ -46,8 +48,8 @@ class Checkpoint:
 
     @property
     def network(self) -> str:
-        """Which of its networks is exported and evaluated: self-distillation's teacher, a distilled student."""
-        return "student" if isinstance(self.recipe, DistilRecipe) else "teacher"
+        """Which of its networks is exported and evaluated, "teacher" or "student"."""
+        return self.recipe.exported
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -92,11 +94,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def checkpoint_backbone(checkpoint: Checkpoint, network: str) -> VisionTransformer:
     """Rebuild the ViT of a checkpoint's `network`: "teacher" or "student".
 
-    Raises UserError for the teacher of a distilled student, which is not in its checkpoints.
+    Raises UserError for a teacher that is not in the checkpoint: a method may have none, and that of a distilled
+    student is a file of its own.
     """
-    if isinstance(checkpoint.recipe, DistilRecipe) and network == "teacher":
-        raise UserError(f"A distilled student's checkpoint holds no teacher: name {checkpoint.recipe.teacher} itself.")
-    vit = build_backbone(checkpoint.recipe.backbone, checkpoint.recipe.crops.global_size, download=False)
     prefix = f"{network}.backbone."
-    vit.load_state_dict({k.removeprefix(prefix): v for k, v in checkpoint.objective.items() if k.startswith(prefix)})
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint.objective.items() if k.startswith(prefix)}
+    if not weights:
+        recipe = checkpoint.recipe
+        instead = f"name {recipe.teacher} itself" if isinstance(recipe, DistilRecipe) else "take the student"
+        raise UserError(f"A checkpoint of {recipe.method} holds no {network}: {instead}.")
+    vit = build_backbone(checkpoint.recipe.backbone, checkpoint.recipe.crops.global_size, download=False)
+    vit.load_state_dict(weights)
     return vit

@@ -9,12 +9,13 @@ from types import ModuleType
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from dino_ros.errors import UserError
-from dino_train.commands import data, distill, evaluate, export, head, pretrain, report
-from dino_train.config import find_recipe
+from dino_train.commands import compare, data, distill, evaluate, export, head, pretrain, report
+from dino_train.recipes.files import find_recipe
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "data": (data, "show what training would see"),
     "pretrain": (pretrain, "learn from pictures, without labels"),
+    "compare": (compare, "run several recipes on one budget, and compare them"),
     "distill": (distill, "teach a small student what a large one sees"),
     "export": (export, "write a student file for dino_ros"),
     "head": (head, "give a student a head that finds objects"),

@@ -60,9 +60,41 @@ def mean_over_processes(value: Tensor) -> Tensor:
     """Mean of a tensor over all processes, the tensor itself where there is one; without gradient."""
     if not distributed.is_initialized():
         return value
+    return sum_over_processes(value) / distributed.get_world_size()
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """Sum of a tensor over all processes, the tensor itself where there is one; without gradient."""
+    return _reduce(value, distributed.ReduceOp.SUM)
+
+
+def max_over_processes(value: Tensor) -> Tensor:
+    """Largest values of a tensor over all processes, the tensor itself where there is one; without gradient."""
+    return _reduce(value, distributed.ReduceOp.MAX)
+
+
+def _reduce(value: Tensor, operation: distributed.ReduceOp.RedOpType) -> Tensor:
+    if not distributed.is_initialized():
+        return value
     total = value.detach().clone()
-    distributed.all_reduce(total)
-    return total / distributed.get_world_size()
+    distributed.all_reduce(total, operation)
+    return total
+
+
+def gather_over_processes(value: Tensor) -> Tensor:
+    """The tensors [n, ...] of all processes one after the other, by rank, [processes * n, ...]; without gradient."""
+    if not distributed.is_initialized():
+        return value.detach()
+    parts = [torch.empty_like(value) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, value.detach().contiguous())
+    return torch.cat(parts)
+
+
+def rank_and_count() -> tuple[int, int]:
+    """Number of this process, and how many there are."""
+    if not distributed.is_initialized():
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ def prepare(objective: Objective, machine: MachineConfig, processes: Processes) 
     if any(isinstance(module, nn.BatchNorm1d) for module in objective.modules()) and processes.count > 1:
         if processes.device.type != "cuda":
             raise UserError(
-                "dino.use_bn_in_head needs GPUs when several processes train: batch norm is shared there only."
+                "The head of this method has batch norm, which several processes share on GPUs only: train in one "
+                "process, or on GPUs. (DINO goes without: --dino.use_bn_in_head false.)"
             )
         objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
     if machine.checkpoint_activations:
@@ -53,6 +55,13 @@ def choose_precision(machine: MachineConfig, device: torch.device) -> torch.dtyp
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most memory that this process has taken so far, bytes: the GPU's, or else the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def skip_synchronisation(model: nn.Module, skip: bool) -> contextlib.AbstractContextManager[None]:

@@ -6,7 +6,7 @@ import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,12 +16,11 @@ from torch import Tensor
 from dino_ros.errors import UserError
 from dino_train.backbones import build_backbone, resize_position_embedding
 from dino_train.checkpoint import load_checkpoint
-from dino_train.config import BackboneConfig
-from dino_train.objectives.dino import Dino
+from dino_train.objectives.objective import Objective
+from dino_train.recipes import BackboneConfig
 
 SIZES = {192: "tiny", 384: "small", 768: "base"}
 """Width of the tokens of the authors' ViTs, and what it is called."""
-NETWORKS = ("student", "teacher")
 LAST_LAYER = "head.last_layer.parametrizations.weight."
 RENAMED = {
     "head.last_layer.weight_g": LAST_LAYER + "original0",
@@ -156,27 +155,28 @@ def settings(vit: VisionTransformer, state: dict[str, Tensor]) -> dict[str, int 
     return found
 
 
-def initialise(dino: Dino, path: Path) -> None:
-    """Start student and teacher of `dino` from a file: as far as it goes, backbones, heads and centre.
+def initialise(objective: Objective, path: Path) -> None:
+    """Start the networks of `objective` from a file: as far as it goes, backbones, heads, and centre or queue.
 
-    `path` is a checkpoint of `dino-train pretrain` (.pt) or an official DINO v1 file (.pth): a backbone goes into both
-    networks, a training checkpoint replaces all. A position embedding of another size is resized as the authors do.
-    Raises UserError, naming the recipe's setting to change, where the file's network is another than `dino`'s.
+    `path` is a checkpoint of `dino-train` (.pt) or an official DINO v1 file (.pth). A training checkpoint of the same
+    method replaces all; of another method, and of a file of one backbone, the backbones are taken, one for both
+    networks where there is only one. A position embedding of another size is resized as the authors do. Raises
+    UserError, naming the recipe's setting to change, where the file's network is another than the objective's.
     """
     if path.suffix == ".pt":
         checkpoint = load_checkpoint(path)
         config, state = checkpoint.recipe.backbone, dict(checkpoint.objective)
-        if checkpoint.network == "student":  # distilled: it becomes both networks
-            vits = {name: value for name, value in state.items() if name.startswith("student.backbone.")}
-            state = {name.replace("student", network, 1): value for name, value in vits.items() for network in NETWORKS}
     else:
         official = load_official(path)
         config, state = official.backbone, dict(official.state)
-    own, student = dino.state_dict(), dino.student.backbone
+    own, student = objective.state_dict(), cast(VisionTransformer, objective.student.backbone)
+    if not any(name.startswith("teacher.") for name in state):
+        vits = {name: value for name, value in state.items() if name.startswith("student.backbone.")}
+        state |= {name.replace("student", "teacher", 1): value for name, value in vits.items()}
     with torch.device("meta"):
         vit = build_backbone(config, 224, download=False)
     wanted = settings(student, own)
-    wrong = {name: value for name, value in settings(vit, state).items() if value != wanted[name]}
+    wrong = {name: value for name, value in settings(vit, state).items() if value != wanted.get(name, value)}
     if wrong:
         there = ", ".join(f"{name} is {value} there and {wanted[name]} in the recipe" for name, value in wrong.items())
         change = " ".join(f"--{name} {str(value).lower()}" for name, value in wrong.items())
@@ -184,10 +184,16 @@ def initialise(dino: Dino, path: Path) -> None:
     for name in ("student.backbone.pos_embed", "teacher.backbone.pos_embed"):
         if name in own and name in state:
             state[name] = fit_position_embedding(student, state[name])
-    heads = "student.head.mlp.0.weight" in state
-    if odd := first_difference({k: v for k, v in own.items() if heads or ".backbone." in k}, state):
+    same_method = {name for name in own if ".head." in name} <= state.keys()
+    networks = {name.split(".")[0] for name in own}
+
+    def is_taken(name: str) -> bool:
+        return name.split(".")[0] in networks and (same_method or ".backbone." in name)
+
+    taken = {name: tensor for name, tensor in state.items() if is_taken(name)}
+    if odd := first_difference({name: tensor for name, tensor in own.items() if is_taken(name)}, taken):
         raise UserError(f"{path} does not fit the recipe, {odd}: start with --backbone.name {config.name}.")
-    dino.load_state_dict({**own, **state})
+    objective.load_state_dict({**own, **taken})
 
 
 def fit_position_embedding(vit: VisionTransformer, embedding: Tensor) -> Tensor:

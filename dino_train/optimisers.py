@@ -8,7 +8,7 @@ import torch
 from timm.optim import Lars
 from torch import Tensor, nn
 
-from dino_train.config import OptimiserConfig
+from dino_train.recipes import OptimiserConfig
 
 
 def build_optimiser(config: OptimiserConfig, student: nn.Module) -> torch.optim.Optimizer:

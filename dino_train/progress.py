@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
+
+from dino_train.recipes import Recipe
+from dino_train.verdict import COLLAPSED_SPREAD
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +25,8 @@ LINE = {
     "loss": "loss {:.2f}",
     "teacher_entropy": " = entropy {:.2f}",
     "kl": " + KL {:.2f}",
+    "found": ", found {:.0%}",
+    "spread": ", spread {:.2f}",
     "cosine": ", cosine of patches {:.3f}",
     "cls_cosine": ", of CLS {:.3f}",
     "attention_kl": ", KL of attention {:.3f}",
@@ -77,14 +83,13 @@ def summary(metrics: Mapping[str, float]) -> str:
 class HealthMonitor:
     """Tells, once each, when a run goes wrong in one of the ways it is known to.
 
-    The two collapses (Caron et al. 2021, section 5.3): the teacher's output is uniform for every picture, or it is the
-    same few dimensions for every picture. Both are seen from the entropy of the output and of its mean. `window` log
-    lines must agree before anything is said. `largest_entropy` is None for a method whose output has none: then the
-    embeddings alone are looked at.
+    The two collapses (Caron et al. 2021, section 5.3): the output is uniform for every picture, which is seen from the
+    loss, or it is the same for every picture, which is seen from the entropy of the output and of its mean, or from the
+    spread of projections. `window` log lines must agree before anything is said.
     """
 
-    def __init__(self, largest_entropy: float | None, window: int = 30) -> None:
-        self.largest_entropy = largest_entropy
+    def __init__(self, recipe: Recipe, window: int = 30) -> None:
+        self.recipe = recipe
         self.recent: deque[Mapping[str, float]] = deque(maxlen=window)
         self.said: set[str] = set()
 
@@ -93,23 +98,26 @@ class HealthMonitor:
         self.recent.append(metrics)
         if len(self.recent) < (self.recent.maxlen or 0):
             return None
-        top = self.largest_entropy
-        if top is not None and min(line["loss"] for line in self.recent) > 0.98 * top:
+        chance = self.recipe.chance_loss
+        if chance and min(line["loss"] for line in self.recent) > 0.98 * chance:
             warning = (
-                f"The loss stays at ln K = {top:.2f}: the teacher's output is uniform and nothing is learnt. Lower "
-                "dino.teacher_temperature_start and dino.teacher_temperature, or make crops of a picture more alike "
-                "(crops.global_scale, crops.colour); lower dino.out_dim for small data."
+                f"The loss stays at that of chance, {chance:.2f}: nothing is learnt. "
+                f"To try: {self.recipe.when_uniform}."
             )
-        elif top is not None and max(map(told_apart, self.recent)) < 0.02 * top:
+        elif chance and max(map(told_apart, self.recent)) < 0.02 * chance:
             warning = (
-                "The teacher gives every picture the same output "
-                f"(entropy {metrics['teacher_entropy']:.2f}, of its mean "
-                f"{metrics['marginal_entropy']:.2f} of at most {top:.2f}): it has collapsed. Raise "
-                "dino.teacher_temperature_start, lower dino.centre_momentum or optimiser.lr."
+                f"The teacher gives every picture the same output (entropy {metrics['teacher_entropy']:.2f}, of its "
+                f"mean {metrics['marginal_entropy']:.2f} of at most {chance:.2f}): it has collapsed. To try: "
+                f"{self.recipe.when_collapsed}."
+            )
+        elif max(line.get("spread", 1.0) for line in self.recent) < COLLAPSED_SPREAD:
+            warning = (
+                f"The projections of all pictures are the same (spread {metrics['spread']:.2f}, 1 as of random ones): "
+                f"they have collapsed. To try: {self.recipe.when_collapsed}."
             )
         elif max(line["effective_rank"] for line in self.recent) < 2:
             warning = (
-                f"The embeddings fill {metrics['effective_rank']:.1f} directions: they have collapsed. Lower "
+                f"The embeddings fill {metrics['effective_rank']:.1f} directions: they have collapsed. To try: lower "
                 "optimiser.lr or optimiser.weight_decay_end."
             )
         else:
@@ -122,5 +130,8 @@ class HealthMonitor:
 
 
 def told_apart(line: Mapping[str, float]) -> float:
-    """Nats by which the entropy of the teacher's mean output is above that of one output: it tells pictures apart."""
-    return line["marginal_entropy"] - line["teacher_entropy"]
+    """Nats by which the entropy of the teacher's mean output is above that of one output: it tells pictures apart.
+
+    Infinite for a method that logs neither.
+    """
+    return line.get("marginal_entropy", math.inf) - line.get("teacher_entropy", 0.0)

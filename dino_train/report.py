@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,6 +34,8 @@ CHARTS: tuple[tuple[str, dict[str, str]], ...] = (
         {"marginal_entropy": "mean output", "teacher_entropy": "one output", "kl": "KL to student"},
     ),
     ("Effective rank of the embeddings", {"effective_rank": ""}),
+    ("Spread of the projections, 1 as random ones", {"spread": ""}),
+    ("Share of queries that find their key", {"found": ""}),
     ("Norm of the centre", {"centre_norm": ""}),
     ("Learning rate", {"lr": ""}),
     ("Weight decay", {"weight_decay": ""}),
@@ -42,6 +43,7 @@ CHARTS: tuple[tuple[str, dict[str, str]], ...] = (
     ("Temperature of the teacher", {"teacher_temperature": ""}),
     ("Norm of the gradient", {"gradient_norm": ""}),
     ("Pictures per second", {"pictures_per_second": ""}),
+    ("Memory at its peak, GB", {"memory_gb": ""}),
 )
 """Titles, and what is drawn of the log under which name; everything else that is logged gets a chart of its own."""
 MIME = {".jpg": "jpeg", ".png": "png"}
@@ -123,7 +125,7 @@ def state(run: RunFolder) -> str:
     step, epoch = run.log[-1]["step"], run.log[-1]["epoch"]
     at = f"step {step:,}"
     if epoch > 0 and run.epochs:
-        at += f" of {round(step / epoch * run.epochs):,}, epoch {epoch:.1f} of {run.epochs}"
+        at += f" of {round(step / epoch * run.epochs):,}, epoch {epoch:.1f} of {run.epochs:g}"
     if run.finished:
         return f"Finished: {at}."
     logged = time.strftime("%Y-%m-%d %H:%M", time.localtime((run.path / LOG_NAME).stat().st_mtime))
@@ -134,11 +136,11 @@ def charts(run: RunFolder) -> str:
     """Small charts of everything that is logged."""
     known = NOT_DRAWN.union(*(fields for _, fields in CHARTS))
     others = dict.fromkeys(field for line in run.log for field in line if field not in known)
+    chance = run.rebuilt.chance_loss if run.rebuilt else None
     drawn = []
     for title, fields in (*CHARTS, *((field.replace("_", " ").capitalize(), {field: ""}) for field in others)):
         series = [Series(label, values) for field, label in fields.items() if (values := points(run.log, field))]
-        uniform = ("ln K", math.log(run.outputs)) if title == "Loss" and run.outputs else None
-        drawn.append(chart(title, series, uniform))
+        drawn.append(chart(title, series, ("chance", chance) if title == "Loss" and chance else None))
     return f'<div class="charts">{"".join(drawn)}</div>' if any(drawn) else ""
 
 

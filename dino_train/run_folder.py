@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 from dino_ros.errors import UserError
+from dino_train.recipes import Recipe
+from dino_train.recipes.files import recipe_from_dict
 from dino_train.run_log import ENVIRONMENT_NAME, FINISHED_NAME, LOG_NAME, RECIPE_NAME
 
 EVALUATIONS_NAME = "evaluations.jsonl"
@@ -19,8 +21,9 @@ COMPARISON_NAME = "comparison.json"
 Line = dict[str, Any]
 """One object of a JSONL file; its `step` and `epoch` are numbers.
 
-One of the evaluations also has `checkpoint`, a file's name; and, where these succeeded, `attention`, the path of the
-sheet in the run's folder, and `knn`, accuracies of 0 to 1 by k (as text), with `knn_pictures`, how many were tested.
+One of the evaluations also has `checkpoint`, a file's name, and `seconds`, how long the run had taken by then; and,
+where these succeeded, `attention`, the path of the sheet in the run's folder, and `knn`, accuracies of 0 to 1 by k (as
+text), with `knn_pictures`, how many were tested.
 """
 
 
@@ -48,17 +51,18 @@ class RunFolder:
         return "start" if self.recipe.get("init") or pretrained else "random ViT (step 0)"
 
     @property
-    def epochs(self) -> int | None:
+    def epochs(self) -> float | None:
         """Epochs of the whole run."""
         epochs = self.recipe.get("epochs")
-        return epochs if isinstance(epochs, int) else None
+        return epochs if isinstance(epochs, int | float) else None
 
     @property
-    def outputs(self) -> int | None:
-        """K, the number of the head's outputs, where the objective is DINO's."""
-        dino = self.recipe.get("dino")
-        outputs = dino.get("out_dim") if isinstance(dino, dict) else None
-        return outputs if isinstance(outputs, int) and outputs > 1 else None
+    def rebuilt(self) -> Recipe | None:
+        """The recipe; None where it is missing, or of another version of this program."""
+        try:
+            return recipe_from_dict(self.recipe) if self.recipe else None
+        except (TypeError, ValueError, UserError):
+            return None
 
 
 def read_run(path: Path) -> RunFolder:

@@ -20,8 +20,9 @@ import torch
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
-from dino_train.config import MachineConfig, RunRecipe
+from dino_train.config import MachineConfig
 from dino_train.distributed import Processes
+from dino_train.recipes import Recipe
 
 RECIPE_NAME = "recipe.yaml"
 ENVIRONMENT_NAME = "environment.json"
@@ -31,9 +32,10 @@ FINISHED_NAME = "finished"
 """Appears when a run has done its last step: what runs beside it may come to an end."""
 
 
-def epoch_name(epoch: int) -> str:
-    """Name of the checkpoint that is kept after an epoch."""
-    return f"epoch_{epoch:04d}.pt"
+def epoch_name(epoch: float) -> str:
+    """Name of the checkpoint that is kept after so many epochs: "epoch_0012.pt", "epoch_0012.5.pt"."""
+    digits = f"{epoch:09.4f}".rstrip("0").rstrip(".")
+    return f"epoch_{digits}.pt"
 
 
 class RunLog:
@@ -74,7 +76,7 @@ def step_of(line: str) -> float:
         return float("inf")
 
 
-def describe_run(run: Path, recipe: RunRecipe, machine: MachineConfig, processes: Processes) -> None:
+def describe_run(run: Path, recipe: Recipe, machine: MachineConfig, processes: Processes) -> None:
     """Write `recipe.yaml`, which `--config` takes, and `environment.json`."""
     plain = json.loads(json.dumps(dataclasses.asdict(recipe)))  # tuples become lists, which YAML knows
     write_text(run / RECIPE_NAME, yaml.safe_dump(plain, sort_keys=False))

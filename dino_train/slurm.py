@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dino_ros.errors import UserError
-from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, RunRecipe, SlurmConfig
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, SlurmConfig
+from dino_train.recipes import Recipe
 from dino_train.run_log import LAST_NAME
 
 
@@ -15,7 +16,7 @@ from dino_train.run_log import LAST_NAME
 class PretrainJob:
     """What every process of a job does. A job that starts again goes on with the run in its folder."""
 
-    recipe: RunRecipe
+    recipe: Recipe
     data: DataConfig
     out: Path
     machine: MachineConfig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -18,15 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dino_ros.errors import UserError
 from dino_train.backbones import mean_and_std, patch_size
 from dino_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from dino_train.config import (
-    DataConfig,
-    DistilRecipe,
-    EvaluationConfig,
-    MachineConfig,
-    Recipe,
-    RunRecipe,
-    resolve,
-)
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.data.frames import open_frames
 from dino_train.data.loader import CropBatch, EpochSampler, crop_loader, finish_crops, split
 from dino_train.data.multicrop import normalise
@@ -34,13 +27,12 @@ from dino_train.data.selection import SelectionParameters
 from dino_train.distributed import Processes, join, main_first, mean_over_processes
 from dino_train.evaluation.beside import start_beside
 from dino_train.evaluation.class_folder import open_class_folder
-from dino_train.machine import choose_precision, prepare, skip_synchronisation
-from dino_train.objectives.dino import Dino
-from dino_train.objectives.distil import Distil
+from dino_train.machine import choose_precision, peak_memory, prepare, skip_synchronisation
+from dino_train.objectives.methods import build_objective
 from dino_train.objectives.objective import Objective
-from dino_train.official import initialise
 from dino_train.optimisers import build_optimiser, clip_each_gradient
 from dino_train.progress import HealthMonitor, progress_bar
+from dino_train.recipes import Recipe
 from dino_train.report import write_report
 from dino_train.run_folder import EVALUATIONS_NAME
 from dino_train.run_log import FINISHED_NAME, LAST_NAME, RunLog, describe_run, epoch_name
@@ -54,14 +46,14 @@ NON_FINITE_NAME = "non_finite.pt"
 
 
 def pretrain(
-    recipe: RunRecipe,
+    recipe: Recipe,
     data: DataConfig,
     out: Path,
     machine: MachineConfig | None = None,
     evaluation: EvaluationConfig | None = None,
     resume: Checkpoint | None = None,
 ) -> Path:
-    """Pretrain by the method that the recipe is of, and return the path of the last checkpoint, `out/last.pt`.
+    """Train by the method that the recipe is of, and return the path of the last checkpoint, `out/last.pt`.
 
     Writes the folder of a run (see `run_log.py`) to `out`. `resume` goes on from a checkpoint of the same recipe and
     data. Under `torchrun` the processes share each batch. Raises UserError for data or a recipe that cannot be used,
@@ -76,7 +68,7 @@ def pretrain(
         check_batch_size(recipe, machine, processes)
         with main_first(processes):  # it makes the index of a bag that the others then find
             frames = open_frames(data.paths, data.topics, data.weights, SelectionParameters(data.distance))
-        recipe, chosen = resolve(recipe, len(frames))
+        recipe, chosen = recipe.resolve(len(frames))
         if chosen and processes.main:
             values = ", ".join(f"{name} = {value}" for name, value in chosen.items())
             log.info("for %d pictures: %s", len(frames), values)
@@ -108,8 +100,8 @@ def pretrain(
         workers = default_workers(processes.device) if machine.workers is None else machine.workers
         loader = crop_loader(frames, recipe, sampler, workers, finish=not on_gpu)
         steps_per_epoch = sampler.steps_per_epoch
-        steps = steps_per_epoch * recipe.epochs
-        kept_every = evaluation.every * steps_per_epoch
+        steps = sampler.steps
+        kept = kept_steps(evaluation, steps, steps_per_epoch)
 
         # ---- the folder of the run -------------------------------------------------------------------------------
         started = time.monotonic()
@@ -140,19 +132,19 @@ def pretrain(
                     (out / EVALUATIONS_NAME).unlink(missing_ok=True)
                 describe_run(out, recipe, machine, processes)
                 run_log = stack.enter_context(RunLog(out, first_step))
-                if kept_every:
-                    if not first_step:
-                        checkpoint(0, epoch_name(0))
+                if kept and not first_step:
+                    checkpoint(0, epoch_name(0))
+                if kept and evaluation.beside:
                     stack.enter_context(evaluations_beside(out, data, evaluation, processes.device))
-                chance = objective.largest_entropy
+                chance = recipe.chance_loss
                 log.info(
-                    "%d pictures from %s; %d epochs of %d steps on %s in %s%s",
+                    "%d pictures from %s; %g epochs of %d steps on %s in %s%s",
                     len(frames), frames.name, recipe.epochs, steps_per_epoch, processes.device,
                     str(precision).removeprefix("torch."),
-                    f"; a loss of ln K = {chance:.2f} is that of chance" if chance else "",
+                    f"; a loss of {chance:.2f} is that of chance" if chance else "",
                 )  # fmt: skip
             advance = stack.enter_context(progress_bar(first_step, steps, shown=processes.main))
-            monitor = HealthMonitor(objective.largest_entropy)
+            monitor = HealthMonitor(recipe)
             metrics: dict[str, float] = {}
             saved_at = logged_at = time.monotonic()
             logged_step = first_step
@@ -204,6 +196,7 @@ def pretrain(
                         **scheduled,
                         "gradient_norm": gradient_norm.item(),
                         "pictures_per_second": recipe.batch_size * (done - logged_step) / (now - logged_at),
+                        "memory_gb": peak_memory(processes.device) / 1e9,
                         "elapsed_seconds": seconds_before + now - started,
                     }
                     logged_at, logged_step = now, done
@@ -213,16 +206,18 @@ def pretrain(
                             log.warning("%s", warning)
                 objective.after_step(said, scheduled)
                 advance(metrics)
-                if kept_every and (done % kept_every == 0 or done == steps):
-                    checkpoint(done, epoch_name(done // steps_per_epoch))
-                if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+                if done in kept:
+                    checkpoint(done, epoch_name(done / steps_per_epoch))
+                if done in kept or time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
                     checkpoint(done, LAST_NAME)
                     saved_at = time.monotonic()
             checkpoint(steps, LAST_NAME)
             if processes.main:
                 (out / FINISHED_NAME).touch()
-                if not kept_every:  # else the process beside writes it
+                if not kept:  # else the process that evaluates writes it
                     write_report(out)
+                elif not evaluation.beside:
+                    start_beside(out, data, evaluation, processes.device.type).wait()
     return out / LAST_NAME
 
 
@@ -237,18 +232,15 @@ def resume_run(run: Path, machine: MachineConfig | None = None) -> Path:
     )
 
 
-def build_objective(recipe: RunRecipe, new: bool) -> Objective:
-    """The method that a resolved recipe is of; a `new` run starts from what the recipe says."""
-    if isinstance(recipe, DistilRecipe):
-        return Distil(recipe)
-    assert isinstance(recipe, Recipe)
-    dino = Dino(recipe)
-    if recipe.init and new:
-        initialise(dino, Path(recipe.init))
-    return dino
+def kept_steps(evaluation: EvaluationConfig, steps: int, steps_per_epoch: int) -> set[int]:
+    """Steps after which a checkpoint is kept, the last one among them; none where nothing is evaluated."""
+    if not evaluation.every:
+        return set()
+    every = evaluation.every * steps_per_epoch
+    return {min(round(number * every), steps) for number in range(1, math.ceil(steps / every) + 1)}
 
 
-def schedule(optimiser: torch.optim.Optimizer, recipe: RunRecipe, step: int, steps: int, steps_per_epoch: int) -> None:
+def schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, step: int, steps: int, steps_per_epoch: int) -> None:
     """Set the optimiser's learning rate and weight decay for a step."""
     config = recipe.optimiser
     peak = config.lr * recipe.batch_size / 256
@@ -284,7 +276,7 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
-def check_batch_size(recipe: RunRecipe, machine: MachineConfig, processes: Processes) -> None:
+def check_batch_size(recipe: Recipe, machine: MachineConfig, processes: Processes) -> None:
     """Raise UserError where a batch cannot be split evenly."""
     parts = processes.count * machine.accumulate
     if machine.accumulate < 1 or recipe.batch_size % parts:
@@ -310,7 +302,7 @@ def check_evaluation(evaluation: EvaluationConfig) -> None:
         open_frames(evaluation.frames)
 
 
-def check_crop_sizes(recipe: RunRecipe, patch: int) -> None:
+def check_crop_sizes(recipe: Recipe, patch: int) -> None:
     """Raise UserError where a crop is not a whole number of patches."""
     for name, size in (("global_size", recipe.crops.global_size), ("local_size", recipe.crops.local_size)):
         if size < patch or size % patch:

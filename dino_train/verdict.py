@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from dino_train.run_folder import Line, RunFolder, best_evaluation, knn_score
 
@@ -10,6 +11,8 @@ RECENT = 10
 """Lines of the log that count as now."""
 UNIFORM = 0.98
 """Share of ln K from which an entropy is that of an output that says nothing."""
+COLLAPSED_SPREAD = 0.1
+"""Spread of projections, 1 as of random ones, below which they are the same for all pictures."""
 TOLD_APART = 0.1
 """Nats by which the entropy of the teacher's mean output is above that of one output where it tells pictures apart."""
 
@@ -20,39 +23,61 @@ def verdict(run: RunFolder) -> str:
 
 
 def learning(run: RunFolder) -> str:
-    """What loss and entropies say. They are in nats; `marginal_entropy` is that of the teacher's mean output."""
+    """What loss and health say, in the terms of the run's method: entropies, spread or agreement."""
     if not run.log:
         return ""
     if not math.isfinite(run.log[-1].get("loss", 0.0)):
         return "The loss is not a number any more: lower the learning rate, or raise the teacher's temperature."
+    if recent(run.log, "teacher_entropy") is not None and recent(run.log, "marginal_entropy") is not None:
+        return entropies(run)
+    if (loss := recent(run.log, "loss")) is None:
+        return ""
+    chance = run.rebuilt.chance_loss if run.rebuilt else None
+    text = f"The loss is {loss:.2f}, after {first(run.log, 'loss'):.2f} in the first line of the log"
+    text += f"; that of chance is {chance:.2f}." if chance else "."
+    if chance and loss > UNIFORM * chance:
+        text += f" Nothing is learnt; where that stays so{remedy(run, 'when_uniform')}."
+    if (found := recent(run.log, "found")) is not None:
+        text += f" {percent(found)} of the queries find their key."
+    if (value := recent(run.log, "spread")) is not None:
+        text += f" The spread of the projections is {value:.2f} (1 as of random ones)"
+        collapsed = f": the run has collapsed{remedy(run, 'when_collapsed')}."
+        text += collapsed if value < COLLAPSED_SPREAD else ", so they tell pictures apart."
+    cosine, divergence = recent(run.log, "cosine"), recent(run.log, "attention_kl")
+    if cosine is not None and divergence is not None:
+        text += (
+            f" The student's patch tokens have a cosine of {cosine:.3f} with the teacher's, and its attention is "
+            f"{divergence:.2f} nats (KL) away from it."
+        )
+    return text
+
+
+def entropies(run: RunFolder) -> str:
+    """What entropies say. They are in nats; `marginal_entropy` is that of the teacher's mean output."""
     loss, one, mean, kl = (recent(run.log, field) for field in ("loss", "teacher_entropy", "marginal_entropy", "kl"))
-    top = math.log(run.outputs) if run.outputs else math.inf
-    if one is None or mean is None:
-        if loss is None:
-            return ""
-        text = f"The loss is {loss:.2f}, after {first(run.log, 'loss'):.2f} in the first line of the log."
-        cosine, divergence = recent(run.log, "cosine"), recent(run.log, "attention_kl")
-        if cosine is not None and divergence is not None:
-            text += (
-                f" The student's patch tokens have a cosine of {cosine:.3f} with the teacher's, and its attention is "
-                f"{divergence:.2f} nats (KL) away from it."
-            )
-        return text
+    top = (run.rebuilt.chance_loss if run.rebuilt else None) or math.inf
+    assert one is not None
+    assert mean is not None
     numbers = f"the entropy of its mean output is {mean:.1f} nats, of one output {one:.1f}"
     if one > UNIFORM * top:
         text = f"The teacher's output is uniform: its entropy is {one:.2f} of at most ln K = {top:.2f}"
         text += f", and the loss sits at {loss:.2f}" if loss is not None else ""
-        return text + ". Nothing is learnt; where that stays so, lower the teacher's temperature."
+        return f"{text}. Nothing is learnt; where that stays so{remedy(run, 'when_uniform')}."
     if mean - one < TOLD_APART:
         return (
             f"The teacher says the same of every picture: {numbers}. Nothing is learnt; where that stays so, the run "
-            "has collapsed: raise the teacher's temperature or lower centre_momentum."
+            f"has collapsed{remedy(run, 'when_collapsed')}."
         )
     text = f"The teacher tells pictures apart: {numbers}"
-    text += f" (at most ln K = {top:.1f})." if run.outputs else "."
+    text += f" (at most ln K = {top:.1f})." if math.isfinite(top) else "."
     if kl is not None:
         text += f" The student is {kl:.2f} nats (KL) away from it."
     return text
+
+
+def remedy(run: RunFolder, name: Literal["when_uniform", "when_collapsed"]) -> str:
+    """What the run's method has to try, to end a sentence with."""
+    return f": {getattr(run.rebuilt, name)}" if run.rebuilt else ""
 
 
 def knn(run: RunFolder) -> str:

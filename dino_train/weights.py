@@ -15,6 +15,7 @@ from dino_ros.errors import UserError
 from dino_train.backbones import build_backbone, create_vit, patch_size
 from dino_train.checkpoint import checkpoint_backbone, load_checkpoint
 from dino_train.official import load_official
+from dino_train.recipes import PretrainRecipe
 
 
 @dataclass
@@ -40,8 +41,9 @@ def open_weights(weights: str, network: str | None = None) -> Weights:
             vit = build_backbone(backbone, checkpoint.recipe.crops.global_size, download=False)
         else:
             vit = checkpoint_backbone(checkpoint, network)
+        command = "pretrain" if isinstance(checkpoint.recipe, PretrainRecipe) else "distill"
         origin: dict[str, str | int | float] = {
-            "source": f"dino-train {'distill' if checkpoint.network == 'student' else 'pretrain'}, {network}",
+            "source": f"dino-train {command}, {network}",
             "data": ", ".join(Path(path).name for path in checkpoint.data.paths),
             "pictures": checkpoint.pictures,
             "steps": checkpoint.step,

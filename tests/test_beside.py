@@ -20,14 +20,7 @@ from shapes import KINDS, render_shape  # noqa: E402
 from dino_ros.overlay import OUTLINE  # noqa: E402
 from dino_train.backbones import VitOutputs, build_backbone, mean_and_std  # noqa: E402
 from dino_train.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint, save_checkpoint  # noqa: E402
-from dino_train.config import (  # noqa: E402
-    BackboneConfig,
-    CropsConfig,
-    DataConfig,
-    EvaluationConfig,
-    MachineConfig,
-    Recipe,
-)
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
 from dino_train.data.multicrop import normalise  # noqa: E402
 from dino_train.evaluation import beside  # noqa: E402
 from dino_train.evaluation.attention_pictures import (  # noqa: E402
@@ -38,8 +31,9 @@ from dino_train.evaluation.attention_pictures import (  # noqa: E402
 )
 from dino_train.evaluation.class_folder import open_class_folder  # noqa: E402
 from dino_train.evaluation.knn import knn_on_folder  # noqa: E402
+from dino_train.recipes import BackboneConfig, CropsConfig, DinoRecipe  # noqa: E402
 
-RECIPE = Recipe(
+RECIPE = DinoRecipe(
     backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=48, depth=2, num_heads=3),
     crops=CropsConfig(32, 16, local_crops=2),
 )
@@ -164,7 +158,8 @@ def test_what_fails_is_left_out_and_said(labelled: Path, tmp_path: Path, caplog:
     frames = fixed_frames([str(labelled)])
     path = write_checkpoint(tmp_path, 1)
     line = beside.evaluate_checkpoint(tmp_path, path, frames, dataclasses.replace(folder, val=val), torch.device("cpu"))
-    assert line == {"step": 5, "epoch": 1.0, "checkpoint": path.name, "attention": "attention/epoch_0001.png"}
+    expected = {"step": 5, "epoch": 1.0, "checkpoint": path.name, "seconds": 0.0}
+    assert line == {**expected, "attention": "attention/epoch_0001.png"}
     assert [record.message for record in caplog.records] == [
         f"k-NN of epoch_0001.pt failed: {broken} does not decode as a picture: remove it or repair it."
     ]

@@ -7,11 +7,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from dino_train.config import BackboneConfig, CropsConfig, DinoConfig, Recipe  # noqa: E402
-from dino_train.objectives.dino import Dino, DinoHead, dino_loss, effective_rank  # noqa: E402
+from dino_train.objectives.dino import Dino, DinoHead, dino_loss  # noqa: E402
+from dino_train.objectives.health import effective_rank  # noqa: E402
+from dino_train.objectives.networks import follow  # noqa: E402
+from dino_train.recipes import BackboneConfig, CropsConfig, DinoConfig, DinoRecipe  # noqa: E402
 from dino_train.schedules import cosine_schedule, linear_schedule, warmup_cosine_schedule  # noqa: E402
 
-TINY = Recipe(
+TINY = DinoRecipe(
     backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.0),
     crops=CropsConfig(global_size=32, local_size=16, local_crops=3),
     dino=DinoConfig(out_dim=48, hidden_dim=24, bottleneck_dim=12),
@@ -128,7 +130,7 @@ def test_only_the_student_learns_and_the_teacher_follows() -> None:
     with torch.no_grad():
         for p in dino.student.parameters():
             p.add_(torch.randn_like(p))
-    dino.update_teacher(0.99)
+    follow(dino.teacher, dino.student, 0.99)
     for old, s, new in zip(before, dino.student.parameters(), dino.teacher.parameters(), strict=True):
         torch.testing.assert_close(new.double(), 0.99 * old + 0.01 * s.double(), rtol=1e-5, atol=1e-6)
 

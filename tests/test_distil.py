@@ -21,21 +21,12 @@ from dino_train import trainer  # noqa: E402
 from dino_train.backbones import VitOutputs, build_backbone  # noqa: E402
 from dino_train.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
 from dino_train.cli import run  # noqa: E402
-from dino_train.config import (  # noqa: E402
-    BackboneConfig,
-    CropsConfig,
-    DataConfig,
-    DistilConfig,
-    DistilRecipe,
-    EvaluationConfig,
-    MachineConfig,
-    OptimiserConfig,
-    load_recipe,
-    recipe_from_dict,
-)
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
 from dino_train.objectives.dino import Dino  # noqa: E402
 from dino_train.objectives.distil import Distil, agree, distil_loss  # noqa: E402
 from dino_train.official import initialise  # noqa: E402
+from dino_train.recipes import BackboneConfig, CropsConfig, DistilConfig, DistilRecipe, OptimiserConfig  # noqa: E402
+from dino_train.recipes.files import load_recipe, recipe_from_dict  # noqa: E402
 from dino_train.run_log import LAST_NAME, LOG_NAME  # noqa: E402
 
 CPU = MachineConfig(device="cpu", workers=0)

@@ -21,7 +21,6 @@ from dino_train import weights  # noqa: E402
 from dino_train.backbones import VitOutputs, build_backbone, create_vit  # noqa: E402
 from dino_train.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
 from dino_train.cli import run  # noqa: E402
-from dino_train.config import BackboneConfig  # noqa: E402
 from dino_train.evaluation import encoders  # noqa: E402
 from dino_train.evaluation.encoders import (  # noqa: E402
     TorchEncoder,
@@ -30,6 +29,7 @@ from dino_train.evaluation.encoders import (  # noqa: E402
     perceive_all,
     random_vit,
 )
+from dino_train.recipes import BackboneConfig  # noqa: E402
 
 OUTPUTS = ("features", "attention", "embedding")
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

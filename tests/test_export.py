@@ -32,7 +32,7 @@ from dino_train import weights as weights_module  # noqa: E402
 from dino_train.backbones import build_backbone, create_vit, patch_size  # noqa: E402
 from dino_train.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
 from dino_train.cli import run  # noqa: E402
-from dino_train.config import BackboneConfig  # noqa: E402
+from dino_train.recipes import BackboneConfig  # noqa: E402
 
 PREFIX_TOKENS = {
     "vit_small_patch14_dinov2": 1,

@@ -13,8 +13,9 @@ from shapes import write_shapes  # noqa: E402
 
 from dino_train import trainer  # noqa: E402
 from dino_train.checkpoint import load_checkpoint  # noqa: E402
-from dino_train.config import CropsConfig, DataConfig, EvaluationConfig, MachineConfig, Recipe  # noqa: E402
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
 from dino_train.data.loader import EpochSampler, crop_loader, finish_crops  # noqa: E402
+from dino_train.recipes import CropsConfig, DinoRecipe  # noqa: E402
 from dino_train.run_log import LOG_NAME  # noqa: E402
 
 pytestmark = [
@@ -28,7 +29,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shapes(tmp_path_factory.mktemp("shapes"), 320)
 
 
-def recipe() -> Recipe:
+def recipe() -> DinoRecipe:
     from test_pretrain import RECIPE
 
     return dataclasses.replace(RECIPE, epochs=4)

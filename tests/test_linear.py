@@ -18,7 +18,6 @@ from test_backbones import FAMILIES, shake  # noqa: E402
 from dino_ros.errors import UserError  # noqa: E402
 from dino_train.backbones import build_backbone, create_vit, mean_and_std, patch_size  # noqa: E402
 from dino_train.cli import run  # noqa: E402
-from dino_train.config import BackboneConfig  # noqa: E402
 from dino_train.evaluation.class_folder import LabelledFiles, open_class_folder  # noqa: E402
 from dino_train.evaluation.encoders import TorchEncoder, random_vit  # noqa: E402
 from dino_train.evaluation.frozen_features import CropFeatures, WholeFeatures  # noqa: E402
@@ -31,6 +30,7 @@ from dino_train.evaluation.linear import (  # noqa: E402
     new_heads,
     train_heads,
 )
+from dino_train.recipes import BackboneConfig  # noqa: E402
 
 Array = NDArray[np.float64]
 TINY = BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=48, depth=5, num_heads=3)

@@ -12,10 +12,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from dino_ros.errors import UserError  # noqa: E402
-from dino_train.config import CropsConfig, Recipe  # noqa: E402
 from dino_train.data.loader import CropDataset, EpochSampler, crop_loader, finish_crops, split  # noqa: E402
+from dino_train.recipes import CropsConfig, DinoRecipe  # noqa: E402
 
-RECIPE = Recipe(crops=CropsConfig(32, 16, local_crops=2), epochs=3, batch_size=6, seed=5)
+RECIPE = DinoRecipe(crops=CropsConfig(32, 16, local_crops=2), epochs=3, batch_size=6, seed=5)
 
 
 class Numbers:

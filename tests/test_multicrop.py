@@ -8,9 +8,9 @@ torch = pytest.importorskip("torch")
 
 from torchvision.transforms.v2 import functional as reference  # noqa: E402
 
-from dino_train.config import CropsConfig  # noqa: E402
 from dino_train.data import multicrop  # noqa: E402
 from dino_train.data.multicrop import Draws, MultiCrop, colour, colour_batch, normalise  # noqa: E402
+from dino_train.recipes import CropsConfig  # noqa: E402
 
 CONFIG = CropsConfig(global_size=64, local_size=32, local_crops=5, global_scale=(0.4, 1.0), local_scale=(0.05, 0.4))
 

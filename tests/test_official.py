@@ -18,19 +18,12 @@ from test_backbones import assert_close, gelu, plain_vit, resized, shake, weight
 from dino_ros.errors import UserError  # noqa: E402
 from dino_train.backbones import build_backbone  # noqa: E402
 from dino_train.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
-from dino_train.config import (  # noqa: E402
-    BackboneConfig,
-    CropsConfig,
-    DataConfig,
-    DinoConfig,
-    EvaluationConfig,
-    MachineConfig,
-    Recipe,
-)
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
 from dino_train.objectives.dino import Dino  # noqa: E402
 from dino_train.official import initialise, load_official  # noqa: E402
+from dino_train.recipes import BackboneConfig, CropsConfig, DinoConfig, DinoRecipe  # noqa: E402
 
-RECIPE = Recipe(
+RECIPE = DinoRecipe(
     backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, depth=2),
     crops=CropsConfig(32, 16),
     dino=DinoConfig(out_dim=48, hidden_dim=40, bottleneck_dim=24),
@@ -98,7 +91,7 @@ def teacher_logits(network: dict[str, torch.Tensor], image: torch.Tensor) -> Any
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, WITH_BATCH_NORM], ids=["plain", "batch norm"])
-def test_a_training_checkpoint_goes_on(tmp_path: Path, recipe: Recipe) -> None:
+def test_a_training_checkpoint_goes_on(tmp_path: Path, recipe: DinoRecipe) -> None:
     """Both networks' logits are those of the file's weights, at the size of its position embedding and at another."""
     networks = official_file(tmp_path / "checkpoint.pth", recipe.dino.use_bn_in_head)
     recipe = dataclasses.replace(recipe, crops=CropsConfig(48, 16))
@@ -134,7 +127,7 @@ def test_a_backbone_starts_both_networks_and_leaves_the_heads(tmp_path: Path) ->
             assert torch.equal(tensor, vit.state_dict()[name.split("backbone.")[1]])
 
 
-def own_checkpoint(path: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
+def own_checkpoint(path: Path, recipe: DinoRecipe) -> dict[str, torch.Tensor]:
     """A checkpoint of `dino-train pretrain` whose student and teacher differ; returns its state."""
     dino = Dino(recipe)
     shake(dino)
@@ -169,7 +162,7 @@ def test_an_earlier_run_starts_another(tmp_path: Path) -> None:
             assert torch.equal(tensor, state[name])
 
 
-def changed(**settings: Any) -> Recipe:
+def changed(**settings: Any) -> DinoRecipe:
     """RECIPE with other settings of backbone or head."""
     backbone, head = (
         {k: v for k, v in settings.items() if hasattr(part, k)} for part in (RECIPE.backbone, RECIPE.dino)

@@ -21,22 +21,14 @@ from dino_train import trainer  # noqa: E402
 from dino_train.backbones import mean_and_std  # noqa: E402
 from dino_train.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint  # noqa: E402
 from dino_train.cli import run  # noqa: E402
-from dino_train.config import (  # noqa: E402
-    BackboneConfig,
-    CropsConfig,
-    DataConfig,
-    DinoConfig,
-    EvaluationConfig,
-    MachineConfig,
-    OptimiserConfig,
-    Recipe,
-)
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
 from dino_train.data.multicrop import normalise  # noqa: E402
 from dino_train.evaluation.knn import knn_accuracy  # noqa: E402
 from dino_train.objectives.dino import Dino  # noqa: E402
+from dino_train.recipes import BackboneConfig, CropsConfig, DinoConfig, DinoRecipe, OptimiserConfig  # noqa: E402
 from dino_train.run_log import LAST_NAME, LOG_NAME  # noqa: E402
 
-RECIPE = Recipe(
+RECIPE = DinoRecipe(
     backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=64, depth=3, num_heads=2, drop_path=0.0),
     crops=CropsConfig(32, 16, local_crops=2, global_scale=(0.6, 1.0), local_scale=(0.25, 0.6), colour=0.3),
     dino=DinoConfig(
@@ -68,7 +60,7 @@ def cpu(**changes: object) -> MachineConfig:
     return dataclasses.replace(MachineConfig(device="cpu", workers=0), **changes)  # type: ignore[arg-type]
 
 
-def pretrain(recipe: Recipe, pictures: Path, out: Path, **machine: object) -> Checkpoint:
+def pretrain(recipe: DinoRecipe, pictures: Path, out: Path, **machine: object) -> Checkpoint:
     last = trainer.pretrain(recipe, DataConfig([str(pictures)]), out, cpu(**machine), QUIET)
     return load_checkpoint(last)
 
@@ -113,7 +105,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from dino_train import trainer
-from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, recipe_from_dict
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
+from dino_train.recipes.files import recipe_from_dict
 import json
 
 recipe, pictures, out, stop_after = recipe_from_dict(json.loads(sys.argv[1])), *sys.argv[2:4], int(sys.argv[4])

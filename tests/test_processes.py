@@ -18,21 +18,21 @@ from shapes import write_shapes  # noqa: E402
 from dino_ros.errors import UserError  # noqa: E402
 from dino_train import trainer  # noqa: E402
 from dino_train.checkpoint import load_checkpoint  # noqa: E402
-from dino_train.config import (  # noqa: E402
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, SlurmConfig  # noqa: E402
+from dino_train.recipes import (  # noqa: E402
     BackboneConfig,
     CropsConfig,
-    DataConfig,
     DinoConfig,
-    EvaluationConfig,
-    MachineConfig,
+    DinoRecipe,
+    MocoConfig,
+    MocoRecipe,
     OptimiserConfig,
-    Recipe,
-    SlurmConfig,
+    PretrainRecipe,
 )
 from dino_train.run_log import LAST_NAME, LOG_NAME  # noqa: E402
 from dino_train.slurm import PretrainJob, slurm_executor, submit  # noqa: E402
 
-RECIPE = Recipe(
+RECIPE = DinoRecipe(
     backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.0),
     crops=CropsConfig(32, 16, local_crops=2),
     dino=DinoConfig(out_dim=128, hidden_dim=64, bottleneck_dim=32, teacher_temperature_epochs=1),
@@ -70,31 +70,58 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
     torch.testing.assert_close(ours_centre, theirs_centre, rtol=0.02, atol=2e-3)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_give_the_losses_of_one(pictures: Path, alone: Path, tmp_path: Path, accumulate: int) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(RECIPE)))))
+def two_processes(recipe: PretrainRecipe, pictures: Path, folder: Path, accumulate: int = 1) -> str:
+    """Run a recipe through torchrun into `folder/two`; returns what is printed."""
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(recipe)))))
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dino_train"),
-        *(
-            "pretrain",
-            str(pictures),
-            "--config",
-            str(recipe),
-            "--out",
-            str(tmp_path / "two"),
-            "--evaluation.every",
-            "0",
-        ),
+        *("pretrain", str(pictures), "--config", str(folder / "recipe.yaml"), "--out", str(folder / "two")),
         *("--machine.device", "cpu", "--machine.precision", "fp32", "--machine.workers", "1"),
-        *("--machine.accumulate", str(accumulate)),
+        *("--machine.accumulate", str(accumulate), "--evaluation.every", "0"),
     ]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_give_the_losses_of_one(pictures: Path, alone: Path, tmp_path: Path, accumulate: int) -> None:
+    printed = two_processes(RECIPE, pictures, tmp_path, accumulate)
     assert_same_run(tmp_path / "two", alone)
     assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
-    assert done.stdout.count("go on with `dino-train export") == 1, "one process talks"
+    assert printed.count("go on with `dino-train export") == 1, "one process talks"
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        MocoRecipe(
+            RECIPE.backbone,
+            CropsConfig(32, 16, local_crops=0),
+            RECIPE.optimiser,
+            epochs=3,
+            batch_size=16,
+            moco=MocoConfig(queue=40, hidden_dim=64, out_dim=32, momentum=0.95),
+        ),
+        dataclasses.replace(RECIPE, epochs=3, dino=dataclasses.replace(RECIPE.dino, centring="sinkhorn")),
+    ],
+    ids=["moco", "sinkhorn"],
+)
+def test_what_is_over_the_whole_batch_is_so_over_processes(
+    pictures: Path, tmp_path: Path, recipe: PretrainRecipe
+) -> None:
+    """The queue of keys, in its order, and the shares of Sinkhorn-Knopp."""
+    trainer.pretrain(recipe, DataConfig([str(pictures)]), tmp_path / "one", CPU, QUIET)
+    two_processes(recipe, pictures, tmp_path)
+    for our, their in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
+        for name in ("step", "loss", "gradient_norm", "lr"):
+            assert our[name] == pytest.approx(their[name], rel=2e-3), (our["step"], name)
+    ours, theirs = (load_checkpoint(tmp_path / run / LAST_NAME).objective for run in ("two", "one"))
+    if isinstance(recipe, MocoRecipe):
+        assert int(ours["pointer"]) == int(theirs["pointer"]) == 12 * 16 % 40
+        torch.testing.assert_close(ours["queue"], theirs["queue"], rtol=0, atol=5e-3)
+        assert (ours["queue"] - theirs["queue"].roll(8, 0)).abs().max() > 0.05, "another order is another queue"
 
 
 def test_a_job_that_was_stopped_goes_on(

@@ -5,8 +5,8 @@ import pytest
 pytest.importorskip("torch")
 
 from dino_train.progress import HealthMonitor, progress_bar, summary
+from dino_train.recipes import ByolRecipe, DinoConfig, DinoRecipe, MocoConfig, MocoRecipe
 
-TOP = 6.93
 HEALTHY = {
     "step": 10,
     "loss": 4.0,
@@ -23,16 +23,20 @@ HEALTHY = {
 
 
 def warnings(lines: list[dict[str, float]], window: int = 5) -> list[str]:
-    monitor = HealthMonitor(TOP, window)
+    monitor = HealthMonitor(DinoRecipe(dino=DinoConfig(out_dim=1024)), window)
     return [warning for line in lines if (warning := monitor.check(line))]
 
 
 @pytest.mark.parametrize(
     ("wrong", "sentence", "advice"),
     [
-        ({"loss": 6.92, "teacher_entropy": 6.9, "marginal_entropy": 6.93}, "stays at ln K = 6.93", "temperature_start"),
-        ({"loss": 0.5, "teacher_entropy": 0.4, "marginal_entropy": 0.45}, "every picture the same output", "Raise"),
-        ({"effective_rank": 1.3}, "fill 1.3 directions", "Lower optimiser.lr"),
+        (
+            {"loss": 6.92, "teacher_entropy": 6.9, "marginal_entropy": 6.93},
+            "stays at that of chance, 6.93",
+            "temperature_start",
+        ),
+        ({"loss": 0.5, "teacher_entropy": 0.4, "marginal_entropy": 0.45}, "every picture the same output", "raise"),
+        ({"effective_rank": 1.3}, "fill 1.3 directions", "lower optimiser.lr"),
     ],
 )
 def test_each_collapse_is_named_once(wrong: dict[str, float], sentence: str, advice: str) -> None:
@@ -40,6 +44,19 @@ def test_each_collapse_is_named_once(wrong: dict[str, float], sentence: str, adv
     assert len(said) == 1
     assert sentence in said[0]
     assert advice in said[0]
+
+
+def test_methods_without_a_distribution_are_watched_by_their_spread() -> None:
+    line = {"step": 10, "loss": 0.01, "spread": 0.8, "effective_rank": 30.0}
+    monitor = HealthMonitor(ByolRecipe(), 5)
+    assert [monitor.check(line) for _ in range(10)] == [None] * 10
+    said = [monitor.check({**line, "spread": 0.02}) for _ in range(10)]
+    assert [one for one in said if one] == [said[4]]
+    assert "spread 0.02" in said[4]
+    assert "byol.momentum" in said[4]
+    stuck = HealthMonitor(MocoRecipe(moco=MocoConfig(queue=999)), 5)
+    said = [stuck.check({**line, "loss": 6.9}) for _ in range(10)]
+    assert "stays at that of chance, 6.91" in str(said[4])
 
 
 def test_nothing_is_said_of_health_or_of_a_passing_dip() -> None:

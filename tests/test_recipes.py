@@ -1,22 +1,16 @@
 """Recipes: those that ship, those that depend on the data, and what a recipe may not say."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dino_ros.errors import UserError
-from dino_train.config import (
-    DataConfig,
-    DinoConfig,
-    EvaluationConfig,
-    Recipe,
-    load_recipe,
-    recipe_from_dict,
-    resolve,
-    settled,
-)
+from dino_train.config import DataConfig, EvaluationConfig
+from dino_train.recipes import ByolRecipe, DinoConfig, DinoRecipe, DistilRecipe, settled
+from dino_train.recipes.files import load_recipe, parse_recipe, recipe_from_dict
 
 SHIPPED = sorted((Path(__file__).parents[1] / "config" / "pretrain").glob("*.yaml"))
 
@@ -49,7 +43,36 @@ def test_imagenet_recipes_hold_the_papers_numbers() -> None:
         assert f"patch{name.rsplit('_', 1)[1]}_" in recipe.backbone.name
 
 
-AUTO = Recipe(
+def test_a_recipe_says_its_method_by_its_section() -> None:
+    methods = {name: load_recipe(name).method for name in ("smoke", "byol", "moco", "moco_v3", "swav", "small_swav")}
+    assert list(methods.values()) == ["dino", "byol", "moco", "moco", "swav", "swav"]
+    assert parse_recipe({}, "nothing") == DinoRecipe()
+    assert parse_recipe({"dino": None, "byol": {}}, "replaced") == ByolRecipe()
+    with pytest.raises(UserError, match="several methods, dino and swav"):
+        parse_recipe({"dino": {"out_dim": 5}, "swav": {}}, "both")
+    with pytest.raises(UserError, match=r"mine.yaml is no recipe: .*out_dims"):
+        parse_recipe({"dino": {"out_dims": 5}}, "mine.yaml")
+
+
+def test_recipes_of_earlier_checkpoints_go_on_loading() -> None:
+    """As they were written before there were other methods: fewer settings, whole epochs, lists for tuples."""
+    values = json.loads(json.dumps(dataclasses.asdict(DinoRecipe(epochs=3))))
+    for name in ("teacher", "centring", "predictor"):
+        del values["dino"][name]
+    assert recipe_from_dict(values) == DinoRecipe(epochs=3)
+    distilled = dataclasses.asdict(DistilRecipe(teacher="x"))
+    assert recipe_from_dict(distilled) == DistilRecipe(teacher="x")
+
+
+def test_imagenet_recipes_of_the_other_methods_hold_their_papers_numbers() -> None:
+    byol, moco, v3, swav = (load_recipe(name) for name in ("byol", "moco", "moco_v3", "swav"))
+    assert (byol.byol.momentum, byol.byol.hidden_dim, byol.crops.local_crops) == (0.996, 4096, 0)
+    assert (moco.moco.queue, moco.moco.temperature, moco.moco.momentum) == (65536, 0.2, 0.999)
+    assert (v3.moco.version, v3.moco.momentum, v3.batch_size, v3.optimiser.lr) == (3, 0.99, 4096, 1.5e-4)
+    assert (swav.swav.prototypes, swav.swav.epsilon, swav.swav.iterations) == (3000, 0.05, 3)
+
+
+AUTO = DinoRecipe(
     dino=DinoConfig(
         out_dim="auto", teacher_momentum="auto", teacher_temperature_start="auto", teacher_temperature="auto"
     )
@@ -58,7 +81,7 @@ AUTO = Recipe(
 
 def test_auto_goes_from_small_data_to_imagenet() -> None:
     def values(pictures: int) -> list[float]:
-        dino = resolve(AUTO, pictures)[0].dino
+        dino = AUTO.resolve(pictures)[0].dino
         return [
             settled(value)
             for value in (
@@ -76,14 +99,14 @@ def test_auto_goes_from_small_data_to_imagenet() -> None:
 
 def test_what_is_stated_is_left_and_what_is_chosen_is_told() -> None:
     recipe = dataclasses.replace(AUTO, dino=dataclasses.replace(AUTO.dino, out_dim=512))
-    resolved, chosen = resolve(recipe, 1000)
+    resolved, chosen = recipe.resolve(1000)
     assert resolved.dino.out_dim == 512
     assert chosen == {
         "dino.teacher_momentum": 0.99,
         "dino.teacher_temperature_start": 0.015,
         "dino.teacher_temperature": 0.025,
     }
-    assert resolve(resolved, 10**6) == (resolved, {}), "resolved once and for all"
+    assert resolved.resolve(10**6) == (resolved, {}), "resolved once and for all"
 
 
 def test_a_run_finds_its_data_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,10 +120,10 @@ def test_a_run_finds_its_data_from_any_folder(tmp_path: Path, monkeypatch: pytes
 
 def test_values_out_of_range_are_refused() -> None:
     for recipe, sentence in (
-        (Recipe(epochs=0), "epochs is 0"),
-        (Recipe(dino=DinoConfig(teacher_temperature=0.0)), r"dino.teacher_temperature is 0.0"),
+        (DinoRecipe(epochs=0), "epochs is 0"),
+        (DinoRecipe(dino=DinoConfig(teacher_temperature=0.0)), r"dino.teacher_temperature is 0.0"),
         (
-            dataclasses.replace(Recipe(), crops=dataclasses.replace(Recipe().crops, local_scale=(0.5, 0.2))),
+            dataclasses.replace(DinoRecipe(), crops=dataclasses.replace(DinoRecipe().crops, local_scale=(0.5, 0.2))),
             r"crops.local_scale is \(0.5, 0.2\)",
         ),
     ):

@@ -167,6 +167,40 @@ def test_the_verdict_follows_from_the_numbers(tmp_path: Path, values: dict[str, 
 
 
 @pytest.mark.parametrize(
+    ("recipe", "values", "said"),
+    [
+        ("byol: {}", {"loss": 0.4, "spread": 0.9}, r"spread of the projections is 0.90 .* they tell pictures apart"),
+        ("byol: {}", {"loss": 0.0, "spread": 0.01}, r"has collapsed: raise byol.momentum"),
+        (
+            "moco: {queue: 99}",
+            {"loss": 1.2, "found": 0.7, "spread": 0.8},
+            r"that of chance is 4.61. 70.0 % of the quer",
+        ),
+        (
+            "moco: {queue: 99}",
+            {"loss": 4.6, "found": 0.0, "spread": 0.8},
+            r"Nothing is learnt; where that stays so: make",
+        ),
+        ("swav: {prototypes: 32}", {"teacher_entropy": 1.0, "marginal_entropy": 3.4}, r"apart.*at most ln K = 3.5"),
+        (
+            "swav: {prototypes: 32}",
+            {"teacher_entropy": 3.46, "marginal_entropy": 3.46},
+            r"stays so: lower swav.epsilon",
+        ),
+        ("dino: {}\nbyol: {}", {"loss": 0.4, "spread": 0.9}, "they tell pictures apart"),
+    ],
+)
+def test_the_verdict_is_in_the_terms_of_the_method(
+    tmp_path: Path, recipe: str, values: dict[str, float], said: str
+) -> None:
+    lines = "".join(json.dumps({"step": step, "epoch": step / 100, **values}) + "\n" for step in range(10, 200, 10))
+    run = make_run(tmp_path / "run", lines, recipe=recipe)
+    assert re.search(said, verdict(read_run(run)))
+    text = Page(write_report(run)).text
+    assert ("chance" in re.sub(r"that of chance is", "", text)) == (recipe.startswith("moco"))
+
+
+@pytest.mark.parametrize(
     ("evaluations", "said"),
     [
         (

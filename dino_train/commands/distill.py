@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from dino_train.commands.training_run import add_run_arguments, train
-from dino_train.config import ComparisonConfig, DistilRecipe, absolute, parse_size
+from dino_train.config import ComparisonConfig, absolute, parse_size
 
 
 def parser() -> ArgumentParser:
@@ -17,7 +17,7 @@ def parser() -> ArgumentParser:
         description="Teach a small student the features and the attention of a frozen teacher, without labels, and "
         "compare the two. --resume goes on with a run that was stopped."
     )
-    add_run_arguments(parser, DistilRecipe, Path("runs/distill"))
+    add_run_arguments(parser, "distill", Path("runs/distill"))
     parser.add_argument("--comparison", type=ComparisonConfig, default=ComparisonConfig(), help="what is compared")
     return parser
 
@@ -30,7 +30,7 @@ def run(options: Namespace) -> None:
         options.teacher = absolute(options.teacher)
     if options.comparison.size:
         parse_size(options.comparison.size)
-    if checkpoint := train(options, DistilRecipe):
+    if checkpoint := train(options, "distill"):
         # The loaders are done. The handler that torch leaves behind crashes Python when a child process ends while
         # OpenVINO's threads are in this one.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

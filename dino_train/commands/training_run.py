@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
 from dino_ros.errors import UserError
 from dino_train.commands.data_options import add_data_arguments, data_config
-from dino_train.config import EvaluationConfig, MachineConfig, RunRecipe, SlurmConfig
+from dino_train.config import EvaluationConfig, MachineConfig, SlurmConfig
+from dino_train.recipes.files import add_recipe_arguments, recipe_from_options
 
 
-def add_run_arguments(parser: ArgumentParser, recipe: type[RunRecipe], out: Path) -> None:
+def add_run_arguments(parser: ArgumentParser, command: str, out: Path) -> None:
     """Options of a run: its data, its folder, the machine, what is beside it, and the recipe."""
     add_data_arguments(parser)
     parser.add_argument("--out", type=Path, default=out, help="folder of the run")
@@ -21,10 +21,10 @@ def add_run_arguments(parser: ArgumentParser, recipe: type[RunRecipe], out: Path
     parser.add_argument("--config", action="config", help="a recipe that ships, by name, or the path of a YAML file")
     parser.add_argument("--machine", type=MachineConfig, default=MachineConfig(), help="what fits the machine")
     parser.add_argument("--evaluation", type=EvaluationConfig, default=EvaluationConfig(), help="what runs beside it")
-    parser.add_class_arguments(recipe)
+    add_recipe_arguments(parser, command)
 
 
-def train(options: Namespace, kind: type[RunRecipe]) -> Path | None:
+def train(options: Namespace, command: str) -> Path | None:
     """Train as the options of a run say; returns the last checkpoint in the main process, None elsewhere."""
     from dino_train import trainer  # torch takes seconds to import: `--help` does without it
     from dino_train.checkpoint import load_checkpoint
@@ -41,7 +41,7 @@ def train(options: Namespace, kind: type[RunRecipe]) -> Path | None:
         job = PretrainJob(run.recipe, run.data, out, machine, run.evaluation)
     else:
         trainer.check_no_run(out)
-        recipe = kind(**{field.name: options[field.name] for field in dataclasses.fields(kind)})
+        recipe = recipe_from_options(vars(options), command)
         job = PretrainJob(recipe, data_config(options), out, options.machine, options.evaluation)
     if options.slurm:
         print(f"Submitted as job {submit(job, slurm_executor(options.slurm, out))}; its output is in {out}/slurm.")

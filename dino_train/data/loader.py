@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dino_ros.errors import UserError
-from dino_train.config import RunRecipe
 from dino_train.data.frames import Frames
 from dino_train.data.multicrop import Draws, MultiCrop, colour, colour_batch
+from dino_train.recipes import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class CropDataset(Dataset[CropBatch]):
     `finish` False leaves the colours to the GPU.
     """
 
-    def __init__(self, frames: Frames, recipe: RunRecipe, finish: bool = True) -> None:
+    def __init__(self, frames: Frames, recipe: Recipe, finish: bool = True) -> None:
         self.frames = frames
         self.crop = MultiCrop(recipe.crops)
         self.seed = recipe.seed
@@ -85,7 +85,7 @@ class EpochSampler(Sampler[list[Draw]]):
     """
 
     def __init__(
-        self, frames: WeightedFrames, recipe: RunRecipe, first_step: int = 0, rank: int = 0, processes: int = 1
+        self, frames: WeightedFrames, recipe: Recipe, first_step: int = 0, rank: int = 0, processes: int = 1
     ) -> None:
         self.lengths = [len(source) for source in frames.sources]
         self.shares = [round(n * weight) for n, weight in zip(self.lengths, frames.weights, strict=True)]
@@ -94,20 +94,21 @@ class EpochSampler(Sampler[list[Draw]]):
         self.rank = rank
         self.processes = processes
         self.steps_per_epoch = sum(self.shares) // recipe.batch_size
+        self.steps = round(self.steps_per_epoch * recipe.epochs)
 
     def __len__(self) -> int:
-        return self.steps_per_epoch * self.recipe.epochs - self.first_step
+        return self.steps - self.first_step
 
     def __iter__(self) -> Iterator[list[Draw]]:
         size = self.recipe.batch_size
         part = size // self.processes
-        first_epoch, first_batch = divmod(self.first_step, self.steps_per_epoch)
-        for epoch in range(first_epoch, self.recipe.epochs):
-            order = self._order(epoch)
-            for batch in range(first_batch if epoch == first_epoch else 0, self.steps_per_epoch):
-                drawn = (epoch * self.steps_per_epoch + batch) * size
-                ours = range(self.rank * part, (self.rank + 1) * part)
-                yield [(int(order[batch * size + i]), drawn + i) for i in ours]
+        ours = range(self.rank * part, (self.rank + 1) * part)
+        order_of = -1
+        for step in range(self.first_step, self.steps):
+            epoch, batch = divmod(step, self.steps_per_epoch)
+            if epoch != order_of:
+                order, order_of = self._order(epoch), epoch
+            yield [(int(order[batch * size + i]), step * size + i) for i in ours]
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """Numbers of the pictures of an epoch, in the order they are drawn."""
@@ -121,7 +122,7 @@ class EpochSampler(Sampler[list[Draw]]):
 
 
 def crop_loader(
-    frames: WeightedFrames, recipe: RunRecipe, sampler: EpochSampler, workers: int, finish: bool = True
+    frames: WeightedFrames, recipe: Recipe, sampler: EpochSampler, workers: int, finish: bool = True
 ) -> DataLoader[CropBatch]:
     """Batches of a sampler, cropped in `workers` processes; see CropBatch and CropDataset.
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resized_crop
 
-from dino_train.config import CropsConfig
+from dino_train.recipes import CropsConfig
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 JITTER = np.array([0.4, 0.4, 0.2, 0.1])

@@ -121,7 +121,7 @@ def follow(
             known = failed | {line["checkpoint"] for line in read_evaluations(run)}
             waiting = [path for path in run.glob(CHECKPOINTS) if path.name not in known]
             if waiting:
-                checkpoint = min(waiting, key=lambda path: (len(path.name), path.name))
+                checkpoint = min(waiting, key=lambda path: float(path.stem.removeprefix("epoch_")))
                 if not evaluate_checkpoint(run, checkpoint, frames, labelled, device):
                     failed.add(checkpoint.name)
                 report()
@@ -152,6 +152,7 @@ def evaluate_checkpoint(
         "step": checkpoint.step,
         "epoch": checkpoint.step / checkpoint.steps_per_epoch,
         "checkpoint": path.name,
+        "seconds": checkpoint.seconds,
     }
     if frames:
         sheet = attempt(f"The attention of {path.name} is not drawn", lambda: draw(run, path.stem, vit, frames))

@@ -21,7 +21,7 @@ from dino_ros.masks.binary import jaccard
 from dino_ros.perceiver import Perceiver
 from dino_train.backbones import mean_and_std, patch_size
 from dino_train.checkpoint import load_checkpoint
-from dino_train.config import ComparisonConfig, DistilRecipe, parse_size
+from dino_train.config import ComparisonConfig, parse_size
 from dino_train.data.frames import open_frames
 from dino_train.data.multicrop import normalise
 from dino_train.evaluation.class_folder import open_class_folder
@@ -30,6 +30,7 @@ from dino_train.evaluation.knn import knn_of_student
 from dino_train.evaluation.labelled import labelled_pictures
 from dino_train.export import export
 from dino_train.objectives.distil import Distil
+from dino_train.recipes import DistilRecipe
 from dino_train.report import write_report
 from dino_train.run_folder import COMPARISON_NAME
 

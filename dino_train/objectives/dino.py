@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
-from dino_train.backbones import build_backbone
-from dino_train.config import DinoConfig, Recipe, settled
 from dino_train.distributed import mean_over_processes
+from dino_train.objectives.health import effective_rank, entropies
+from dino_train.objectives.networks import Network, count_crops, follow, mlp, start_from, student_and_teacher
 from dino_train.objectives.objective import Objective
+from dino_train.objectives.sinkhorn import sinkhorn
+from dino_train.recipes import DinoConfig, DinoRecipe, settled
 from dino_train.schedules import cosine_schedule, linear_schedule
 
 
 class DinoHead(nn.Module):
     """Projection head: three layers with GELU, an L2-normalised bottleneck and a weight-normalised last layer.
 
-    Takes [B, C] and returns logits [B, K]. Section 3.2 and appendix C of the paper.
+    Takes [B, C] and returns logits [B, K]. Section 3.2 and appendix C of the paper. A `predictor` (section 5.1) is two
+    more layers before the normalisation: where the paper puts it is not said.
     """
 
-    def __init__(self, in_dim: int, config: DinoConfig) -> None:
+    def __init__(self, in_dim: int, config: DinoConfig, predictor: bool = False) -> None:
         super().__init__()
 
         def hidden(width: int) -> list[nn.Module]:
@@ -40,7 +41,9 @@ class DinoHead(nn.Module):
                 # The reference's 0.02 is 1/sqrt(2048); narrower heads need more, or the biases drown the signal.
                 nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5)
                 nn.init.zeros_(layer.bias)
-        last = nn.Linear(config.bottleneck_dim, settled(config.out_dim), bias=False)
+        width = config.bottleneck_dim
+        self.predictor = mlp([width, config.hidden_dim, width]) if predictor else nn.Identity()
+        last = nn.Linear(width, settled(config.out_dim), bias=False)
         self.last_layer = parametrizations.weight_norm(last)
         norms: Any = self.last_layer.parametrizations.weight.original0
         nn.init.ones_(norms)
@@ -48,28 +51,8 @@ class DinoHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        logits: Tensor = self.last_layer(functional.normalize(self.mlp(x), dim=-1))
+        logits: Tensor = self.last_layer(functional.normalize(self.predictor(self.mlp(x)), dim=-1))
         return logits
-
-
-class Network(nn.Module):
-    """A backbone and its head: what student and teacher are.
-
-    Takes groups of crops of one size each, [n * B, 3, S, S]; each group goes through the backbone in one pass. Returns
-    the CLS tokens [crops * B, C] and the head's logits [crops * B, K], float32.
-    """
-
-    def __init__(self, backbone: VisionTransformer, config: DinoConfig) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = DinoHead(int(backbone.embed_dim), config)
-
-    def forward(self, groups: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """See the class."""
-        tokens = torch.cat([self.backbone(group) for group in groups]).float()
-        # In fp32 whatever the backbone's precision: a temperature of 0.02 makes noise of bf16's eight bits.
-        with torch.autocast(tokens.device.type, enabled=False):
-            return tokens, self.head(tokens)
 
 
 class TeacherOutput(NamedTuple):
@@ -80,34 +63,31 @@ class TeacherOutput(NamedTuple):
     logits: Tensor
     """[2 * B, K]"""
     targets: Tensor
-    """[2 * B, K]: centred and sharpened probabilities."""
+    """[2 * B, K]: probabilities, centred (or shared out) and sharpened."""
 
 
 class Dino(Objective):
     """Student, teacher and centre, and the loss between them.
 
     The student sees all crops, the teacher only the two global ones; the teacher has no gradient and follows the
-    student as an exponential moving average. The recipe must be resolved.
+    student, as a rule as its exponential moving average. The recipe must be resolved.
     """
 
     centre: Tensor
     student: Network
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: DinoRecipe) -> None:
         super().__init__()
         self.config = recipe.dino
-        self.largest_entropy = math.log(settled(self.config.out_dim))  # of a uniform output: ln K
-        size = recipe.crops.global_size
-        student = build_backbone(recipe.backbone, size, drop_path=recipe.backbone.drop_path)
-        teacher = build_backbone(recipe.backbone, size, download=False)
-        self.student = Network(student, self.config)
-        self.teacher = Network(teacher, self.config)
-        self.teacher.load_state_dict(self.student.state_dict())
-        self.teacher.requires_grad_(False)
+        student, teacher = student_and_teacher(recipe)
+        width = int(student.embed_dim)
+        self.student = Network(student, DinoHead(width, self.config, self.config.predictor))
+        self.teacher = Network(teacher, DinoHead(width, self.config))
+        start_from(self.teacher, self.student)
         self.register_buffer("centre", torch.zeros(1, settled(self.config.out_dim)))
 
     def schedule(self, step: int, steps: int, steps_per_epoch: int) -> dict[str, float]:
-        """Temperature of the teacher's softmax, and the EMA that moves the teacher."""
+        """Temperature of the teacher's softmax, and the EMA that moves the teacher: 0 copies the student."""
         config = self.config
         temperature = linear_schedule(
             step,
@@ -115,18 +95,29 @@ class Dino(Objective):
             settled(config.teacher_temperature_start),
             settled(config.teacher_temperature),
         )
-        momentum = cosine_schedule(step, steps, settled(config.teacher_momentum), 1.0)
+        ends_epoch = (step + 1) % steps_per_epoch == 0
+        momentum = {
+            "momentum": cosine_schedule(step, steps, settled(config.teacher_momentum), 1.0),
+            "copy": 0.0,
+            "previous_epoch": 0.0 if ends_epoch else 1.0,
+        }[config.teacher]
         return {"teacher_momentum": momentum, "teacher_temperature": temperature}
 
     def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, TeacherOutput]:
         """Scalar loss of one batch, and what the teacher said; see `Objective`. `after_step` moves the centre."""
         with torch.no_grad():
             tokens, logits = self.teacher(groups[:1])
-            targets = functional.softmax((logits - self.centre) / scheduled["teacher_temperature"], dim=-1)
+            targets = self.targets(logits, scheduled["teacher_temperature"])
         _, student_logits = self.student(groups)
-        crops = 2 * len(student_logits) // len(logits)
-        loss = dino_loss(list(targets.chunk(2)), list(student_logits.chunk(crops)), self.config.student_temperature)
+        views = student_logits.chunk(count_crops(groups))
+        loss = dino_loss(list(targets.chunk(2)), list(views), self.config.student_temperature)
         return loss, TeacherOutput(tokens, logits, targets)
+
+    def targets(self, logits: Tensor, temperature: float) -> Tensor:
+        """Probabilities of the teacher's logits [n, K]; sinkhorn shares both views of the batch out together."""
+        if self.config.centring == "sinkhorn":
+            return sinkhorn(logits, temperature)
+        return functional.softmax((logits - self.centre) / temperature, dim=-1)
 
     @torch.no_grad()
     def update_centre(self, logits: Tensor) -> None:
@@ -136,41 +127,28 @@ class Dino(Objective):
 
     @torch.no_grad()
     def health(self, loss: Tensor, teacher: TeacherOutput) -> dict[str, float]:
-        """What tells whether it learns, over all processes.
+        """What tells whether it learns, over all processes: `entropies` of the teacher's output.
 
-        `loss`, and the two that it is the sum of: `teacher_entropy` and `kl`, nats. `marginal_entropy`, nats: of the
-        teacher's mean output; the more it is above `teacher_entropy`, the better the teacher tells pictures apart.
-        `centre_norm`. `effective_rank`: of the teacher's CLS tokens, 1 to C: how many directions they fill (Roy and
-        Vetterli 2007).
+        `centre_norm`. `effective_rank`: of the teacher's CLS tokens, 1 to C: how many directions they fill.
         """
-        loss = mean_over_processes(loss.detach())
-        entropy = mean_over_processes(torch.special.entr(teacher.targets).sum(dim=-1).mean())
-        marginal = torch.special.entr(mean_over_processes(teacher.targets.mean(dim=0))).sum()
-        rank = mean_over_processes(effective_rank(teacher.tokens.float()))
         return {
-            "loss": loss.item(),
-            "teacher_entropy": entropy.item(),
-            "kl": (loss - entropy).item(),
-            "marginal_entropy": marginal.item(),
+            **entropies(loss, teacher.targets),
             "centre_norm": self.centre.norm().item(),
-            "effective_rank": rank.item(),
+            "effective_rank": mean_over_processes(effective_rank(teacher.tokens.float())).item(),
         }
 
     def before_step(self, epochs: float) -> None:
         """Forget the gradients of the student's last layer at the start, so that it stands still."""
         if epochs < self.config.freeze_last_layer_epochs:
-            for parameter in self.student.head.last_layer.parameters():
+            head: Any = self.student.head
+            for parameter in head.last_layer.parameters():
                 parameter.grad = None
 
     def after_step(self, said: TeacherOutput, scheduled: Mapping[str, float]) -> None:
         """Move teacher and centre."""
-        self.update_teacher(scheduled["teacher_momentum"])
-        self.update_centre(said.logits)
-
-    @torch.no_grad()
-    def update_teacher(self, momentum: float) -> None:
-        """Move the teacher towards the student: teacher = momentum * teacher + (1 - momentum) * student."""
-        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
+        follow(self.teacher, self.student, scheduled["teacher_momentum"])
+        if self.config.centring == "mean":
+            self.update_centre(said.logits)
 
 
 def dino_loss(targets: list[Tensor], student_logits: list[Tensor], temperature: float) -> Tensor:
@@ -187,10 +165,3 @@ def dino_loss(targets: list[Tensor], student_logits: list[Tensor], temperature: 
         if s != t
     ]
     return torch.stack(terms).mean()
-
-
-def effective_rank(tokens: Tensor) -> Tensor:
-    """Exponential of the entropy of the normalised singular values of centred rows [n, C] (Roy and Vetterli 2007)."""
-    values = torch.linalg.svdvals(tokens - tokens.mean(dim=0))
-    rank: Tensor = torch.special.entr(values / values.sum().clamp(min=1e-12)).sum().exp()
-    return rank

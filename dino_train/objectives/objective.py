@@ -18,9 +18,6 @@ class Objective(nn.Module, ABC):
 
     student: nn.Module
     """What the optimiser trains. Its `backbone` is the ViT that is kept."""
-    largest_entropy: float | None = None
-    """Nats: the entropy of an output that says nothing, which is the loss of a run that does not learn; None where the
-    loss is no cross-entropy."""
     compilable = True
     """Whether `torch.compile` may take the backbones of its networks, which are its children."""
 

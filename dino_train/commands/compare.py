@@ -1,0 +1,62 @@
+"""`dino-train compare`: several recipes on the same data, budget and evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from dino_ros.errors import UserError
+from dino_train.config import DataConfig, MachineConfig, absolute
+
+
+def parser() -> ArgumentParser:
+    """Options of `dino-train compare`."""
+    parser = ArgumentParser(
+        description="Run several recipes one after the other with the same seed, data, order and budget, and compare "
+        "their k-NN. The same command again goes on where it was stopped."
+    )
+    parser.add_argument(
+        "recipes",
+        nargs="+",
+        type=str,
+        help="recipes that ship, by name; files that list runs, by name (methods, ablations); YAML files of either",
+    )
+    parser.add_argument("--data", nargs="+", required=True, help="bags, folders of pictures, tar shards, videos")
+    parser.add_argument("--topic", nargs="+", default=[], help="image topics of bags (default: every image topic)")
+    parser.add_argument("--knn", type=str, required=True, help="folder with train/<class>/ and val/<class>/ pictures")
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of the runs and the results")
+    parser.add_argument("--images", type=int | None, help="pictures that each run sees")
+    parser.add_argument(
+        "--minutes", type=float | None, help="training time of each run instead, from its speed in a short trial"
+    )
+    parser.add_argument("--points", type=int, default=6, help="evaluations of each run, beside that of its start")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all runs")
+    parser.add_argument("--machine", type=MachineConfig, default=MachineConfig(), help="what fits the machine")
+    return parser
+
+
+def run(options: Namespace) -> None:
+    """`dino-train compare`."""
+    import dataclasses
+
+    from dino_train.compare.plan import read_runs
+    from dino_train.compare.results import PLOT_NAME, RESULTS_NAME, write_results
+    from dino_train.compare.runs import Comparison, run_all
+
+    if (options.images is None) == (options.minutes is None):
+        raise UserError("A comparison needs one budget: give --images or --minutes.")
+    for name in ("images", "minutes", "points"):
+        if options[name] is not None and options[name] <= 0:
+            raise UserError(f"--{name} is {options[name]}: it must be above 0.")
+    recipes = {name: dataclasses.replace(r, seed=options.seed) for name, r in read_runs(options.recipes).items()}
+    data = DataConfig(options.data, options.topic).absolute()
+    comparison = Comparison(
+        data, absolute(options.knn), options.machine, options.images, options.minutes, options.points
+    )
+    budget = f"{options.images:,} pictures" if options.images else f"{options.minutes:g} minutes"
+    title = f"k-NN on {Path(options.knn).name} after {budget} each"
+    run_all(recipes, comparison, options.out, lambda: write_results(title, options.out, recipes))
+    print(
+        f"{options.out / RESULTS_NAME} and {options.out / PLOT_NAME}; each run has its report in {options.out}/<run>/."
+    )

@@ -1,0 +1,90 @@
+"""BYOL: a student predicts what its own moving average makes of another view (Grill et al. 2020, section 3)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dino_train.distributed import mean_over_processes
+from dino_train.objectives.health import effective_rank, spread
+from dino_train.objectives.networks import Network, count_crops, follow, mlp, start_from, student_and_teacher
+from dino_train.objectives.objective import Objective
+from dino_train.recipes import ByolRecipe
+from dino_train.schedules import cosine_schedule
+
+
+class TeacherViews(NamedTuple):
+    """What the teacher made of the two global crops of one batch, without gradient."""
+
+    tokens: Tensor
+    """[2 * B, C]: CLS tokens."""
+    projections: Tensor
+    """[2 * B, D]"""
+
+
+class Byol(Objective):
+    """Student (online network) with projector and predictor, teacher (target network) with projector alone.
+
+    The student sees all crops, the teacher the two global ones; it has no gradient and follows the student as an
+    exponential moving average. Both are normalised by the batch of one view at a time.
+    """
+
+    def __init__(self, recipe: ByolRecipe) -> None:
+        super().__init__()
+        self.config = config = recipe.byol
+        student, teacher = student_and_teacher(recipe)
+        widths = [int(student.embed_dim), config.hidden_dim, config.out_dim]
+
+        def projector() -> nn.Module:
+            return mlp(widths, batch_norm=True)
+
+        predictor = mlp([config.out_dim, config.hidden_dim, config.out_dim], batch_norm=True)
+        self.student = Network(student, nn.Sequential(OrderedDict(projector=projector(), predictor=predictor)))
+        self.teacher = Network(teacher, nn.Sequential(OrderedDict(projector=projector())))
+        start_from(self.teacher, self.student)
+
+    def schedule(self, step: int, steps: int, steps_per_epoch: int) -> dict[str, float]:
+        """The EMA that moves the teacher: to 1 along a cosine."""
+        return {"teacher_momentum": cosine_schedule(step, steps, self.config.momentum, 1.0)}
+
+    def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, TeacherViews]:
+        """Scalar loss of one batch, and what the teacher made of it; see `Objective`."""
+        with torch.no_grad():
+            tokens, projections = self.teacher(groups[:1], views=2)
+        crops = count_crops(groups)
+        _, predictions = self.student(groups, views=crops)
+        return byol_loss(projections.chunk(2), predictions.chunk(crops)), TeacherViews(tokens, projections)
+
+    @torch.no_grad()
+    def health(self, loss: Tensor, said: TeacherViews) -> dict[str, float]:
+        """`loss`, 0 (views agree) to 8; `spread` of the teacher's projections, 0 where they have collapsed, 1 as of
+        random directions; `effective_rank` of its CLS tokens, 1 to C."""
+        return {
+            "loss": mean_over_processes(loss.detach()).item(),
+            "spread": mean_over_processes(spread(said.projections)).item(),
+            "effective_rank": mean_over_processes(effective_rank(said.tokens)).item(),
+        }
+
+    def after_step(self, said: TeacherViews, scheduled: Mapping[str, float]) -> None:
+        """Move the teacher."""
+        follow(self.teacher, self.student, scheduled["teacher_momentum"])
+
+
+def byol_loss(projections: Sequence[Tensor], predictions: Sequence[Tensor]) -> Tensor:
+    """Squared distance of the normalised predictions [B, D] of all crops, the two global ones first, to the normalised
+    projections [B, D] of the other global crop, without their gradient.
+
+    The mean over the pairs of different crops, twice: with two crops the symmetric loss of equation 2.
+    """
+    terms = [
+        2 - 2 * functional.cosine_similarity(prediction, projection.detach(), dim=-1).mean()
+        for t, projection in enumerate(projections)
+        for s, prediction in enumerate(predictions)
+        if s != t
+    ]
+    return 2 * torch.stack(terms).mean()

@@ -1,0 +1,32 @@
+"""The objective of each method, by the name that it has in a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dino_train.objectives.byol import Byol
+from dino_train.objectives.dino import Dino
+from dino_train.objectives.distil import Distil
+from dino_train.objectives.moco import moco
+from dino_train.objectives.objective import Objective
+from dino_train.objectives.swav import Swav
+from dino_train.official import initialise
+from dino_train.recipes import PretrainRecipe, Recipe
+
+OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
+    "dino": Dino,
+    "byol": Byol,
+    "moco": moco,
+    "swav": Swav,
+    "distil": Distil,
+}
+
+
+def build_objective(recipe: Recipe, new: bool) -> Objective:
+    """The method that a resolved recipe is of; a `new` run starts from what the recipe says."""
+    objective = OBJECTIVES[recipe.method](recipe)
+    if new and isinstance(recipe, PretrainRecipe) and recipe.init:
+        initialise(objective, Path(recipe.init))
+    return objective

@@ -1,0 +1,42 @@
+"""Recipes: what decides what a run learns. One file for each method, with its section of settings and its recipe."""
+
+from __future__ import annotations
+
+from dino_train.recipes.byol import ByolConfig, ByolRecipe
+from dino_train.recipes.dino import DinoConfig, DinoRecipe
+from dino_train.recipes.distil import DistilConfig, DistilRecipe
+from dino_train.recipes.moco import MocoConfig, MocoRecipe
+from dino_train.recipes.recipe import (
+    BackboneConfig,
+    CropsConfig,
+    OptimiserConfig,
+    PretrainRecipe,
+    Recipe,
+    settled,
+)
+from dino_train.recipes.swav import SwavConfig, SwavRecipe
+
+__all__ = [
+    "RECIPES",
+    "BackboneConfig",
+    "ByolConfig",
+    "ByolRecipe",
+    "CropsConfig",
+    "DinoConfig",
+    "DinoRecipe",
+    "DistilConfig",
+    "DistilRecipe",
+    "MocoConfig",
+    "MocoRecipe",
+    "OptimiserConfig",
+    "PretrainRecipe",
+    "Recipe",
+    "SwavConfig",
+    "SwavRecipe",
+    "settled",
+]
+
+RECIPES: dict[str, type[Recipe]] = {
+    recipe.method: recipe for recipe in (DinoRecipe, ByolRecipe, MocoRecipe, SwavRecipe, DistilRecipe)
+}
+"""The recipe of each method, by the name of its section; a recipe without such a section is of the first."""

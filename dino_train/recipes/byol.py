@@ -1,0 +1,31 @@
+"""Recipes of BYOL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from dino_train.recipes.recipe import PretrainRecipe
+
+
+@dataclass
+class ByolConfig:
+    """BYOL: two networks and a predictor, no negatives (Grill et al. 2020, section 3 and appendix)."""
+
+    hidden_dim: int = 4096
+    """Width of the hidden layer of projector and predictor."""
+    out_dim: int = 256
+    """Dimensions in which views are compared."""
+    momentum: float = 0.996
+    """EMA of the teacher (the target network) at the start; rises to 1 along a cosine. Lower it for short runs."""
+
+
+@dataclass
+class ByolRecipe(PretrainRecipe):
+    """Everything that decides what BYOL learns, apart from the data."""
+
+    method: ClassVar[str] = "byol"
+    exported: ClassVar[Literal["teacher", "student"]] = "student"
+    when_collapsed: ClassVar[str] = "raise byol.momentum, or lower optimiser.lr"
+
+    byol: ByolConfig = field(default_factory=ByolConfig)

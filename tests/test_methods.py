@@ -1,0 +1,449 @@
+"""BYOL, MoCo and SwAV: their losses against the papers' formulas in float64, and whole runs on small rendered data."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from shapes import write_shapes  # noqa: E402
+from test_pretrain import RECIPE, shapes_accuracy  # noqa: E402
+
+from dino_ros.errors import UserError  # noqa: E402
+from dino_ros.student import read_student  # noqa: E402
+from dino_train import trainer  # noqa: E402
+from dino_train.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint  # noqa: E402
+from dino_train.cli import run  # noqa: E402
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
+from dino_train.distributed import Processes  # noqa: E402
+from dino_train.export import export  # noqa: E402
+from dino_train.machine import prepare  # noqa: E402
+from dino_train.objectives.byol import byol_loss  # noqa: E402
+from dino_train.objectives.health import spread  # noqa: E402
+from dino_train.objectives.methods import build_objective  # noqa: E402
+from dino_train.objectives.moco import batch_loss, queue_loss  # noqa: E402
+from dino_train.objectives.sinkhorn import sinkhorn  # noqa: E402
+from dino_train.objectives.swav import swav_loss  # noqa: E402
+from dino_train.official import initialise  # noqa: E402
+from dino_train.recipes import (  # noqa: E402
+    ByolConfig,
+    ByolRecipe,
+    DinoConfig,
+    DinoRecipe,
+    MocoConfig,
+    MocoRecipe,
+    PretrainRecipe,
+    SwavConfig,
+    SwavRecipe,
+)
+from dino_train.run_folder import read_run  # noqa: E402
+from dino_train.run_log import LAST_NAME, LOG_NAME  # noqa: E402
+from dino_train.verdict import verdict  # noqa: E402
+
+Array = np.ndarray
+SHARED = {"backbone": RECIPE.backbone, "optimiser": RECIPE.optimiser, "epochs": 6, "batch_size": 64}
+TWO_VIEWS = dataclasses.replace(RECIPE.crops, local_crops=0)
+RECIPES: dict[str, PretrainRecipe] = {
+    "byol": ByolRecipe(crops=TWO_VIEWS, byol=ByolConfig(hidden_dim=128, out_dim=32, momentum=0.95), **SHARED),
+    "moco_v2": MocoRecipe(
+        crops=TWO_VIEWS, moco=MocoConfig(queue=160, hidden_dim=128, out_dim=32, momentum=0.95), **SHARED
+    ),
+    "moco_v3": MocoRecipe(
+        crops=TWO_VIEWS,
+        moco=MocoConfig(version=3, hidden_dim=128, out_dim=32, momentum=0.95, freeze_patches=True),
+        **SHARED,
+    ),
+    "swav": SwavRecipe(
+        crops=RECIPE.crops,
+        swav=SwavConfig(
+            prototypes=32, hidden_dim=128, out_dim=32, queue=100, queue_from_epochs=0.3, freeze_prototypes_epochs=0.2
+        ),
+        **SHARED,
+    ),
+}
+METHODS = pytest.mark.parametrize("name", RECIPES)
+QUIET = EvaluationConfig(every=0)
+CPU = MachineConfig(device="cpu", workers=0)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp("shapes"), 320)
+
+
+def pretrain(recipe: PretrainRecipe, pictures: Path, out: Path) -> Checkpoint:
+    return load_checkpoint(trainer.pretrain(recipe, DataConfig([str(pictures)]), out, CPU, QUIET))
+
+
+def read_log(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / LOG_NAME).read_text().splitlines()]
+
+
+# ---- the losses, number by number ----------------------------------------------------------------------------------
+
+
+def unit(x: Array) -> Array:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def byol_reference(projections: Sequence[Array], predictions: Sequence[Array]) -> float:
+    """Grill et al. 2020, equation 2, symmetric: squared distances of unit vectors, summed over the two directions."""
+    return sum(
+        float(np.mean(np.sum((unit(predictions[s]) - unit(projections[1 - s])) ** 2, axis=-1))) for s in range(2)
+    )
+
+
+def cross_entropy(logits: Array, right: int) -> float:
+    return float(np.log(np.sum(np.exp(logits - logits.max()))) + logits.max() - logits[right])
+
+
+def moco_reference(queries: Sequence[Array], keys: Array, queue: Array, temperature: float) -> float:
+    """He et al. 2020, equation 1, for each query of each view."""
+    terms = []
+    for view in queries:
+        for q, k in zip(view, keys, strict=True):
+            candidates = np.array([q @ k, *(q @ old for old in queue)]) / temperature
+            terms.append(cross_entropy(candidates, 0))
+    return float(np.mean(terms))
+
+
+def moco_v3_reference(queries: Sequence[Array], keys: Sequence[Array], temperature: float) -> float:
+    """Chen et al. 2021, algorithm 1: ctr(q1, k2) + ctr(q2, k1)."""
+
+    def ctr(q: Array, k: Array) -> float:
+        return 2 * temperature * float(np.mean([cross_entropy(q[i] @ k.T / temperature, i) for i in range(len(q))]))
+
+    return ctr(queries[0], keys[1]) + ctr(queries[1], keys[0])
+
+
+def sinkhorn_reference(scores: Array, epsilon: float, iterations: int) -> Array:
+    """Caron et al. 2020: u and v of diag(u) exp(scores / epsilon) diag(v), each fixed in turn, columns last."""
+    q = np.exp(scores.T / epsilon)  # [K, B]
+    q /= q.sum()
+    for _ in range(iterations):
+        for row in range(len(q)):
+            q[row] /= q[row].sum() * len(q)
+        for column in range(q.shape[1]):
+            q[:, column] /= q[:, column].sum() * q.shape[1]
+    return (q * q.shape[1]).T
+
+
+def swav_reference(codes: Sequence[Array], scores: Sequence[Array], temperature: float) -> float:
+    terms = []
+    for t, code in enumerate(codes):
+        for s, score in enumerate(scores):
+            if s != t:
+                log_p = score / temperature - np.log(np.exp(score / temperature).sum(axis=-1, keepdims=True))
+                terms.append(float(-(code * log_p).sum(axis=-1).mean()))
+    return float(np.mean(terms))
+
+
+def assert_gradient(loss: Callable[..., torch.Tensor], reference: Callable[..., float], free: list[Array]) -> None:
+    """Loss, and gradient by the central differences of the reference."""
+    tensors = [torch.from_numpy(x.copy()).requires_grad_() for x in free]
+    value = loss(*tensors)
+    assert value.item() == pytest.approx(reference(*free), rel=1e-12)
+    gradients = torch.autograd.grad(value, tensors)
+    for number, gradient in enumerate(gradients):
+        for index in np.ndindex(free[number].shape):
+            moved = []
+            for step in (1e-5, -1e-5):
+                changed = [x.copy() for x in free]
+                changed[number][index] += step
+                moved.append(reference(*changed))
+            assert gradient[index].item() == pytest.approx((moved[0] - moved[1]) / 2e-5, abs=1e-7)
+
+
+def test_byol_is_the_symmetric_distance_and_stops_the_gradient() -> None:
+    rng = np.random.default_rng(0)
+    z, p = ([rng.normal(size=(4, 6)) for _ in range(2)] for _ in range(2))
+    targets = [torch.from_numpy(x).requires_grad_() for x in z]
+    assert_gradient(lambda *q: byol_loss(targets, q), lambda *q: byol_reference(z, q), p)
+    byol_loss(targets, [torch.from_numpy(x).requires_grad_() for x in p]).backward()
+    assert all(target.grad is None for target in targets)
+
+
+def test_moco_is_info_nce_with_the_queue_and_stops_the_gradient() -> None:
+    rng = np.random.default_rng(0)
+    queries, keys, queue = (
+        [unit(rng.normal(size=(4, 6))) for _ in range(2)],
+        *(unit(rng.normal(size=(n, 6))) for n in (4, 7)),
+    )
+    fixed = [torch.from_numpy(x).requires_grad_() for x in (keys, queue)]
+    assert_gradient(lambda *q: queue_loss(q, *fixed, 0.2)[0], lambda *q: moco_reference(q, keys, queue, 0.2), queries)
+    loss, found = queue_loss([torch.from_numpy(q).requires_grad_() for q in queries], *fixed, 0.2)
+    loss.backward()
+    assert all(x.grad is None for x in fixed)
+    nearest = [q @ k > max(q @ old for old in queue) for view in queries for q, k in zip(view, keys, strict=True)]
+    assert found.tolist() == [float(x) for x in nearest]
+
+
+def test_moco_v3_is_info_nce_over_the_batch() -> None:
+    rng = np.random.default_rng(0)
+    queries, keys = ([unit(rng.normal(size=(5, 6))) for _ in range(2)] for _ in range(2))
+    fixed = [torch.from_numpy(k) for k in keys]
+    assert_gradient(lambda *q: batch_loss(q, fixed, 0.3)[0], lambda *q: moco_v3_reference(q, keys, 0.3), queries)
+
+
+@pytest.mark.parametrize(("pictures", "outputs", "epsilon"), [(6, 4, 0.05), (5, 9, 0.3), (40, 8, 0.015)])
+def test_sinkhorn_shares_pictures_out(pictures: int, outputs: int, epsilon: float) -> None:
+    scores = np.random.default_rng(1).uniform(-1, 1, (pictures, outputs))
+    codes = sinkhorn(torch.from_numpy(scores), epsilon, 3).numpy()
+    np.testing.assert_allclose(codes, sinkhorn_reference(scores, epsilon, 3), rtol=1e-9)
+    np.testing.assert_allclose(codes.sum(axis=1), 1, rtol=1e-12)
+    many = sinkhorn(torch.from_numpy(scores), epsilon, 20_000).numpy()
+    np.testing.assert_allclose(many.sum(axis=1), 1, rtol=1e-12)
+    np.testing.assert_allclose(many.sum(axis=0), pictures / outputs, rtol=1e-2, err_msg="every output gets as many")
+
+
+def test_swav_is_the_cross_entropy_with_the_codes() -> None:
+    rng = np.random.default_rng(0)
+    codes = [sinkhorn_reference(rng.uniform(-1, 1, (4, 5)), 0.1, 3) for _ in range(2)]
+    scores = [rng.uniform(-1, 1, (4, 5)) for _ in range(3)]
+    fixed = [torch.from_numpy(code) for code in codes]
+    assert_gradient(lambda *s: swav_loss(fixed, s, 0.1), lambda *s: swav_reference(codes, s, 0.1), scores)
+
+
+def test_spread_tells_random_directions_from_one() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(2000, 64)
+    assert spread(rows).item() == pytest.approx(1, abs=0.02)
+    assert spread(rows[:1] + 1e-3 * rows).item() < 0.01
+
+
+# ---- the objectives ------------------------------------------------------------------------------------------------
+
+
+def random_groups(recipe: PretrainRecipe, batch: int, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(2, recipe.crops.global_size), (recipe.crops.local_crops, recipe.crops.local_size)]
+    return [torch.randn(n * batch, 3, size, size, generator=generator) for n, size in shapes if n]
+
+
+def stepped(name: str, batch: int, steps: int) -> tuple[torch.nn.Module, list[object]]:
+    """An objective after some steps without optimiser, and what it said in each."""
+    torch.manual_seed(0)
+    objective = build_objective(dataclasses.replace(RECIPES[name], batch_size=batch), new=True).train()
+    said = []
+    for step in range(steps):
+        scheduled = objective.schedule(step, 100, 10)
+        said.append(objective(random_groups(RECIPES[name], batch, step), scheduled)[1])
+        objective.after_step(said[-1], scheduled)
+    return objective, said
+
+
+@METHODS
+def test_only_the_student_learns(name: str) -> None:
+    torch.manual_seed(0)
+    objective = build_objective(RECIPES[name], new=True).train()
+    theirs = dict(objective.named_parameters(prefix=""))
+    students = {id(p) for p in objective.student.parameters()}
+    teachers = [p for key, p in theirs.items() if key.startswith("teacher.")]
+    assert not any(id(p) in students or p.requires_grad for p in teachers)
+    assert bool(teachers) == (name != "swav")
+    storages = {p.data_ptr() for p in objective.student.parameters()}
+    assert not any(p.data_ptr() in storages for p in teachers)
+    loss, _ = objective(random_groups(RECIPES[name], 8), objective.schedule(0, 10, 5))
+    loss.backward()
+    assert all(p.grad is None for p in teachers)
+    without = [key for key, p in objective.student.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without
+    frozen = [key for key, p in objective.student.named_parameters() if not p.requires_grad]
+    assert frozen == (["backbone.patch_embed.proj.weight", "backbone.patch_embed.proj.bias"] * (name == "moco_v3"))
+
+
+def test_the_losses_are_those_of_the_networks_outputs() -> None:
+    """Which view asks for which, and batch norm of one view at a time: networks called by hand."""
+    torch.manual_seed(0)
+    groups = random_groups(RECIPES["byol"], 6)
+    first, second = groups[0].chunk(2)
+    for name in ("byol", "moco_v2", "moco_v3"):
+        objective = build_objective(RECIPES[name], new=True).train()
+        with torch.no_grad():
+            for parameter in objective.student.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+
+        def out(network: torch.nn.Module, view: torch.Tensor) -> Array:
+            return network.head(network.backbone(view)).detach().double().numpy()
+
+        asked, keys = ([out(network, v) for v in (first, second)] for network in (objective.student, objective.teacher))
+        if name == "byol":
+            expected = byol_reference(keys, asked)
+        elif name == "moco_v2":
+            expected = moco_reference([unit(asked[0])], unit(keys[1]), objective.queue.double().numpy(), 0.2)
+        else:
+            expected = moco_v3_reference([unit(x) for x in asked], [unit(x) for x in keys], 0.2)
+        loss, _ = objective(groups, objective.schedule(0, 10, 5))
+        assert loss.item() == pytest.approx(expected, rel=1e-4), name
+
+
+def test_mocos_queue_keeps_the_newest_keys_in_order() -> None:
+    objective, said = stepped("moco_v2", batch=60, steps=4)
+    keys = torch.cat([one.keys for one in said])
+    assert int(objective.pointer) == 240 % 160
+    torch.testing.assert_close(objective.queue.roll(-int(objective.pointer), 0), keys[-160:], rtol=0, atol=0)
+
+
+def test_swavs_queue_joins_the_assignment_when_it_is_full_and_in_use() -> None:
+    objective, said = stepped("swav", batch=16, steps=8)
+    embeddings = torch.cat([one.embeddings for one in said])
+    assert bool(objective.filled)
+    torch.testing.assert_close(objective.queue.roll(-int(objective.pointer), 0), embeddings[-100:], rtol=0, atol=0)
+    norms = objective.student.prototypes.weight.norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+
+    groups = random_groups(RECIPES["swav"], 16, seed=9)
+    prototypes = objective.student.prototypes.weight.detach().double().numpy()
+    for uses_queue in (1.0, 0.0):
+        _, now = objective(groups, {"uses_queue": uses_queue})
+        for view in range(2):
+            rows = now.embeddings[:, view].double().numpy()
+            if uses_queue:
+                rows = np.concatenate([rows, objective.queue[:, view].double().numpy()])
+            expected = sinkhorn_reference(rows @ prototypes.T, 0.05, 3)[:16]
+            np.testing.assert_allclose(now.codes[:, view].numpy(), expected, rtol=1e-3, atol=1e-6)
+    _, before = stepped("swav", batch=16, steps=6)
+    assert not stepped("swav", batch=16, steps=6)[0].filled, "96 of 100"
+    assert len(before) == 6
+
+
+def test_dinos_variants() -> None:
+    """Each by a setting alone: where the teacher comes from, what keeps it from collapse, and a predictor."""
+    groups = random_groups(RECIPE, 4)
+
+    def dino(**settings: object) -> torch.nn.Module:
+        torch.manual_seed(0)
+        return build_objective(dataclasses.replace(RECIPE, dino=dataclasses.replace(RECIPE.dino, **settings)), new=True)
+
+    copied, epochs = dino(teacher="copy"), dino(teacher="previous_epoch")
+    assert {copied.schedule(step, 20, 5)["teacher_momentum"] for step in range(20)} == {0.0}
+    moved = [step for step in range(20) if epochs.schedule(step, 20, 5)["teacher_momentum"] == 0.0]
+    assert moved == [4, 9, 14, 19], "at the end of each epoch, and never between"
+    assert {epochs.schedule(step, 20, 5)["teacher_momentum"] for step in range(20)} == {0.0, 1.0}
+
+    for centring in ("sinkhorn", "none"):
+        objective = dino(centring=centring)
+        scheduled = objective.schedule(0, 10, 5)
+        _, said = objective(groups, scheduled)
+        logits = said.logits.double().numpy()
+        expected = sinkhorn_reference(logits, scheduled["teacher_temperature"], 3)
+        if centring == "none":
+            expected = np.exp(logits / scheduled["teacher_temperature"])
+            expected /= expected.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(said.targets.numpy(), expected, rtol=2e-3, atol=1e-6)
+        objective.after_step(said, scheduled)
+        assert not objective.centre.any()
+
+    plain, predicting = dino(), dino(predictor=True)
+    assert plain.state_dict().keys() < predicting.state_dict().keys()
+    extra = predicting.state_dict().keys() - plain.state_dict().keys()
+    assert all(key.startswith("student.head.predictor.") for key in extra)
+    predicting(groups, predicting.schedule(0, 10, 5))[0].backward()
+    assert all(p.grad is not None for p in predicting.student.head.predictor.parameters())
+
+
+@pytest.mark.parametrize("name", ["byol", "moco_v3", "swav"])
+def test_batch_norm_is_over_all_processes(name: str) -> None:
+    objective = build_objective(RECIPES[name], new=True)
+    names = list(objective.state_dict())
+    with pytest.raises(UserError, match="batch norm, which several processes share on GPUs only"):
+        prepare(objective, CPU, Processes(0, 2, torch.device("cpu")))
+    shared = prepare(objective, MachineConfig(), Processes(0, 2, torch.device("cuda")))
+    assert not any(isinstance(module, torch.nn.BatchNorm1d) for module in shared.modules())
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in shared.modules())
+    assert list(shared.state_dict()) == names
+
+
+# ---- whole runs ----------------------------------------------------------------------------------------------------
+
+
+@METHODS
+def test_a_run_learns_and_is_exported(pictures: Path, tmp_path: Path, name: str) -> None:
+    recipe = RECIPES[name]
+    torch.manual_seed(recipe.seed)
+    before = shapes_accuracy(build_objective(recipe, new=True).student.backbone)
+    checkpoint = pretrain(recipe, pictures, tmp_path)
+    log = read_log(tmp_path)
+    assert log[-1]["loss"] < 0.95 * (recipe.chance_loss or log[0]["loss"])
+    after = shapes_accuracy(checkpoint_backbone(checkpoint, checkpoint.network))
+    assert after > max(0.6, before - 0.05), f"k-NN {after}, of the random ViT {before}, chance 0.25"
+    said = verdict(read_run(tmp_path))
+    assert "collapsed" not in said
+    assert "Nothing is learnt" not in said
+    assert "pictures apart" in said
+    info = export(str(tmp_path / LAST_NAME), tmp_path / "student.onnx", 32, 48, data=[str(pictures)])
+    assert read_student(tmp_path / "student.onnx").weights == info.weights
+    assert info.weights["source"] == "dino-train pretrain, student"
+    if name == "swav":
+        with pytest.raises(UserError, match="A checkpoint of swav holds no teacher: take the student"):
+            checkpoint_backbone(checkpoint, "teacher")
+    else:
+        checkpoint_backbone(checkpoint, "teacher")
+
+
+@METHODS
+def test_a_stopped_run_goes_on_bit_for_bit(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """In the third epoch: the queues have wrapped, the prototypes move, and every buffer ends up the same."""
+
+    class Stopped(Exception):
+        pass
+
+    recipe = dataclasses.replace(
+        RECIPES[name], epochs=1.6, backbone=dataclasses.replace(RECIPE.backbone, drop_path=0.1)
+    )
+    whole = pretrain(recipe, pictures, tmp_path / "whole")
+    assert whole.step == 8
+    save = trainer.save_checkpoint
+
+    def save_and_stop(checkpoint: Checkpoint, path: Path) -> None:
+        save(checkpoint, path)
+        if checkpoint.step == 5:
+            raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        patched.setattr(trainer, "save_checkpoint", save_and_stop)
+        with pytest.raises(Stopped):
+            pretrain(recipe, pictures, tmp_path / "cut")
+    resumed = load_checkpoint(trainer.resume_run(tmp_path / "cut", CPU))
+    assert resumed.objective.keys() == whole.objective.keys()
+    for key, tensor in whole.objective.items():
+        assert torch.equal(tensor, resumed.objective[key]), key
+    assert resumed.recipe == recipe
+
+
+def test_the_command_takes_a_recipe_by_name_and_changes_it(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(
+        [
+            *("pretrain", str(pictures), "--config", "small_byol", "--byol.out_dim", "16", "--epochs", "0.2"),
+            *("--backbone.embed_dim", "32", "--backbone.num_heads", "2", "--out", str(out)),
+            *("--machine.device", "cpu", "--machine.workers", "0", "--evaluation.every", "0"),
+        ]
+    )
+    recipe = load_checkpoint(out / LAST_NAME).recipe
+    assert isinstance(recipe, ByolRecipe)
+    assert (recipe.byol.out_dim, recipe.byol.momentum, recipe.backbone.depth) == (16, 0.98, 6)
+    with pytest.raises(UserError, match="several methods, dino and byol"):
+        run(["pretrain", str(pictures), "--config", "small_byol", "--dino.out_dim", "16", "--out", str(tmp_path / "b")])
+
+
+def test_one_method_starts_from_the_backbone_of_another(pictures: Path, tmp_path: Path) -> None:
+    short = {name: dataclasses.replace(recipe, epochs=0.2) for name, recipe in RECIPES.items()}
+    swav = pretrain(short["swav"], pictures, tmp_path / "swav")
+    vit = checkpoint_backbone(swav, "student")
+    objectives = {name: build_objective(recipe, new=True) for name, recipe in RECIPES.items()}
+    objectives["dino"] = build_objective(DinoRecipe(RECIPE.backbone, RECIPE.crops, dino=DinoConfig(64)), new=True)
+    for name, objective in objectives.items():
+        head = {key: tensor.clone() for key, tensor in objective.state_dict().items() if ".head." in key}
+        initialise(objective, tmp_path / "swav" / LAST_NAME)
+        for network in objective.children():
+            assert all(torch.equal(a, b) for a, b in zip(network.backbone.parameters(), vit.parameters(), strict=True))
+        same = all(torch.equal(tensor, head[key]) for key, tensor in objective.state_dict().items() if ".head." in key)
+        assert same == (name != "swav"), "its own head is taken too"
