@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scenes import render_scene
+from test_refine import disc
 
 from dino_ros.errors import UserError
 from dino_ros.masks.background import background_mask
@@ -222,3 +223,14 @@ def test_outputs_that_are_not_finite_are_refused_and_forgotten(method: str, valu
         with pytest.raises(UserError, match=f"The output {name} of the student is not finite"):
             maker({**seen, name: broken}, SIZE, frame[1], 0, mask)
     assert {*np.unique(maker(seen, SIZE, frame[1], FRAME, mask).mask)} <= {0, 255}
+
+
+def test_the_edges_of_large_pictures_are_followed_on_a_smaller_one() -> None:
+    small, inside = disc((240, 320), grey=False)
+    large = cv2.resize(small, (1920, 1440), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+    grid = (cv2.resize(inside.astype(np.float32), (10, 8), interpolation=cv2.INTER_AREA) > 0.3).astype(np.float32)
+    made = MaskMaker()({"foreground": grid}, large.shape[:2], large, 0, MaskParameters("foreground"))
+    assert made.mask.shape == (1440, 1920)
+    truth = cv2.resize(inside.astype(np.float32), (1920, 1440)) > 0.5
+    coarse = cv2.resize(grid, (1920, 1440)) > 0.5
+    assert 1 - jaccard(made.mask > 0, truth) < (1 - jaccard(coarse, truth)) / 3

@@ -14,7 +14,7 @@ from dino_ros.masks.lost import SHARE, lost_mask
 from dino_ros.masks.normalised_cut import ALIKE as EDGE
 from dino_ros.masks.normalised_cut import APART, WARM_STEPS, normalised_cut_mask, second_eigenvector
 from dino_ros.masks.normalised_cut import STEPS as COLD_STEPS
-from dino_ros.masks.soft import binary, otsu_threshold, soft_mask
+from dino_ros.masks.soft import otsu_threshold, soft_mask
 
 SCENE = rectangle(14, 18, 3, 5, 9, 11)
 
@@ -59,7 +59,7 @@ def test_a_soft_mask_by_hand() -> None:
     # Above 1: mean 4, so 4 becomes 1 and 2.5 (half way) 0.75. Not above: mean 0, so 0 becomes 0 and 0.5 becomes 0.25.
     scores = np.float32([[2.5, 5.5], [0.5, -1.5], [1, 0]])
     np.testing.assert_allclose(soft_mask(scores, 1.0), [[0.75, 1], [0.25, 0], [0.5, 0]])
-    np.testing.assert_array_equal(binary(soft_mask(scores, 1.0)), 255 * (scores > 1).astype(np.uint8))
+    np.testing.assert_array_equal(soft_mask(scores, 1.0) > 0.5, scores > 1)
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.0, 0.3])

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_ros.masks.soft import upsample
+
 
 def largest_components(mask: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
     """The `count` largest 8-connected parts of a mask."""
@@ -23,6 +25,4 @@ def jaccard(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 def upsample_mask(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.uint8]:
     """Mask [height, width] of 0 and 255: the grid's mask interpolated linearly and cut at one half."""
-    grid = mask.astype(np.uint8) * 255
-    smooth = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR)
-    return cv2.threshold(smooth, 127, 255, cv2.THRESH_BINARY)[1].astype(np.uint8, copy=False)
+    return upsample(mask.astype(np.float32), height, width)

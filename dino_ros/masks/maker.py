@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_ros.encodings import resize
 from dino_ros.errors import UserError
 from dino_ros.masks.attention import attention_mask
 from dino_ros.masks.background import background_mask
@@ -19,10 +20,12 @@ from dino_ros.masks.normalised_cut import normalised_cut_mask
 from dino_ros.masks.objects import SMALLEST, number_objects
 from dino_ros.masks.parameters import METHODS, MaskParameters
 from dino_ros.masks.refine import refine
-from dino_ros.masks.soft import binary
+from dino_ros.masks.soft import upsample
 
-LONG_SIDE = 160
-"""Pixels of the small picture that motion and edges are found in."""
+SMALL = 160
+"""Pixels on the long side of the picture that motion and the edges' strength are found in, at most."""
+FINE = 640
+"""Pixels on the long side of the picture whose edges are followed, at most: of a larger one, made smaller."""
 
 Outputs = Mapping[str, NDArray[np.float32]]
 
@@ -71,15 +74,18 @@ class MaskMaker:
             left_out = (grid > 0.5) & ~largest_components(grid > 0.5, parameters.components)
             grid = np.where(left_out, 0, grid).astype(np.float32)
         if picture is None:
-            return Masks(_cut(grid, *size), None)
-        small = _small(picture)
+            return Masks(upsample(grid, *size), None)
+        fine = _shrink(picture, FINE)
+        small = _shrink(fine, SMALL)
         soft = cv2.resize(grid, small.shape[1::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
         motion = self._motion(small, stamp) if parameters.steady or objects else None
         if parameters.steady and motion is not None and self._soft is not None:
             share = parameters.steady * motion.explained
             soft = ((1 - share) * soft + share * motion.carry(self._soft)).astype(np.float32)
         self._soft = soft if parameters.steady else None
-        mask = refine(soft, small, picture, small.shape[1] / grid.shape[1]) if parameters.refine else _cut(soft, *size)
+        if parameters.refine:
+            soft = refine(soft, small, fine, small.shape[1] / grid.shape[1])
+        mask = upsample(soft, *size)
         if not objects:
             self._objects = None
             return Masks(mask, None)
@@ -110,15 +116,8 @@ class MaskMaker:
         return attention_mask(seen["attention"], parameters.keep, parameters.head).astype(np.float32)
 
 
-def _small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The picture [H, W, 3] with a long side of LONG_SIDE at most."""
+def _shrink(picture: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:
+    """The picture [H, W, 3] with a long side of so many pixels, at most."""
     height, width = picture.shape[:2]
-    scale = min(LONG_SIDE / max(height, width), 1.0)
-    size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-
-
-def _cut(soft: NDArray[np.float32], height: int, width: int) -> NDArray[np.uint8]:
-    """A soft mask interpolated linearly to [height, width] and cut at one half: 0 and 255."""
-    large = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
-    return binary(large.astype(np.float32, copy=False))
+    scale = min(long_side / max(height, width), 1.0)
+    return resize(picture, max(round(height * scale), 1), max(round(width * scale), 1))

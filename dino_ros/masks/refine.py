@@ -10,8 +10,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_ros.masks.soft import binary
-
 RADIUS = 1.5
 """Of the filter's window, in patches: edges are looked for so far around a patch."""
 EPSILON = 1e-3
@@ -52,8 +50,8 @@ def guided_coefficients(
 
 def refine(
     soft: NDArray[np.float32], small: NDArray[np.uint8], picture: NDArray[np.uint8], patch: float
-) -> NDArray[np.uint8]:
-    """Mask [H, W] of 0 and 255 along the edges of a picture, RGB [H, W, 3].
+) -> NDArray[np.float32]:
+    """Soft mask [H, W] along the edges of a picture, RGB [H, W, 3]; it may be a little below 0 and above 1.
 
     `soft` is the soft mask [h, w] at the size of `small`, the picture made smaller, RGB [h, w, 3]; `patch` is the side
     of a patch in pixels of `small`.
@@ -63,5 +61,4 @@ def refine(
     slopes = cv2.resize(coefficients, (width, height), interpolation=cv2.INTER_LINEAR)
     with_one = cv2.merge([picture, np.full((height, width), 255, np.uint8)])
     weighted = cv2.multiply(slopes, with_one, scale=1 / 255, dtype=cv2.CV_32F)
-    value = cv2.transform(weighted, np.ones((1, 4), np.float32))
-    return binary(value.astype(np.float32, copy=False))
+    return cv2.transform(weighted, np.ones((1, 4), np.float32)).astype(np.float32, copy=False)

@@ -32,6 +32,7 @@ def soft_mask(scores: NDArray[np.float32], threshold: float) -> NDArray[np.float
     return np.clip(scaled + 0.5, 0, 1).astype(np.float32)
 
 
-def binary(soft: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Mask of 255 where a soft mask is above one half, else 0."""
-    return np.multiply(soft > 0.5, 255, dtype=np.uint8)
+def upsample(soft: NDArray[np.float32], height: int, width: int) -> NDArray[np.uint8]:
+    """A soft mask interpolated linearly to [height, width] and cut at one half: 255 above it, else 0."""
+    large = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.multiply(large > 0.5, 255, dtype=np.uint8)
