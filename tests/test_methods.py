@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-
-from shapes import write_shapes  # noqa: E402
-from test_pretrain import RECIPE, shapes_accuracy  # noqa: E402
+from shapes import KINDS, render_shape, write_shapes  # noqa: E402
+from test_pretrain import RECIPE  # noqa: E402
+from torch.nn import functional  # noqa: E402
 
 from dino_ros.errors import UserError  # noqa: E402
 from dino_ros.student import read_student  # noqa: E402
 from dino_train import trainer  # noqa: E402
+from dino_train.backbones import mean_and_std  # noqa: E402
 from dino_train.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint  # noqa: E402
 from dino_train.cli import run  # noqa: E402
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
+from dino_train.data.multicrop import MultiCrop, normalise  # noqa: E402
 from dino_train.distributed import Processes  # noqa: E402
 from dino_train.export import export  # noqa: E402
 from dino_train.machine import prepare  # noqa: E402
@@ -36,6 +38,7 @@ from dino_train.recipes import (  # noqa: E402
     DinoRecipe,
     MocoConfig,
     MocoRecipe,
+    OptimiserConfig,
     PretrainRecipe,
     SwavConfig,
     SwavRecipe,
@@ -45,17 +48,18 @@ from dino_train.run_log import LAST_NAME, LOG_NAME  # noqa: E402
 from dino_train.verdict import verdict  # noqa: E402
 
 Array = np.ndarray
-SHARED = {"backbone": RECIPE.backbone, "optimiser": RECIPE.optimiser, "epochs": 6, "batch_size": 64}
+OPTIMISER = OptimiserConfig(lr=1e-2, warmup_epochs=1)
+SHARED = {"backbone": RECIPE.backbone, "optimiser": OPTIMISER, "epochs": 4, "batch_size": 64}
 TWO_VIEWS = dataclasses.replace(RECIPE.crops, local_crops=0)
 RECIPES: dict[str, PretrainRecipe] = {
-    "byol": ByolRecipe(crops=TWO_VIEWS, byol=ByolConfig(hidden_dim=128, out_dim=32, momentum=0.95), **SHARED),
+    "byol": ByolRecipe(crops=TWO_VIEWS, byol=ByolConfig(hidden_dim=128, out_dim=32, momentum=0.9), **SHARED),
     "moco_v2": MocoRecipe(
         crops=TWO_VIEWS, moco=MocoConfig(queue=160, hidden_dim=128, out_dim=32, momentum=0.95), **SHARED
     ),
     "moco_v3": MocoRecipe(
         crops=TWO_VIEWS,
         moco=MocoConfig(version=3, hidden_dim=128, out_dim=32, momentum=0.95, freeze_patches=True),
-        **SHARED,
+        **{**SHARED, "optimiser": dataclasses.replace(OPTIMISER, lr=4e-3)},
     ),
     "swav": SwavRecipe(
         crops=RECIPE.crops,
@@ -361,16 +365,27 @@ def test_batch_norm_is_over_all_processes(name: str) -> None:
 # ---- whole runs ----------------------------------------------------------------------------------------------------
 
 
+def found_across_crops(vit: torch.nn.Module) -> float:
+    """Share of fresh pictures whose most similar crop, among other crops of all of them, is of their kind."""
+    rng, crop = np.random.default_rng(99), MultiCrop(TWO_VIEWS)
+    kinds = torch.arange(200) % KINDS
+    views = torch.stack([crop(render_shape(int(kind), rng), rng)[0] for kind in kinds], dim=1)
+    with torch.inference_mode():
+        a, b = (functional.normalize(vit.eval()(normalise(view, *mean_and_std(vit))), dim=-1) for view in views)
+    similarity = (a - a.mean(dim=0)) @ (b - b.mean(dim=0)).T
+    return (kinds[similarity.argmax(dim=1)] == kinds).float().mean().item()
+
+
 @METHODS
 def test_a_run_learns_and_is_exported(pictures: Path, tmp_path: Path, name: str) -> None:
     recipe = RECIPES[name]
     torch.manual_seed(recipe.seed)
-    before = shapes_accuracy(build_objective(recipe, new=True).student.backbone)
+    before = found_across_crops(build_objective(recipe, new=True).student.backbone)
     checkpoint = pretrain(recipe, pictures, tmp_path)
     log = read_log(tmp_path)
     assert log[-1]["loss"] < 0.95 * (recipe.chance_loss or log[0]["loss"])
-    after = shapes_accuracy(checkpoint_backbone(checkpoint, checkpoint.network))
-    assert after > max(0.6, before - 0.05), f"k-NN {after}, of the random ViT {before}, chance 0.25"
+    after = found_across_crops(checkpoint_backbone(checkpoint, checkpoint.network))
+    assert after > before + 0.03, f"{after}, of the random ViT {before}, chance 0.25"
     said = verdict(read_run(tmp_path))
     assert "collapsed" not in said
     assert "Nothing is learnt" not in said
