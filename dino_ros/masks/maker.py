@@ -24,7 +24,7 @@ from dino_ros.masks.soft import upsample
 
 SMALL = 160
 """Pixels on the long side of the picture that motion and the edges' strength are found in, at most."""
-FINE = 640
+FINE = 480
 """Pixels on the long side of the picture whose edges are followed, at most: of a larger one, made smaller."""
 
 Outputs = Mapping[str, NDArray[np.float32]]
