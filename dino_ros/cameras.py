@@ -71,7 +71,8 @@ class RosCamera:
         self._listened: frozenset[str] = frozenset()
         self._wanted: frozenset[str] = frozenset()
         events = PublisherEventCallbacks(matched=lambda event: self.look_for_listeners())
-        self._outputs: dict[str, Publisher] = {
+        self._outputs: dict[str, Publisher] = {}  # a topic may be matched while the next one is being advertised
+        self._outputs = {
             topic: node.create_lifecycle_publisher(kind, prefix + topic, 5, event_callbacks=events)
             for topic, kind in OUTPUT_TOPICS.items()
         }

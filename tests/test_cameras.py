@@ -10,11 +10,15 @@ import pytest
 pytest.importorskip("rclpy")
 
 from clients import PERCEPTION, Client, header, values
+from rclpy.event_handler import PublisherEventCallbacks
+from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from students import changed, write_student
 from test_perception_node import picture
 
+from dino_ros.camera_thread import CameraThread
+from dino_ros.cameras import RosCamera
 from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.run import running
 from dino_ros.messages import rgb_message, to_array
@@ -140,6 +144,24 @@ def test_a_student_is_swapped_under_a_stream_without_losing_a_frame(
         status = client.diagnosis(lambda s: float(values(s)["input rate (Hz)"]) == 0)
         assert len(masks) + int(values(status)["frames superseded"]) == sent
         assert process.poll() is None
+
+
+def test_a_topic_that_is_matched_while_others_are_advertised_is_no_error(
+    ros: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = LifecycleNode("perception")
+    advertise = node.create_lifecycle_publisher
+
+    def advertise_and_match(*arguments: object, event_callbacks: PublisherEventCallbacks) -> object:
+        publisher = advertise(*arguments, event_callbacks=event_callbacks)
+        event_callbacks.matched(None)  # as an executor in another thread may do at once
+        return publisher
+
+    monkeypatch.setattr(node, "create_lifecycle_publisher", advertise_and_match)
+    camera = RosCamera(node, "", False, "best_effort", CameraThread(node))
+    assert not camera.listened()
+    camera.destroy()
+    node.destroy_node()
 
 
 def test_a_student_with_fewer_heads_than_the_mask_needs_is_refused(client: Client, student: Path) -> None:
