@@ -16,12 +16,18 @@ vision: Any = importlib.import_module("vision_msgs.msg") if importlib.util.find_
 
 def boxes(objects: NDArray[np.uint16]) -> dict[int, tuple[int, int, int, int]]:
     """Left, top, width and height in pixels of every object, by its number, from numbers [H, W] (0: no object)."""
-    found = {}
-    for number in np.unique(objects[objects > 0]).tolist():
-        ys, xs = np.nonzero(objects == number)
-        left, top = int(xs.min()), int(ys.min())
-        found[number] = (left, top, int(xs.max()) - left + 1, int(ys.max()) - top + 1)
-    return found
+    ys, xs = np.nonzero(objects)
+    numbers, which = np.unique(objects[ys, xs], return_inverse=True)
+    low = np.full((2, len(numbers)), max(objects.shape))
+    high = np.zeros_like(low)
+    for axis, places in enumerate((xs, ys)):
+        np.minimum.at(low[axis], which, places)
+        np.maximum.at(high[axis], which, places)
+    sides = [*low, *(high - low + 1)]
+    return {
+        number: (left, top, width, height)
+        for number, left, top, width, height in np.array([numbers, *sides]).T.tolist()
+    }
 
 
 def detections_message(objects: NDArray[np.uint16], header: Header) -> Any:

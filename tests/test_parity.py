@@ -75,6 +75,19 @@ def test_the_bundled_student_passes_in_fp16_and_not_with_noise() -> None:
         gate(path, Wrong(reference, noisy(0.3), "noisy"))
 
 
+def test_a_head_that_says_something_else_is_refused_though_all_else_is_right() -> None:
+    path = find_student("")
+    assert read_student(path).head
+    reference = open_backend("onnxruntime", path)
+    for number, change in enumerate((lambda values: 1 - values, lambda values: values * np.float32("nan"))):
+
+        def spoil(name: str, values: Array, change: Callable[[Array], Array] = change) -> Array:
+            return change(values) if name == "foreground" else values
+
+        with pytest.raises(UserError, match=r"cosine of patch tokens 1\.0000, mask IoU 0\.[0-8]"):
+            gate(path, Wrong(reference, spoil, f"upside down {number}"))
+
+
 def test_the_numbers_are_those_of_the_formulas(student: Path, reference: Backend) -> None:
     info = read_student(student)
     batch = prepare(shipped_pictures(), info.height, info.width)
