@@ -25,7 +25,7 @@ from dino_ros.perceiver import Perceiver
 from dino_ros.student import METADATA_KEY, StudentInfo
 from dino_train.data.frames import MixedFrames
 from dino_train.evaluation.class_folder import ClassFolder
-from dino_train.evaluation.knn import knn_of_student
+from dino_train.evaluation.knn import knn_of
 
 log = logging.getLogger(__name__)
 
@@ -171,5 +171,5 @@ def describe(model: onnx.ModelProto, info: StudentInfo) -> StudentInfo:
 
 def accuracy(student: Perceiver, labelled: ClassFolder) -> float:
     """k-NN accuracy, 0 to 1, at the k that the paper finds best, 20, or the largest that there are pictures for."""
-    accuracies = knn_of_student(student, labelled)
+    accuracies = knn_of(student, labelled)
     return accuracies.get(20, accuracies[max(accuracies)])

@@ -108,10 +108,8 @@ def test_frames_that_do_not_follow_each_other_have_no_motion() -> None:
 
 
 def test_every_layout_is_read(tmp_path: Path) -> None:
-    ((name, frames),) = labelled_sequences(write_scene(tmp_path / "davis", 3))
-    assert name == "block"
-    for _ in range(2):  # it may be gone through again
-        assert [round(frame.stamp / 1e9 * 24) for frame in frames] == [0, 2, 4]
+    (frames,) = map(list, labelled_sequences(write_scene(tmp_path / "davis", 3)))
+    assert [round(frame.stamp / 1e9 * 24) for frame in frames] == [0, 2, 4]
     for frame, expected in zip(frames, scene(3), strict=True):
         np.testing.assert_array_equal(frame.rgb, expected.rgb)
         np.testing.assert_array_equal(frame.objects > 0, expected.objects > 0)
@@ -121,13 +119,18 @@ def test_every_layout_is_read(tmp_path: Path) -> None:
         "/mask": [encoded("png", np.dstack([frame.objects] * 3)) for frame in scene(3)],
     }
     bag = write_topics(tmp_path / "bag", topics)
-    ((_, in_bag),) = labelled_sequences(bag, "/mask", "/image")
+    (in_bag,) = labelled_sequences(bag, "/mask", "/image")
     assert [frame.stamp for frame in in_bag] == [10**9, 11 * 10**8, 12 * 10**8], "a frame without mask is left out"
     with pytest.raises(UserError, match="name its topic of masks with --masks"):
-        labelled_sequences(bag, topic="/image")
+        [list(frames) for frames in labelled_sequences(bag, topic="/image")]
 
     stills = labelled_sequences(tmp_path / "davis" / "images", str(tmp_path / "davis" / "masks"))
-    assert [len(list(frames)) for _, frames in stills] == [1, 1, 1]
+    assert [len(list(frames)) for frames in stills] == [1, 1, 1]
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for part in ("images", "masks"):
+        (tmp_path / "davis" / part / "block").rename(flat / part)
+    assert [len(list(frames)) for frames in labelled_sequences(flat)] == [1, 1, 1]
 
 
 def test_scores_of_a_student_are_those_of_its_perceiver(student: Path) -> None:
@@ -135,14 +138,14 @@ def test_scores_of_a_student_are_those_of_its_perceiver(student: Path) -> None:
     assert methods_of(perceiver) == [method for method in METHODS if method != "foreground"]
     frames = scene(4)
     background = MaskParameters("background", steady=0.0)
-    found = mask_scores(perceiver, [("scene", frames)], [ATTENTION, background])
+    found = mask_scores(perceiver, [frames], [ATTENTION, background])
     for scores, parameters in zip(found, (ATTENTION, background), strict=True):
         masks = [perceiver(frame.rgb, ("mask",), parameters).mask > 0 for frame in frames]
         ious = [slow_iou(mask, frame.objects) for mask, frame in zip(masks, frames, strict=True)]
         assert scores.iou == pytest.approx(np.mean(ious))
         assert scores.frames == 4
     assert found[1].iou > found[0].iou, "the block is unlike its background"
-    truth = truth_scores([("scene", frames)])
+    truth = truth_scores([frames])
     assert (truth.iou, truth.boundary) == (1, 1)
     assert 0.9 < truth.steadiness <= 1
 
@@ -151,12 +154,12 @@ def test_sequences_count_alike_however_long(student: Path) -> None:
     perceiver = Perceiver.load(student, "onnxruntime")
     frames = scene(6)
     blank = LabelledFrame(frames[0].rgb, np.zeros_like(frames[0].objects), 0)
-    one, other = (mask_scores(perceiver, [("", part)], [ATTENTION])[0].iou for part in (frames[:5], frames[5:]))
-    both = mask_scores(perceiver, [("a", frames[:5]), ("b", frames[5:]), ("c", [blank])], [ATTENTION])[0]
+    one, other = (mask_scores(perceiver, [part], [ATTENTION])[0].iou for part in (frames[:5], frames[5:]))
+    both = mask_scores(perceiver, [frames[:5], frames[5:], [blank]], [ATTENTION])[0]
     assert both.iou == pytest.approx((one + other) / 2)
     assert both.frames == 7
     with pytest.raises(UserError, match="No frame has an object"):
-        mask_scores(perceiver, [("c", [blank])], [ATTENTION])
+        mask_scores(perceiver, [[blank]], [ATTENTION])
 
 
 def test_the_command_scores_every_method_on_several_data(
@@ -180,9 +183,9 @@ def test_the_command_scores_every_method_on_several_data(
 
 def test_the_bundled_students_default_is_better_than_the_papers_mask() -> None:
     perceiver = Perceiver.load(backend="onnxruntime")
-    ((_, frames),) = labelled_sequences(TABLE, TRUTH_TOPIC, TOPIC)
+    (frames,) = labelled_sequences(TABLE, TRUTH_TOPIC, TOPIC)
     default = MaskParameters().resolve(perceiver.info)
     some = [frame for number, frame in enumerate(frames) if number % 30 == 0]
-    paper, ours = mask_scores(perceiver, [("table", some)], [ATTENTION, default])
+    paper, ours = mask_scores(perceiver, [some], [ATTENTION, default])
     assert ours.iou > paper.iou + 0.1
     assert ours.boundary > paper.boundary + 0.1

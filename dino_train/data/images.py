@@ -35,6 +35,11 @@ class Names(Sequence[str]):
         return os.fsdecode(self._encoded[self._ends[index] : self._ends[index + 1]])
 
 
+def picture_files(folder: Path) -> list[Path]:
+    """The picture files in a folder and below, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
 class FolderFrames:
     """Picture files by number; `files` are paths relative to the folder."""
 

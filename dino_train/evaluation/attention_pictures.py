@@ -8,7 +8,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from timm.models import VisionTransformer
 
@@ -16,9 +15,9 @@ from dino_ros.cache import write_whole
 from dino_ros.masks.attention import attention_mask
 from dino_ros.masks.binary import upsample_mask
 from dino_ros.overlay import overlay
-from dino_train.backbones import VitOutputs, mean_and_std, patch_size
+from dino_train.backbones import patch_size
 from dino_train.data.frames import open_frames
-from dino_train.data.multicrop import normalise
+from dino_train.evaluation.encoders import TorchEncoder
 
 Picture = NDArray[np.uint8]
 """RGB [H, W, 3]."""
@@ -74,11 +73,9 @@ def attend(vit: VisionTransformer, picture: Picture) -> Attended:
     rows, columns = (max(round(side * scale / patch), 1) for side in (height, width))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     resized = cv2.resize(picture, (columns * patch, rows * patch), interpolation=interpolation).astype(np.uint8)
-    device = next(vit.parameters()).device
-    images = normalise(torch.from_numpy(resized).permute(2, 0, 1)[None].to(device), *mean_and_std(vit))
-    with torch.inference_mode():
-        _, attention, _ = VitOutputs(vit).eval()(images)
-    return Attended(resized, attention[0].float().cpu().numpy())
+    attention = TorchEncoder(vit)(resized, ("attention",)).attention
+    assert attention is not None  # it was asked for
+    return Attended(resized, attention)
 
 
 def attention_sheet(attended: Sequence[Attended]) -> Picture:

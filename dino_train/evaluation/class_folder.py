@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dino_ros.errors import UserError
-from dino_ros.sources import IMAGE_SUFFIXES
 from dino_train.backbones import mean_and_std
-from dino_train.data.images import decode
+from dino_train.data.images import decode, picture_files
 from dino_train.data.multicrop import normalise
 
 BATCH = 64
@@ -60,19 +59,14 @@ def open_class_folder(folder: Path) -> ClassFolder:
 
 def _classes(part: Path) -> list[str]:
     """Names of the folders in `part` that hold a picture."""
-    classes = sorted(folder.name for folder in part.iterdir() if folder.is_dir() and _pictures(folder))
+    classes = sorted(folder.name for folder in part.iterdir() if folder.is_dir() and picture_files(folder))
     if not classes:
         raise UserError(f"{part} holds no folder with pictures: it needs one for each class.")
     return classes
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """The picture files in `folder` and below, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
 def _labelled(part: Path, classes: Sequence[str]) -> LabelledFiles:
-    pairs = [(file, label) for label, name in enumerate(classes) for file in _pictures(part / name)]
+    pairs = [(file, label) for label, name in enumerate(classes) for file in picture_files(part / name)]
     return LabelledFiles([file for file, _ in pairs], [label for _, label in pairs])
 
 

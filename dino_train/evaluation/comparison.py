@@ -26,7 +26,7 @@ from dino_train.data.frames import open_frames
 from dino_train.data.multicrop import normalise
 from dino_train.evaluation.class_folder import open_class_folder
 from dino_train.evaluation.jaccard import jaccard_scores
-from dino_train.evaluation.knn import knn_of_student
+from dino_train.evaluation.knn import knn_of
 from dino_train.evaluation.labelled import labelled_pictures
 from dino_train.export import export
 from dino_train.objectives.distil import Distil
@@ -94,7 +94,7 @@ def compare_with_teacher(checkpoint: Path, config: ComparisonConfig) -> Comparis
             labelled = labelled_pictures(Path(config.data), config.masks, config.topic)
             found[name]["mask_iou_truth"] = jaccard_scores(both[name], labelled).mean_of_heads
         if loaded.evaluation.knn:
-            accuracies = knn_of_student(both[name], open_class_folder(Path(loaded.evaluation.knn)))
+            accuracies = knn_of(both[name], open_class_folder(Path(loaded.evaluation.knn)))
             found[name]["knn"] = {str(k): accuracy for k, accuracy in accuracies.items()}
     found["speed_up"] = found["teacher"]["milliseconds"] / found["student"]["milliseconds"]
     found["rows"] = rows(found)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.sources import IMAGE_SUFFIXES
+from dino_train.data.images import picture_files
 from dino_train.evaluation.encoders import Encoder, perceive_all, read_pictures
 from dino_train.evaluation.ranking import GroundTruth, RankingScores, ranking_scores
 
@@ -30,7 +30,7 @@ def copy_scores(encoder: Encoder, truth: GroundTruth, whitening: Path | None = N
     """
     descriptors = copy_descriptors(encoder, truth.files)
     if whitening:
-        files = sorted(path for path in whitening.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        files = picture_files(whitening)
         # Fewer would leave directions in which nothing is known of the spread.
         if len(files) <= descriptors.shape[1]:
             raise UserError(

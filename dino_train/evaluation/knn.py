@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from timm.models import VisionTransformer
@@ -60,23 +61,19 @@ def knn_on_folder(vit: VisionTransformer, folder: ClassFolder, size: int) -> dic
     The k of NEIGHBOURS that the training pictures suffice for, or all of these where they are fewer than the smallest.
     Raises UserError for a file that is no picture.
     """
-    device = next(vit.parameters()).device
-    train, val = (embed_files(vit, part.files, size) for part in (folder.train, folder.val))
-    train_labels, val_labels = (torch.tensor(part.labels, device=device) for part in (folder.train, folder.val))
-    return knn_accuracies(train, train_labels, val, val_labels, neighbours_for(len(train)))
+    return _accuracies(folder, lambda files: embed_files(vit, files, size))
 
 
 def knn_of(encoder: Encoder, folder: ClassFolder) -> dict[int, float]:
-    """`knn_on_folder` of a ViT in torch whose size is square, `knn_of_student` of anything else."""
+    """`knn_on_folder` of a ViT in torch whose size is square; of anything else whole pictures, as a robot sees them."""
     if isinstance(encoder, TorchEncoder) and encoder.crop_side:
         return knn_on_folder(encoder.vit, folder, encoder.crop_side)
-    return knn_of_student(encoder, folder)
+    return _accuracies(folder, lambda files: torch.from_numpy(embed_pictures(encoder, files)))
 
 
-def knn_of_student(student: Encoder, folder: ClassFolder) -> dict[int, float]:
-    """As `knn_on_folder`, of a student file as a robot runs it: whole pictures, resized to its input."""
-    train, val = (torch.from_numpy(embed_pictures(student, part.files)) for part in (folder.train, folder.val))
-    train_labels, val_labels = torch.tensor(folder.train.labels), torch.tensor(folder.val.labels)
+def _accuracies(folder: ClassFolder, embed: Callable[[Sequence[Path]], Tensor]) -> dict[int, float]:
+    train, val = (embed(part.files) for part in (folder.train, folder.val))
+    train_labels, val_labels = (torch.tensor(part.labels, device=train.device) for part in (folder.train, folder.val))
     return knn_accuracies(train, train_labels, val, val_labels, neighbours_for(len(train)))
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from dino_ros.encodings import to_rgb
 from dino_ros.errors import UserError
-from dino_ros.sources import IMAGE_SUFFIXES, is_bag, open_source
-from dino_train.data.images import decode
+from dino_ros.sources import is_bag, open_source
+from dino_train.data.images import decode, picture_files
 from dino_train.evaluation.video_folder import is_video_folder, open_video_folder
 
 Labelled = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -31,18 +31,28 @@ def labelled_pictures(data: Path, masks: str | None = None, topic: str | None = 
     `read_labelled`.
     """
     if is_bag(data):
-        if not masks:
-            raise UserError(f"{data} is a bag: name its topic of masks with --masks.")
         return labelled_bag(data, topic, masks)
     return (read_labelled(picture, mask) for picture, mask in _files(data, masks))
 
 
-def labelled_bag(bag: Path, topic: str | None, mask_topic: str) -> Iterator[Labelled]:
-    """Frames of a bag's image topic, each with the message of the same stamp on the topic of masks."""
+def labelled_bag(bag: Path, topic: str | None, mask_topic: str | None) -> Iterator[Labelled]:
+    """Pictures of a bag, as `labelled_bag_frames`."""
+    return (labelled for _, labelled in labelled_bag_frames(bag, topic, mask_topic))
+
+
+def labelled_bag_frames(bag: Path, topic: str | None, mask_topic: str | None) -> Iterator[tuple[int, Labelled]]:
+    """Frames of a bag's image topic, each with its stamp in ns and the message of the same stamp on the topic of masks.
+
+    Raises UserError where no topic of masks is named.
+    """
+    if not mask_topic:
+        raise UserError(f"{bag} is a bag: name its topic of masks with --masks.")
     masks = {frame.stamp: frame.image for frame in open_source(bag, mask_topic)}
-    for frame in open_source(bag, topic):
-        if frame.stamp in masks:
-            yield frame.rgb(), object_numbers(to_rgb(masks[frame.stamp])[:, :, 0])
+    return (
+        (frame.stamp, (frame.rgb(), object_numbers(to_rgb(masks[frame.stamp])[:, :, 0])))
+        for frame in open_source(bag, topic)
+        if frame.stamp in masks
+    )
 
 
 def read_labelled(picture: Path, mask: Path) -> Labelled:
@@ -103,7 +113,7 @@ def _files(data: Path, masks: str | None) -> list[tuple[Path, Path]]:
 
 
 def _same_names(pictures: Path, masks: Path) -> list[tuple[Path, Path]]:
-    files = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = picture_files(pictures)
     if not files:
         raise UserError(f"{pictures} holds no pictures to evaluate on.")
     return [(file, (masks / file.relative_to(pictures)).with_suffix(".png")) for file in files]

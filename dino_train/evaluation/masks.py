@@ -11,18 +11,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_ros.encodings import to_rgb
 from dino_ros.errors import UserError
 from dino_ros.masks.binary import jaccard
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.motion import find_origin, move
 from dino_ros.masks.parameters import METHODS, MaskParameters
 from dino_ros.perceiver import Perceiver
-from dino_ros.sources import is_bag, open_source
+from dino_ros.sources import is_bag
 from dino_train.evaluation.boundary import boundary_f
 from dino_train.evaluation.encoders import Encoder
-from dino_train.evaluation.labelled import VOID, labelled_pictures, object_numbers, read_labelled
-from dino_train.evaluation.video_folder import is_video_folder, open_video_folder
+from dino_train.evaluation.labelled import VOID, labelled_bag_frames, labelled_pictures, read_labelled
+from dino_train.evaluation.video_folder import has_sequences, is_video_folder, open_video_folder
 
 VIDEO_RATE = 24.0
 """Frames per second of DAVIS, whose files are numbered by frame."""
@@ -60,49 +59,32 @@ class MaskScores:
 
 def labelled_sequences(
     data: Path, masks: str | None = None, topic: str | None = None
-) -> list[tuple[str, Iterable[LabelledFrame]]]:
-    """Sequences by name: of a bag one, of a folder of videos each, of labelled pictures each picture.
+) -> Iterator[Iterator[LabelledFrame]]:
+    """Sequences of frames, read as they are asked for: a bag is one, each video of a folder, each labelled picture.
 
     The arguments, layouts and errors are those of `labelled_pictures`.
     """
     if is_bag(data):
-        if not masks:
-            raise UserError(f"{data} is a bag: name its topic of masks with --masks.")
-        return [(data.name, _BagFrames(data, topic, masks))]
-    if not masks and is_video_folder(data):
-        videos = open_video_folder(data)
-        if any(len(video.files) > 1 for video in videos):
-            return [(video.name, _VideoFrames(video.files)) for video in videos]
-    pictures = labelled_pictures(data, masks, topic)
-    return [(str(number), [LabelledFrame(*picture, 0)]) for number, picture in enumerate(pictures)]
+        yield (LabelledFrame(*labelled, stamp) for stamp, labelled in labelled_bag_frames(data, topic, masks))
+    elif not masks and is_video_folder(data) and has_sequences(data):
+        yield from (_video_frames(video.files) for video in open_video_folder(data))
+    else:
+        yield from (iter([LabelledFrame(*labelled, 0)]) for labelled in labelled_pictures(data, masks, topic))
 
 
-@dataclass(frozen=True)
-class _BagFrames:
-    """Frames of a bag that have a mask of the same stamp; may be iterated again and again."""
-
-    bag: Path
-    topic: str | None
-    masks: str
-
-    def __iter__(self) -> Iterator[LabelledFrame]:
-        masks = {frame.stamp: frame.image for frame in open_source(self.bag, self.masks)}
-        for frame in open_source(self.bag, self.topic):
-            if frame.stamp in masks:
-                numbers = object_numbers(to_rgb(masks[frame.stamp])[:, :, 0])
-                yield LabelledFrame(frame.rgb(), numbers, frame.stamp)
-
-
-@dataclass(frozen=True)
-class _VideoFrames:
+def _video_frames(files: Sequence[tuple[Path, Path]]) -> Iterator[LabelledFrame]:
     """Frames of a video of DAVIS, whose names are their numbers."""
+    for place, (picture, mask) in enumerate(files):
+        number = int(picture.stem) if picture.stem.isdecimal() else place
+        yield LabelledFrame(*read_labelled(picture, mask), round(number / VIDEO_RATE * 1e9))
 
-    files: Sequence[tuple[Path, Path]]
 
-    def __iter__(self) -> Iterator[LabelledFrame]:
-        for place, (picture, mask) in enumerate(self.files):
-            number = int(picture.stem) if picture.stem.isdecimal() else place
-            yield LabelledFrame(*read_labelled(picture, mask), round(number / VIDEO_RATE * 1e9))
+def with_motion(frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, NDArray[np.float32] | None]]:
+    """Frames of a sequence, each with its `motion` since the one before."""
+    before: LabelledFrame | None = None
+    for frame in frames:
+        yield frame, motion(before, frame)
+        before = frame
 
 
 def methods_of(encoder: Encoder) -> list[str]:
@@ -127,10 +109,12 @@ class Tally:
         self.boundaries: list[float] = []
         self.steadiness: list[float] = []
         self.milliseconds: list[float] = []
+        self.frames = 0
         self._before: NDArray[np.bool_] | None = None
 
     def add(self, mask: NDArray[np.bool_], frame: LabelledFrame, origin: NDArray[np.float32] | None) -> None:
         """Count a frame's mask [H, W]; `origin` is where its pixels were in the frame before, as `motion` gives it."""
+        self.frames += 1
         judged = frame.objects != VOID
         truth = (frame.objects > 0) & judged
         if truth.any():
@@ -155,7 +139,7 @@ def motion(before: LabelledFrame | None, frame: LabelledFrame) -> NDArray[np.flo
 
 
 def mask_scores(
-    encoder: Encoder, sequences: Iterable[tuple[str, Iterable[LabelledFrame]]], variants: Sequence[MaskParameters]
+    encoder: Encoder, sequences: Iterable[Iterable[LabelledFrame]], variants: Sequence[MaskParameters]
 ) -> list[MaskScores]:
     """Score the masks of each variant (its method is no "auto"); the encoder looks at each frame once.
 
@@ -163,46 +147,40 @@ def mask_scores(
     """
     needed = sorted({name for variant in variants for name in METHODS[variant.method]})
     tallies: list[list[Tally]] = [[] for _ in variants]
-    frames_seen = 0
-    for _, frames in sequences:
+    for frames in sequences:
         makers = [MaskMaker() for _ in variants]
         for tally in tallies:
             tally.append(Tally())
-        before: LabelledFrame | None = None
-        for frame in frames:
-            frames_seen += 1
-            seen, origin = look(encoder, frame.rgb, needed), motion(before, frame)
+        for frame, origin in with_motion(frames):
+            seen = look(encoder, frame.rgb, needed)
             for variant, maker, tally in zip(variants, makers, tallies, strict=True):
                 started = time.perf_counter()
                 picture = frame.rgb if variant.needs_picture(False) else None
                 mask = maker(seen, frame.rgb.shape[:2], picture, frame.stamp, variant).mask
                 tally[-1].milliseconds.append(1e3 * (time.perf_counter() - started))
                 tally[-1].add(mask > 0, frame, origin)
-            before = frame
     if not any(one.ious for one in tallies[0]):
         raise UserError("No frame has an object in its ground truth: check that pictures and masks belong together.")
-    return [_scores(tally, frames_seen) for tally in tallies]
+    return [_scores(tally) for tally in tallies]
 
 
-def truth_scores(sequences: Iterable[tuple[str, Iterable[LabelledFrame]]]) -> MaskScores:
+def truth_scores(sequences: Iterable[Iterable[LabelledFrame]]) -> MaskScores:
     """Scores of the ground truth itself: its steadiness is less than 1, as objects turn and the motion is estimated."""
-    tallies, frames_seen = [], 0
-    for _, frames in sequences:
-        tally = Tally()
-        before: LabelledFrame | None = None
-        for frame in frames:
-            frames_seen += 1
-            tally.add((frame.objects > 0) & (frame.objects != VOID), frame, motion(before, frame))
-            before = frame
-        tallies.append(tally)
-    return _scores(tallies, frames_seen)
+    tallies = []
+    for frames in sequences:
+        tallies.append(Tally())
+        for frame, origin in with_motion(frames):
+            tallies[-1].add((frame.objects > 0) & (frame.objects != VOID), frame, origin)
+    return _scores(tallies)
 
 
-def _scores(tallies: Sequence[Tally], frames: int) -> MaskScores:
+def _scores(tallies: Sequence[Tally]) -> MaskScores:
     def mean(name: str) -> float:
         means = [float(np.mean(getattr(tally, name))) for tally in tallies if getattr(tally, name)]
         return float(np.mean(means)) if means else float("nan")
 
     times = [value for tally in tallies for value in tally.milliseconds]
     median = float(np.median(times)) if times else float("nan")
-    return MaskScores(mean("ious"), mean("boundaries"), mean("steadiness"), median, frames)
+    return MaskScores(
+        mean("ious"), mean("boundaries"), mean("steadiness"), median, sum(tally.frames for tally in tallies)
+    )

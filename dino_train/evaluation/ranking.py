@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.sources import IMAGE_SUFFIXES
+from dino_train.data.images import picture_files
 
 RECALL_AT = (1, 5, 10)
 EXAMPLE = '{"query.jpg": {"positives": ["a.jpg"], "ignored": ["b.jpg"]}}'
@@ -70,9 +70,7 @@ def read_ground_truth(folder: Path, path: Path) -> GroundTruth:
         raise UserError(f"The ground truth {path} cannot be read ({error.strerror}): give a JSON file.") from error
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise UserError(f"{path} is no ground truth: it must be JSON such as {EXAMPLE}.") from error
-    pictures = {
-        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES
-    }
+    pictures = {file.relative_to(folder).as_posix() for file in picture_files(folder)}
     for query in queries:
         if not query.positives:
             raise UserError(f"{path}: {query.name} has no positives, so nothing can be found: name some or remove it.")

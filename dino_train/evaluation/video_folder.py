@@ -29,6 +29,11 @@ def is_video_folder(folder: Path) -> bool:
     return any(all((folder / part).is_dir() for part in layout) for layout in (OFFICIAL, SIMPLE))
 
 
+def has_sequences(folder: Path) -> bool:
+    """Whether a video folder holds folders of frames, and not pictures alone."""
+    return any(path.is_dir() for layout in (OFFICIAL, SIMPLE) for path in (folder / layout[0]).glob("*"))
+
+
 def open_video_folder(folder: Path) -> list[VideoSequence]:
     """List the sequences of a folder; none is read yet.
 

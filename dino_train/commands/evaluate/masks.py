@@ -43,8 +43,8 @@ def run(options: Namespace) -> None:
 
     encoders = open_named_encoders(options)
     for data in options.data:
-        bag_only = options.masks and not Path(options.masks).is_dir()
-        masks = None if bag_only and not is_bag(data) else options.masks
+        named = options.masks and (is_bag(data) or Path(options.masks).is_dir())
+        masks = options.masks if named else None  # a topic says nothing of folders that are scored beside the bag
         add(data, "", "ground truth", truth_scores(labelled_sequences(data, masks, options.topic)))
         for name, encoder in encoders.items():
             variants = {}
