@@ -145,6 +145,8 @@ def test_a_comparison_that_was_killed_goes_on(folder: Path, tmp_path: Path, monk
         assert 0 <= curve[0]["minutes"] < curve[1]["minutes"] < curve[2]["minutes"]
         evaluated = [json.loads(line) for line in (out / name / "evaluations.jsonl").read_text().splitlines()]
         assert [line["knn"]["20"] for line in evaluated] == [point["knn"] for point in curve]
+        tested = [np.repeat([1.0, 0.0], [hits, 24 - hits]) for hits in (round(24 * point["knn"]) for point in curve)]
+        assert [point["error"] for point in curve] == pytest.approx([answers.std() / 24**0.5 for answers in tested])
         log = [json.loads(line) for line in (out / name / "log.jsonl").read_text().splitlines()]
         assert [line["step"] for line in log] == list(range(10, 61, 10))
         assert (out / name / "report.html").is_file()

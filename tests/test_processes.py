@@ -14,11 +14,14 @@ torch = pytest.importorskip("torch")
 submitit = pytest.importorskip("submitit")
 
 from shapes import write_shapes  # noqa: E402
+from torch.nn import functional  # noqa: E402
 
 from dino_ros.errors import UserError  # noqa: E402
 from dino_train import trainer  # noqa: E402
 from dino_train.checkpoint import load_checkpoint  # noqa: E402
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, SlurmConfig  # noqa: E402
+from dino_train.objectives.methods import build_objective  # noqa: E402
+from dino_train.objectives.swav import Assigned  # noqa: E402
 from dino_train.recipes import (  # noqa: E402
     BackboneConfig,
     CropsConfig,
@@ -28,6 +31,8 @@ from dino_train.recipes import (  # noqa: E402
     MocoRecipe,
     OptimiserConfig,
     PretrainRecipe,
+    SwavConfig,
+    SwavRecipe,
 )
 from dino_train.run_log import LAST_NAME, LOG_NAME  # noqa: E402
 from dino_train.slurm import PretrainJob, slurm_executor, submit  # noqa: E402
@@ -40,6 +45,7 @@ RECIPE = DinoRecipe(
     epochs=5,
     batch_size=16,
 )
+SWAV = SwavRecipe(RECIPE.backbone, RECIPE.crops, swav=SwavConfig(prototypes=24, hidden_dim=32, out_dim=16, queue=60))
 CPU = MachineConfig(device="cpu", precision="fp32", workers=1)
 QUIET = EvaluationConfig(every=0)
 
@@ -122,6 +128,37 @@ def test_what_is_over_the_whole_batch_is_so_over_processes(
         assert int(ours["pointer"]) == int(theirs["pointer"]) == 12 * 16 % 40
         torch.testing.assert_close(ours["queue"], theirs["queue"], rtol=0, atol=5e-3)
         assert (ours["queue"] - theirs["queue"].roll(8, 0)).abs().max() > 0.05, "another order is another queue"
+
+
+def assign_with_queue(rank: int, count: int, folder: str) -> None:
+    """What one of `count` processes does with its part of six batches: five fill the queue, the last is assigned."""
+    if count > 1:
+        torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=count)
+    torch.manual_seed(0)
+    batches = functional.normalize(torch.randn(6, 16, 2, 16), dim=-1)[:, rank * 16 // count : (rank + 1) * 16 // count]
+    objective = build_objective(SWAV, new=True)
+    for batch in batches[:5]:
+        objective.after_step(Assigned(torch.zeros(len(batch), 2, 32), batch, torch.zeros(len(batch), 2, 24)), {})
+    scores = objective.student.prototypes(batches[5, :, 1])
+    codes = [objective.assign(scores, 1, uses_queue) for uses_queue in (True, False)]
+    torch.save((*codes, objective.queue, objective.pointer), f"{folder}/{rank}_of_{count}.pt")
+
+
+def test_the_queue_of_swav_is_of_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process assigns its pictures together with a part of the queue: the codes are those of one process."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.multiprocessing.spawn(assign_with_queue, (2, str(tmp_path)), nprocs=2)
+    assign_with_queue(0, 1, str(tmp_path))
+    parts = [torch.load(tmp_path / f"{rank}_of_2.pt") for rank in (0, 1)]
+    with_queue, without, queue, pointer = torch.load(tmp_path / "0_of_1.pt")
+    torch.testing.assert_close(torch.cat([part[0] for part in parts]), with_queue)
+    torch.testing.assert_close(torch.cat([part[1] for part in parts]), without)
+    assert (with_queue - without).abs().max() > 0.01
+    assert int(pointer) == 5 * 16 % 60
+    for _, _, part_queue, part_pointer in parts:
+        assert part_pointer == pointer
+        torch.testing.assert_close(part_queue, queue)
 
 
 def test_a_job_that_was_stopped_goes_on(

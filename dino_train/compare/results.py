@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,7 +27,7 @@ HEALTH = {
 """Columns of the table, and which field of the log is in them: the mean of the last lines, where the method has it.
 
 Entropies and KL in nats."""
-SHARES = {"k-NN", "best", "start"}
+SHARES = {"k-NN", "±", "start"}
 
 
 class Point(NamedTuple):
@@ -38,6 +39,8 @@ class Point(NamedTuple):
     """Training time by then."""
     knn: float
     """Accuracy, 0 to 1: k = 20, or the largest k that there is."""
+    error: float
+    """Its standard error, from the number of pictures tested: two runs differ by chance by about as much."""
 
 
 def write_results(title: str, out: Path, names: Iterable[str]) -> None:
@@ -54,16 +57,22 @@ def write_results(title: str, out: Path, names: Iterable[str]) -> None:
         "curves": {name: [point._asdict() for point in curve] for name, curve in curves.items()},
     }
     write_whole(out / RESULTS_NAME, json.dumps(content, indent=2).encode())
-    write_whole(out / PLOT_NAME, plot(title, curves))
+    write_whole(out / PLOT_NAME, plot(title, curves, {name: memory(run) for name, run in runs.items()}))
 
 
 def points(run: RunFolder) -> list[Point]:
     """The evaluations of a run, by pictures seen."""
     batch = int(run.recipe["batch_size"])
-    scored = [(line, knn_score(line)) for line in run.evaluations]
     return [
-        Point(int(line["step"]) * batch, line["seconds"] / 60, score) for line, score in scored if score is not None
+        Point(line["step"] * batch, line["seconds"] / 60, score, math.sqrt(score * (1 - score) / line["knn_pictures"]))
+        for line in run.evaluations
+        if (score := knn_score(line)) is not None
     ]
+
+
+def memory(run: RunFolder) -> float:
+    """The largest memory that a run took, in GB; 0 before its first line."""
+    return max((line["memory_gb"] for line in run.log), default=0.0)
 
 
 def row(name: str, run: RunFolder) -> Scores:
@@ -73,12 +82,12 @@ def row(name: str, run: RunFolder) -> Scores:
     columns: dict[str, float | int | str] = {
         "run": name,
         "k-NN": curve[-1].knn if curve else "",
-        "best": max(point.knn for point in curve) if curve else "",
+        "±": curve[-1].error if curve else "",
         "start": curve[0].knn if curve else "",
         "pictures": curve[-1].images if curve else "",
         "minutes": curve[-1].minutes if curve else "",
         "per s": statistics.median(speeds) if speeds else "",
-        "GB": max(line["memory_gb"] for line in run.log) if run.log else "",
+        "GB": memory(run) or "",
     }
     for column, field in HEALTH.items():
         value = recent(run.log, field)
@@ -93,19 +102,23 @@ def shown(column: str, value: float | int | str) -> str:
     return percent(value) if column in SHARES else f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
-def plot(title: str, curves: dict[str, list[Point]]) -> bytes:
-    """k-NN over pictures seen and over minutes, a PNG."""
+def plot(title: str, curves: dict[str, list[Point]], gigabytes: dict[str, float]) -> bytes:
+    """k-NN over pictures seen and over minutes, and the largest memory, a PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    for name, curve in curves.items():
-        knn = [100 * point.knn for point in curve]
-        left.plot([point.images for point in curve], knn, marker="o", markersize=3, label=name)
-        right.plot([point.minutes for point in curve], knn, marker="o", markersize=3)
+    figure = Figure(figsize=(13, 4.5), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(5, 5, 2))
+    middle.sharey(left)
+    for number, (name, curve) in enumerate(curves.items()):
+        knn, colour = [100 * point.knn for point in curve], f"C{number}"
+        left.plot([point.images for point in curve], knn, colour, marker="o", markersize=3, label=name)
+        middle.plot([point.minutes for point in curve], knn, colour, marker="o", markersize=3)
+        right.bar(name, gigabytes[name], color=colour)
     left.set(xlabel="pictures seen", ylabel="k-NN, %")
-    right.set(xlabel="minutes of training")
-    for axis in (left, right):
+    left.locator_params("x", nbins=5)
+    middle.set(xlabel="minutes of training")
+    right.set(ylabel="memory, GB", xticks=[])
+    for axis in (left, middle, right):
         axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False)
     figure.suptitle(title)
