@@ -99,7 +99,11 @@ def shown(column: str, value: float | int | str) -> str:
     """A value as the table shows it."""
     if isinstance(value, str):
         return value
-    return percent(value) if column in SHARES else f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+    if column in SHARES:
+        return percent(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
 
 
 def plot(title: str, curves: dict[str, list[Point]], gigabytes: dict[str, float]) -> bytes:
