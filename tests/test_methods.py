@@ -44,6 +44,7 @@ from dino_train.recipes import (  # noqa: E402
     SwavConfig,
     SwavRecipe,
 )
+from dino_train.recipes.files import load_recipe  # noqa: E402
 from dino_train.run_folder import read_run  # noqa: E402
 from dino_train.run_log import LAST_NAME, LOG_NAME  # noqa: E402
 from dino_train.verdict import verdict  # noqa: E402
@@ -307,7 +308,10 @@ def test_the_command_takes_a_recipe_by_name_and_changes_it(pictures: Path, tmp_p
     )
     recipe = load_checkpoint(out / LAST_NAME).recipe
     assert isinstance(recipe, ByolRecipe)
-    assert (recipe.byol.out_dim, recipe.byol.momentum, recipe.backbone.depth) == (16, 0.98, 6)
+    by_name = load_recipe("small_byol")
+    assert isinstance(by_name, ByolRecipe)
+    assert recipe.byol == dataclasses.replace(by_name.byol, out_dim=16)
+    assert recipe.backbone == dataclasses.replace(by_name.backbone, embed_dim=32, num_heads=2)
     with pytest.raises(UserError, match="several methods, dino and byol"):
         run(["pretrain", str(pictures), "--config", "small_byol", "--dino.out_dim", "16", "--out", str(tmp_path / "b")])
 
