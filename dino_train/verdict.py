@@ -102,10 +102,15 @@ def knn(run: RunFolder) -> str:
 
 def compared(now: float, before: float, pictures: int) -> str:
     """Whether an accuracy differs from that of the start by more than two standard errors of the difference."""
-    error = math.sqrt((now * (1 - now) + before * (1 - before)) / pictures)
+    error = math.hypot(standard_error(now, pictures), standard_error(before, pictures))
     if abs(now - before) <= 2 * error:
         return "no difference that so few pictures can show"
     return "better than its start" if now > before else "worse than its start"
+
+
+def standard_error(accuracy: float, pictures: int) -> float:
+    """Of an accuracy of 0 to 1 on so many pictures (binomial)."""
+    return math.sqrt(accuracy * (1 - accuracy) / pictures)
 
 
 def recent(log: list[Line], field: str) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import NamedTuple
 from dino_ros.cache import write_whole
 from dino_train.evaluation.scores import Scores, show
 from dino_train.run_folder import RunFolder, knn_score, read_run
-from dino_train.verdict import percent, recent
+from dino_train.verdict import percent, recent, standard_error
 
 RESULTS_NAME = "compare.json"
 PLOT_NAME = "compare.png"
@@ -40,7 +39,7 @@ class Point(NamedTuple):
     knn: float
     """Accuracy, 0 to 1: k = 20, or the largest k that there is."""
     error: float
-    """Its standard error, from the number of pictures tested: two runs differ by chance by about as much."""
+    """Its standard error, from the number of pictures tested."""
 
 
 def write_results(title: str, out: Path, names: Iterable[str]) -> None:
@@ -64,7 +63,7 @@ def points(run: RunFolder) -> list[Point]:
     """The evaluations of a run, by pictures seen."""
     batch = int(run.recipe["batch_size"])
     return [
-        Point(line["step"] * batch, line["seconds"] / 60, score, math.sqrt(score * (1 - score) / line["knn_pictures"]))
+        Point(line["step"] * batch, line["seconds"] / 60, score, standard_error(score, line["knn_pictures"]))
         for line in run.evaluations
         if (score := knn_score(line)) is not None
     ]
