@@ -64,11 +64,25 @@ _PER_PIXEL = frozenset({"mono8", "8UC1", "rgb8", "bgr8", "8UC3", "rgba8", "bgra8
 
 
 def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """A picture [H, W] or [H, W, C] uint8 at another size, its aspect ratio with it: averaged where it shrinks."""
+    """A picture [H, W] or [H, W, C] uint8 at another size, its aspect ratio with it: averaged where it shrinks.
+
+    A side of twice the size or more is halved, by averaging pairs of pixels, until it is less than that; the rest is
+    interpolated. That is seven times faster than to average to any size at once, and as close to it as other
+    libraries' antialiased resizes are (docs/runtime.md).
+    """
+    rows, columns = picture.shape[:2]
+    halved = False
+    while rows >= 2 * height or columns >= 2 * width:
+        rows, columns = rows // 2 if rows >= 2 * height else rows, columns // 2 if columns >= 2 * width else columns
+        picture = _to(picture, rows, columns, cv2.INTER_LINEAR)  # at half the size, which is the mean of each pair
+        halved = True
+    shrinks = rows >= height and columns >= width
+    return _to(picture, height, width, cv2.INTER_AREA if shrinks and not halved else cv2.INTER_LINEAR)
+
+
+def _to(picture: NDArray[np.uint8], height: int, width: int, interpolation: int) -> NDArray[np.uint8]:
     if picture.shape[:2] == (height, width):
         return picture
-    shrinks = picture.shape[0] >= height and picture.shape[1] >= width
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(picture, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dino_ros.encodings import to_resized_rgb, to_rgb
+from dino_ros.encodings import resize, to_resized_rgb, to_rgb
 from dino_ros.errors import UserError
 
 HEIGHT, WIDTH = 46, 64
@@ -144,11 +144,37 @@ def test_resizing_before_the_colours_gives_the_same_pixels(encoding: str, size: 
         convert = EXACT.get(encoding, lambda rgb: rgb[:, :, 0])
         sent = message(convert(rgb), encoding, padding=5)
     small, shape = to_resized_rgb(sent, *size)
-    height, width = size
-    shrinks = height <= HEIGHT and width <= WIDTH
-    expected = cv2.resize(to_rgb(sent), (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    np.testing.assert_array_equal(small, expected)
+    np.testing.assert_array_equal(small, resize(to_rgb(sent), *size))
     assert shape == (HEIGHT, WIDTH)
+
+
+def area_average(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float64]:
+    """Every pixel the mean of what it covers of the picture."""
+
+    def shares(before: int, after: int) -> NDArray[np.float64]:
+        edges, scale = np.arange(before), before / after
+        starts = scale * np.arange(after)[:, None]
+        return np.clip(np.minimum(edges + 1, starts + scale) - np.maximum(edges, starts), 0, None) / scale
+
+    return np.einsum("ir,js,rsc->ijc", shares(HEIGHT, height), shares(WIDTH, width), picture.astype(np.float64))
+
+
+@pytest.mark.parametrize("size", [(23, 32), (40, 60), (20, 30), (20, 60), (40, 20), (7, 9)])
+def test_a_smaller_picture_is_an_average(size: tuple[int, int]) -> None:
+    differences = np.abs(resize(scene(), *size) - area_average(scene(), *size))
+    assert differences.mean() < 1.5
+
+
+@pytest.mark.parametrize("width", [9, 14, 21, 32])
+def test_detail_too_fine_for_the_smaller_picture_becomes_its_mean(width: int) -> None:
+    stripes = np.zeros((HEIGHT, WIDTH), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.abs(resize(stripes, 23, width) - 127.5).max() < 1
+
+
+@pytest.mark.parametrize("size", [(46, 64), (90, 100), (30, 100)])
+def test_a_larger_picture_is_interpolated(size: tuple[int, int]) -> None:
+    np.testing.assert_array_equal(resize(scene(), *size), cv2.resize(scene(), size[::-1]))
 
 
 @pytest.mark.parametrize(
