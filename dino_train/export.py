@@ -21,6 +21,7 @@ from dino_ros.perceiver import Perceiver
 from dino_ros.student import FORMAT_VERSION, METADATA_KEY, StudentInfo
 from dino_train.backbones import VitOutputs, mean_and_std, patch_size
 from dino_train.data.frames import MixedFrames, open_frames
+from dino_train.engine_attention import EngineAttention
 from dino_train.evaluation.class_folder import open_class_folder
 from dino_train.quantise import quantise
 from dino_train.weights import open_weights, weights_hash
@@ -71,7 +72,9 @@ class StudentGraph(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         normalised = images.float().permute(0, 3, 1, 2) * self.scale - self.shift
-        return tuple(output.float() for output in self.outputs(normalised.to(self.dtype)))
+        with EngineAttention():
+            outputs = self.outputs(normalised.to(self.dtype))
+        return tuple(output.float() for output in outputs)
 
 
 def keep_norms_in_fp32(vit: VisionTransformer) -> None:

@@ -17,6 +17,7 @@ from students import changed, write_student
 from test_official import own_checkpoint
 from test_pretrain import RECIPE
 
+from dino_ros.backends import open_backend
 from dino_ros.errors import UserError
 from dino_ros.masks.attention import keep_mass
 from dino_ros.perceiver import Perceiver
@@ -61,7 +62,9 @@ def held_out(folder: Path) -> list[np.ndarray]:
 def test_it_runs_on_batches_of_any_size(folder: Path, backend: str) -> None:
     if backend == "openvino":
         pytest.importorskip("openvino")
-    student, pictures = Perceiver.load(folder / "int8.onnx", backend), held_out(folder)
+    path, pictures = folder / "int8.onnx", held_out(folder)
+    # Without the parity gate: an untrained ViT looks everywhere alike, and the mask hangs on its last digits.
+    student = Perceiver(read_student(path), open_backend(backend, path))
     together = student(pictures, ("features", "attention", "embedding"))
     alone = student(pictures[0], ("features", "attention", "embedding"))
     fp32 = Perceiver.load(folder / "fp32.onnx", "onnxruntime")(pictures, ("features", "attention", "embedding"))

@@ -1,0 +1,51 @@
+"""Attention written down as inference engines take it best."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+PACKED_TO_FRONT = (2, 0, 3, 1, 4)
+"""How timm permutes [B, N, 3, heads, C / heads], before it takes query, key and value apart."""
+
+
+class EngineAttention(TorchFunctionMode):
+    """Makes the attention inside its `with` block of operations that engines recognise and fuse; the results stay.
+
+    A ViT's blocks say what is computed, which torch's exporter writes as it stands: query, key and value moved to the
+    front of five dimensions, and its own attention as a dozen reshapes. Engines then move the tokens in memory between
+    the matrix products, and engines of int8 turn them to float and back. Here query, key and value are split where they
+    lie, and the attention is two matrix products with a softmax between.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._packed: Tensor | None = None
+        self._moved: Tensor | None = None
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is functional.scaled_dot_product_attention and kwargs.get("attn_mask") is None:
+            return attention(*args[:3])
+        if function is Tensor.unbind and self._packed is not None and args[0] is self._moved:
+            return split(self._packed)
+        result = function(*args, **kwargs)
+        if function is Tensor.permute and args[1:] == PACKED_TO_FRONT:
+            self._packed, self._moved = args[0], result
+        return result
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention, [B, heads, N, C / heads]."""
+    scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
+    result: Tensor = scores.softmax(dim=-1) @ value
+    return result
+
+
+def split(packed: Tensor) -> tuple[Tensor, ...]:
+    """Query, key and value [B, heads, N, C / heads] of [B, N, 3, heads, C / heads]."""
+    heads = packed.shape[3]
+    return tuple(part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in packed.flatten(2).chunk(3, dim=-1))
