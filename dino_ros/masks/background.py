@@ -22,12 +22,16 @@ hold no object."""
 
 def background_mask(features: NDArray[np.float32], attention: NDArray[np.float32]) -> NDArray[np.float32]:
     """Soft mask [h, w] from features [h, w, C] and attention [heads, h, w]."""
-    tokens = unit(features.reshape(-1, features.shape[-1]))
+    tokens = features.reshape(-1, features.shape[-1])
+    per_length = 1 / np.maximum(np.linalg.norm(tokens, axis=1), np.float32(1e-12))
     half = len(tokens) // 2
-    background = np.argpartition(attention.mean(axis=0).ravel(), half)[:half]
+    foreignness = attention.mean(axis=0).ravel()
     for _ in range(1 + ROUNDS):
-        likeness = tokens @ unit(tokens[background].mean(axis=0))
-        background = np.argpartition(-likeness, half)[:half]
+        background = np.zeros_like(per_length)
+        chosen = np.argpartition(foreignness, half)[:half]
+        background[chosen] = per_length[chosen]  # adds the tokens up at length 1, without a copy of them
+        likeness = tokens @ unit(background @ tokens) * per_length
+        foreignness = -likeness
     scores = -likeness.reshape(features.shape[:2])
     return soft_mask(scores, max(otsu_threshold(scores), -ALIKE))
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 RADIUS = 1.5
 """Of the filter's window, in patches: edges are looked for so far around a patch."""
+COARSE_RADIUS = 4
+"""Pixels of that radius which are enough: He and Sun subsample by a quarter of the radius."""
 EPSILON = 1e-3
 """How much contrast counts as an edge: the variance, of colours in 0 to 1, below which the filter smooths."""
 
@@ -56,8 +58,14 @@ def refine(
     `soft` is the soft mask [h, w] at the size of `small`, the picture made smaller, RGB [h, w, 3]; `patch` is the side
     of a patch in pixels of `small`.
     """
+    radius = RADIUS * patch
+    while radius >= 2 * COARSE_RADIUS:
+        half = (max(small.shape[1] // 2, 1), max(small.shape[0] // 2, 1))
+        soft = cv2.resize(soft, half, interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
+        small = cv2.resize(small, half, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+        radius /= 2
+    coefficients = guided_coefficients(soft, small, max(round(radius), 1))
     height, width = picture.shape[:2]
-    coefficients = guided_coefficients(soft, small, max(round(RADIUS * patch), 1))
     slopes = cv2.resize(coefficients, (width, height), interpolation=cv2.INTER_LINEAR)
     with_one = cv2.merge([picture, np.full((height, width), 255, np.uint8)])
     weighted = cv2.multiply(slopes, with_one, scale=1 / 255, dtype=cv2.CV_32F)
