@@ -25,16 +25,16 @@ STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 
 class PlainNode(Node):
-    """Subscribes to /dino/image, publishes /dino/attention_mask."""
+    """Subscribes to image, publishes attention_mask."""
 
     def __init__(self, shape: str) -> None:
         super().__init__("plain")
         self.model = timm.create_model(SHAPES[shape], num_classes=0, global_pool="token").eval()
         self.model.blocks[-1].attn.fused_attn = False
         self.model.blocks[-1].attn.attn_drop.register_forward_hook(self._keep_attention)
-        self.publisher = self.create_publisher(Image, "/dino/attention_mask", 5)
+        self.publisher = self.create_publisher(Image, "attention_mask", 5)
         self.create_subscription(
-            Image, "/dino/image", self._on_image, QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+            Image, "image", self._on_image, QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         )
 
     def _keep_attention(self, module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
@@ -63,8 +63,8 @@ def main() -> None:
     """Run until interrupted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shape", choices=list(SHAPES))
-    options = parser.parse_args()
-    rclpy.init(args=sys.argv[:1])
+    options, for_ros = parser.parse_known_args()
+    rclpy.init(args=[sys.argv[0], *for_ros])
     try:
         rclpy.spin(PlainNode(options.shape))
     except (KeyboardInterrupt, ExternalShutdownException):

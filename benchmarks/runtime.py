@@ -19,7 +19,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ WARM_UP = 15
 """Frames before the measured ones."""
 TURN = 50
 """Frames in a row of node and engine, where they take turns."""
+TURNS = 15
+"""Of each node, where nodes take turns."""
 
 
 class Bench(Node):
@@ -83,19 +85,21 @@ class Bench(Node):
                 raise RuntimeError("no node subscribed to the cameras")
             rclpy.spin_once(self, timeout_sec=0.05)
 
-    def play(self, messages: Sequence[Any], frames: int, rate: float) -> float:
-        """Publish on every camera at a rate, then wait for what is under way; returns the seconds it took."""
+    def play(self, messages: Sequence[Any], frames: int, rate: float, cameras: Sequence[str] = ("",)) -> float:
+        """Publish on some of the cameras at a rate; returns the seconds it took."""
         start = time.monotonic()
         for number in range(frames):
-            for publisher in self.cameras.values():
+            for name in cameras:
                 message = messages[number % len(messages)]
                 stamp = message.header.stamp
                 stamp.sec, stamp.nanosec = divmod(time.time_ns(), 1_000_000_000)
-                publisher.publish(message)
+                self.cameras[name].publish(message)
             self.spin_until(start + (number + 1) / rate)
-        seconds = time.monotonic() - start
+        return time.monotonic() - start
+
+    def drain(self) -> None:
+        """Receive what is under way."""
         self.spin_until(time.monotonic() + 0.5)
-        return seconds
 
     def spin_until(self, moment: float) -> None:
         """Receive until a time of time.monotonic()."""
@@ -157,11 +161,13 @@ def latency(student: Path, runs: int, masks: str) -> list[dict[str, Any]]:
                 bring_up(bench, "/dino/perception")
                 bench.heard()
                 bench.play(messages, WARM_UP, rate)
+                bench.drain()
                 bench.clear()
                 for _ in range(runs // TURN):
                     without_pause += engine.run(TURN)
                     bare += engine.run(TURN, rate)
                     bench.play(messages, TURN, rate)
+                    bench.drain()
             got = np.array(bench.latencies[""])
             bench.destroy_node()
             p50, p99 = np.percentile(got, (50, 99))
@@ -181,48 +187,71 @@ def latency(student: Path, runs: int, masks: str) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def plain(shape: str) -> Iterator[None]:
-    """Run the plain node."""
-    process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("plain_node.py")), shape])
+def plain(shape: str, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the plain node in the namespace of a camera of Bench."""
+    script = str(Path(__file__).with_name("plain_node.py"))
+    process = subprocess.Popen([sys.executable, script, shape, "--ros-args", "-r", f"__ns:=/dino/{name}"])
     try:
-        yield
+        yield process
     finally:
         process.send_signal(2)
         process.wait(timeout=20)
 
 
-def rate_of(bench: Bench, shape: tuple[int, int], seconds: float, rate: float) -> dict[str, float]:
-    """Masks per second, and their latency, with cameras at a rate."""
-    messages = [rgb_message(picture, Header()) for picture in pictures(*shape)]
+@contextlib.contextmanager
+def ours(bench: Bench, name: str, parameters: Mapping[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the perception node in the namespace of a camera of Bench, or of several."""
+    with running("perception_node", parameters, (f"__ns:=/dino/{name}",)) as process:
+        bring_up(bench, f"/dino/{name}/perception")
+        yield process
+
+
+def in_turns(bench: Bench, nodes: dict[str, list[str]], seconds: float, rate: float) -> list[dict[str, Any]]:
+    """Masks per second of several nodes that all run, of which one has a camera at a time, TURNS times each.
+
+    So a machine that slows down slows all. `nodes` has the cameras of each, VGA and raw. Returns a row per node: masks
+    per second over all turns, those of the slowest camera, the latency in ms, and the ratio to the first node, over all
+    turns and in the turn where it was lowest and highest.
+    """
+    messages = [rgb_message(picture, Header()) for picture in pictures(*SIZES["VGA"])]
+    rates: dict[str, list[float]] = {name: [] for name in nodes}
+    slowest: dict[str, list[float]] = {name: [] for name in nodes}
+    latencies: dict[str, list[float]] = {name: [] for name in nodes}
     bench.heard()
-    bench.play(messages, WARM_UP * 2, rate)
-    bench.clear()
-    took = bench.play(messages, round(seconds * rate), rate)
-    counts = [len(latencies) for latencies in bench.latencies.values()]
-    every = [value for latencies in bench.latencies.values() for value in latencies]
-    return {"fps": sum(counts) / took, "slowest camera": min(counts) / took, "p50": float(np.median(every))}
+    for _ in range(TURNS):
+        for name, cameras in nodes.items():
+            bench.play(messages, WARM_UP, rate, cameras)
+            bench.clear()
+            took = bench.play(messages, round(seconds * rate), rate, cameras)
+            counts = [len(bench.latencies[camera]) for camera in cameras]
+            rates[name].append(sum(counts) / took)
+            slowest[name].append(min(counts) / took)
+            latencies[name] += [value for camera in cameras for value in bench.latencies[camera]]
+            bench.drain()
+    baseline = np.array(next(iter(rates.values())))
+    rows = []
+    for name, measured in rates.items():
+        ratios = np.array(measured) / baseline
+        row = {"fps": np.mean(measured), "slowest camera": np.mean(slowest[name]), "p50": np.median(latencies[name])}
+        row |= {"ratio": np.mean(measured) / baseline.mean(), "lowest": ratios.min(), "highest": ratios.max()}
+        rows.append({"node": name, **{key: float(value) for key, value in row.items()}})
+    return rows
 
 
 def throughput(name: str, student: Path, shape: str, rate: float, seconds: float) -> list[dict[str, Any]]:
-    """Frames per second of the plain node and of ours with each of MASKS, one VGA camera that none keeps up with.
+    """The plain node and ours with each of MASKS, with a camera that none keeps up with.
 
     The plain node makes the mask of "attention".
     """
-    bench = Bench()
-    with plain(shape):
-        found = {"plain (torch eager)": rate_of(bench, SIZES["VGA"], seconds, rate)}
+    bench = Bench(["plain", *MASKS])
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(plain(shape, "plain"))
+        for masks, parameters in MASKS.items():
+            stack.enter_context(ours(bench, masks, {"model": str(student), **as_node_parameters(parameters)}))
+        nodes = {"plain (torch eager)": ["plain"], **{f"dino_ros, {name}, {masks}": [masks] for masks in MASKS}}
+        rows = in_turns(bench, nodes, seconds, rate)
     bench.destroy_node()
-    for masks, parameters in MASKS.items():
-        bench = Bench()
-        with running("perception_node", {"model": str(student), **as_node_parameters(parameters)}, ()):
-            bring_up(bench, "/dino/perception")
-            found[f"dino_ros, {name}, {masks}"] = rate_of(bench, SIZES["VGA"], seconds, rate)
-        bench.destroy_node()
-    plain_rate = found["plain (torch eager)"]["fps"]
-    return [
-        {"camera": f"{rate:.0f} Hz", "node": node, **row, "ratio": row["fps"] / plain_rate}
-        for node, row in found.items()
-    ]
+    return [{"camera": f"{rate:.0f} Hz", **row} for row in rows]
 
 
 def as_node_parameters(parameters: MaskParameters) -> dict[str, Any]:
@@ -240,24 +269,18 @@ def memory(processes: Sequence[subprocess.Popen[bytes]]) -> float:
 
 
 def several_cameras(student: Path, count: int, seconds: float) -> list[dict[str, Any]]:
-    """One node with several VGA cameras at 15 Hz against a node for each."""
+    """One node with several cameras at 15 Hz against a node for each."""
     names = [f"camera{number}" for number in range(count)]
-    rows: list[dict[str, Any]] = []
-    bench = Bench(names)
+    together = [f"together/{name}" for name in names]
+    bench = Bench([*names, *together])
     with contextlib.ExitStack() as stack:
-        nodes = []
-        for name in names:
-            remap = (f"__ns:=/dino/{name}",)
-            nodes.append(stack.enter_context(running("perception_node", {"model": str(student)}, remap)))
-            bring_up(bench, f"/dino/{name}/perception")
-        rows.append({"nodes": f"{count} nodes", **rate_of(bench, SIZES["VGA"], seconds, 15.0), "MB": memory(nodes)})
+        each = [stack.enter_context(ours(bench, name, {"model": str(student)})) for name in names]
+        one = stack.enter_context(ours(bench, "together", {"model": str(student), "cameras": names}))
+        rows = in_turns(bench, {f"{count} nodes": names, "one node": together}, seconds, 15.0)
+        for row, processes in zip(rows, (each, [one]), strict=True):
+            row["MB"] = memory(processes)
     bench.destroy_node()
-    bench = Bench(names)
-    with running("perception_node", {"model": str(student), "cameras": names}, ()) as node:
-        bring_up(bench, "/dino/perception")
-        rows.append({"nodes": "one node", **rate_of(bench, SIZES["VGA"], seconds, 15.0), "MB": memory([node])})
-    bench.destroy_node()
-    return [{**row, "ratio": row["fps"] / rows[0]["fps"]} for row in rows]
+    return rows
 
 
 def idle(student: Path, seconds: float) -> dict[str, float]:
@@ -300,8 +323,8 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=list(parts), help=f"of {', '.join(parts)} (default: all)")
     parser.add_argument("--out", type=Path, default=Path("runs/runtime"))
     parser.add_argument("--runs", type=int, default=200, help="frames per latency row")
-    parser.add_argument("--seconds", type=float, default=15.0, help="per row of frames per second")
-    parser.add_argument("--int8", type=Path, help="the quantised ViT-S/16, for its row")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per turn of a node, for its frames per second")
+    parser.add_argument("--int8", type=Path, help="the quantised ViT-S/16, for its rows")
     options = parser.parse_args()
     os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())))
     os.environ["ROS_DOMAIN_ID"] = str(random.randint(1, 100))
@@ -318,14 +341,15 @@ def main() -> None:
     if "throughput" in options.parts:
         results["throughput"] = throughput("fp32", students["vit_s_16"], "vit_s_16", 30.0, options.seconds)
         if options.int8:
-            results["throughput"] += throughput("int8", options.int8, "vit_s_16", 45.0, options.seconds)
+            results["throughput"] += throughput("int8", options.int8, "vit_s_16", 60.0, options.seconds)
         show("ViT-S/16, VGA, frames per second", results["throughput"])
     if "cameras" in options.parts:
-        for name, student in students.items():
+        with_int8 = {**students, "vit_s_16 int8": options.int8} if options.int8 else students
+        for name, student in with_int8.items():
             results[f"cameras {name}"] = several_cameras(student, 4, options.seconds)
             show(f"four VGA cameras, {name}", results[f"cameras {name}"])
     if "idle" in options.parts:
-        results["idle"] = [idle(students["vit_s_16"], options.seconds)]
+        results["idle"] = [idle(students["vit_s_16"], 5 * options.seconds)]
         show("nobody listens", results["idle"])
     rclpy.shutdown()
     file = options.out / "runtime.json"
