@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.event_handler import PublisherEventCallbacks
+from rclpy.event_handler import PublisherEventCallbacks, QoSMessageLostInfo, SubscriptionEventCallbacks
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
@@ -112,7 +112,13 @@ class RosCamera:
             if needed and self._subscription is None:
                 # Raw: the bytes as they came, which `wire` reads without another copy.
                 self._subscription = self._node.create_subscription(
-                    self._type, self._topic, self._receive, self._qos, callback_group=self._thread.group, raw=True
+                    self._type,
+                    self._topic,
+                    self._receive,
+                    self._qos,
+                    callback_group=self._thread.group,
+                    event_callbacks=SubscriptionEventCallbacks(message_lost=self._lose),
+                    raw=True,
                 )
             elif not needed and self._subscription is not None:
                 self._node.destroy_subscription(self._subscription)
@@ -133,9 +139,13 @@ class RosCamera:
             self.failed(str(error))
             return
         stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
-        self.diagnostics.received(stamp, len(data))
+        self.diagnostics.received(len(data))
         if pipeline is not None and self.throttle.lets_pass(time.monotonic()):
             pipeline.offer(self, message, stamp)
+
+    def _lose(self, event: QoSMessageLostInfo) -> None:
+        """Count what DDS lost; runs in the cameras' thread."""
+        self.diagnostics.lost(event.total_count_change)
 
     def listened(self) -> bool:
         """Whether anybody subscribes to a result."""

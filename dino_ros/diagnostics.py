@@ -10,14 +10,14 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 SHARED_MEMORY_SEGMENT = 512 * 1024
 """Bytes of Fast DDS's default shared-memory segment; larger frames go over UDP and may be lost there."""
-STAMPS_KEPT = 100
-"""Stamps over which the camera's gaps are counted."""
+ARRIVALS_KEPT = 100
+"""Frames over which the share of lost ones is taken."""
+FEWEST_ARRIVALS = 20
+"""Frames that say something about that share."""
 SUPERSEDED = "frames superseded"
 """Key under which the report says how many frames a newer one replaced."""
-PAUSE = 20
-"""Periods of the camera after which a gap is no loss: the camera, or the subscription to it, was paused."""
-GAPS_TOLERATED = 0.1
-"""Share of frames that may be missing before the transport is suspected."""
+LOSS_TOLERATED = 0.1
+"""Share of frames that may be lost before the node warns."""
 
 
 class Diagnostics:
@@ -25,21 +25,24 @@ class Diagnostics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._stamps: deque[int] = deque(maxlen=STAMPS_KEPT)
+        self._arrivals: deque[bool] = deque(maxlen=ARRIVALS_KEPT)
         self._frame_bytes = 0
         self._latencies: list[float] = []
         self._received = self._published = self._superseded = 0
         self._problem = ""
         self._total_problems = 0
 
-    def received(self, stamp: int, size: int) -> None:
-        """A frame came in: its header stamp in nanoseconds and its size in bytes."""
+    def received(self, size: int) -> None:
+        """A frame of so many bytes came in."""
         with self._lock:
             self._received += 1
             self._frame_bytes = size
-            if self._stamps and stamp < self._stamps[-1]:
-                self._stamps.clear()  # the recording started again
-            self._stamps.append(stamp)
+            self._arrivals.append(True)
+
+    def lost(self, count: int) -> None:
+        """DDS lost so many of the camera's frames on their way."""
+        with self._lock:
+            self._arrivals.extend([False] * count)
 
     def published(self, latency: float) -> None:
         """Results of a frame went out, `latency` seconds after it came in."""
@@ -59,28 +62,24 @@ class Diagnostics:
             self._total_problems += 1
 
     def lost_in_transport(self) -> float:
-        """Share of the camera's frames, 0 to 1, that never came in, judged by gaps between stamps."""
+        """Share of the camera's last frames, 0 to 1, that never came in."""
         with self._lock:
-            stamps = np.array(self._stamps, dtype=np.int64)
-        if len(stamps) < 20:
-            return 0.0
-        intervals = np.diff(stamps).astype(np.float64)
-        period = np.percentile(intervals, 10)  # frames that follow each other directly, even if most are lost
-        if period <= 0:
-            return 0.0
-        running = intervals[intervals <= PAUSE * period]
-        expected = np.maximum(np.rint(running / period), 1).sum()
-        return float(1 - len(running) / expected)
+            arrivals = list(self._arrivals)
+        return arrivals.count(False) / len(arrivals) if len(arrivals) >= FEWEST_ARRIVALS else 0.0
 
     def transport_warning(self) -> str:
-        """One sentence if large frames arrive with gaps, else empty."""
+        """One sentence if many frames are lost, else empty."""
         lost = self.lost_in_transport()
-        if lost <= GAPS_TOLERATED or self._frame_bytes <= SHARED_MEMORY_SEGMENT:
+        if lost <= LOSS_TOLERATED:
             return ""
-        return (
-            f"{lost:.0%} of the camera's frames do not arrive and each has {self._frame_bytes / 1e6:.1f} MB: give "
-            "the camera's process the large-frame profile too (FASTRTPS_DEFAULT_PROFILES_FILE=.../config/fastdds.xml)."
+        size = f" (each has {self._frame_bytes / 1e6:.1f} MB)" if self._frame_bytes else ""
+        advice = (
+            "give the camera's process the large-frame profile too "
+            "(FASTRTPS_DEFAULT_PROFILES_FILE=.../config/fastdds.xml)"
         )
+        if 0 < self._frame_bytes <= SHARED_MEMORY_SEGMENT:
+            advice = "set reliability to reliable, here and in the camera's driver"
+        return f"{lost:.0%} of the camera's frames are lost on their way{size}: {advice}."
 
     def report(self, name: str, state: str, seconds: float, wanted: bool, facts: dict[str, str]) -> DiagnosticStatus:
         """Status since the last report.
