@@ -10,6 +10,8 @@ from torch.overrides import TorchFunctionMode
 
 PACKED_TO_FRONT = (2, 0, 3, 1, 4)
 """How timm permutes [B, N, 3, heads, C / heads], before it takes query, key and value apart."""
+SPECIAL = ("attn_mask", "is_causal", "scale", "enable_gqa")
+"""What makes an attention another than that of ViTs; it is left to torch then."""
 
 
 class EngineAttention(TorchFunctionMode):
@@ -28,8 +30,9 @@ class EngineAttention(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function is functional.scaled_dot_product_attention and kwargs.get("attn_mask") is None:
-            return attention(*args[:3])
+        plain = len(args) == 3 and all(kwargs.get(option) is None or kwargs[option] is False for option in SPECIAL)
+        if function is functional.scaled_dot_product_attention and plain:
+            return attention(*args)
         if function is Tensor.unbind and self._packed is not None and args[0] is self._moved:
             return split(self._packed)
         result = function(*args, **kwargs)

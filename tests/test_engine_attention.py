@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -39,12 +40,14 @@ def test_the_numbers_stay(block: nn.Module) -> None:
     np.testing.assert_allclose(seen.detach(), expected.detach(), atol=1e-12)
 
 
-def test_a_masked_attention_is_left_to_torch() -> None:
+@pytest.mark.parametrize(
+    "options", [{"attn_mask": torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril()}, {"is_causal": True}, {"scale": 3.0}]
+)
+def test_another_attention_is_left_to_torch(options: dict[str, Any]) -> None:
     query = torch.randn(1, HEADS, TOKENS, 4, generator=torch.Generator().manual_seed(0))
-    mask = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril()
-    expected = functional.scaled_dot_product_attention(query, query, query, attn_mask=mask)
+    expected = functional.scaled_dot_product_attention(query, query, query, **options)
     with EngineAttention():
-        seen = functional.scaled_dot_product_attention(query, query, query, attn_mask=mask)
+        seen = functional.scaled_dot_product_attention(query, query, query, **options)
     assert torch.equal(seen, expected)
 
 
