@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import gc
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -158,4 +159,19 @@ def test_a_worker_leaves_alone_what_it_inherited(tmp_path: Path) -> None:
     finally:
         gc.enable()
     gc.collect()
+    assert log.read_text().split() == [str(os.getpid())]
+
+
+def test_so_does_a_worker_that_collects_before_it_does_anything_else(tmp_path: Path) -> None:
+    log = tmp_path / "ended"
+    gc.disable()
+    try:
+        Engine(log)
+        worker = multiprocessing.get_context("fork").Process(target=gc.collect)
+        worker.start()
+        worker.join()
+    finally:
+        gc.enable()
+    assert not log.exists()
+    gc.collect()  # here it goes as ever
     assert log.read_text().split() == [str(os.getpid())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -20,6 +21,10 @@ from dino_train.data.multicrop import Draws, MultiCrop, colour, colour_batch
 from dino_train.recipes import Recipe
 
 log = logging.getLogger(__name__)
+
+# A worker that is forked never collects what was made before. Engines are among that (ONNX Runtime's, OpenVINO's) where
+# the process has used some: their threads are not in the worker, and their destructors would wait for them for ever.
+os.register_at_fork(before=gc.freeze, after_in_parent=gc.unfreeze)
 
 Draw = tuple[int, int]
 """A picture's number, and the count of pictures drawn before it in the whole run."""
@@ -137,21 +142,11 @@ def crop_loader(
         CropDataset(frames, recipe, finish),
         batch_sampler=sampler,
         num_workers=workers,
-        worker_init_fn=keep_what_was_inherited,
         generator=torch.Generator(),  # else it draws from the global one, and a resumed run would differ
         pin_memory=not finish,  # what is left to the GPU goes there
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
     )
-
-
-def keep_what_was_inherited(worker: int) -> None:
-    """Never collect objects that were made before the worker was forked.
-
-    Engines are among them (ONNX Runtime's, OpenVINO's) where the process has used some: their threads are not here, and
-    their destructors would wait for them for ever.
-    """
-    gc.freeze()
 
 
 def split(batch: CropBatch, parts: int) -> Iterator[CropBatch]:
