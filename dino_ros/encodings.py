@@ -67,8 +67,8 @@ def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.ui
     """A picture [H, W] or [H, W, C] uint8 at another size, its aspect ratio with it: averaged where it shrinks.
 
     A side of twice the size or more is halved, by averaging pairs of pixels, until it is less than that; the rest is
-    interpolated. That is seven times faster than to average to any size at once, and as close to it as other
-    libraries' antialiased resizes are (docs/runtime.md).
+    interpolated. That is seven times faster than to average to any size at once, and differs from it about as much as
+    torchvision's antialiased resize does (docs/runtime.md).
     """
     rows, columns = picture.shape[:2]
     halved = False
