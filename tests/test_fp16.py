@@ -7,6 +7,7 @@ GPU does, and squares in fp16 where the graph says so.
 import dataclasses
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -16,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 torch = pytest.importorskip("torch")
 
 from benchmarks.students import random_student  # noqa: E402
-from dino_ros.parity import TOLERANCE, compare, prepare, shipped_pictures  # noqa: E402
+from dino_ros.parity import TOLERANCE, compare, shipped_pictures  # noqa: E402
 from dino_train.backbones import create_vit  # noqa: E402
 from dino_train.export import OUTPUTS, StudentGraph, fix_size, write_onnx  # noqa: E402
 
@@ -76,7 +77,7 @@ class Torch:
 
 @pytest.fixture(scope="module")
 def pictures() -> np.ndarray:
-    return prepare(shipped_pictures(), SIZE, SIZE)
+    return np.stack([cv2.resize(rgb, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for rgb in shipped_pictures()])
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def exported(pictures: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_outliers_do_not_spoil_a_student_of_fp16(exported: Path, pictures: np.ndarray) -> None:
     found = compare(Evaluator(exported), Torch(outlier_vit(pictures)), pictures)
     assert found.cosine > 0.9995
-    assert found.mask_iou >= TOLERANCE.mask_iou
+    assert found.mask_iou > 0.95
 
 
 def test_they_would_if_norms_were_computed_in_fp16(exported: Path, pictures: np.ndarray, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ class MaskMaker:
 
 
 def _shrink(picture: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:
-    """The picture [H, W, 3], halved until its long side has so many pixels at most: many times faster than at once."""
+    """The picture [H, W, 3], halved until its long side has so many pixels at most."""
     while max(picture.shape[:2]) > long_side:
         height, width = picture.shape[:2]
         picture = resize(picture, max(height // 2, 1), max(width // 2, 1))
