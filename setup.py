@@ -82,8 +82,8 @@ setup(
         "console_scripts": [
             "dino-ros = dino_ros.cli:main",
             "dino-train = dino_train.cli:main",
-            "perception_node = dino_ros.perception_node:main",
-            "camera_node = dino_ros.camera_node:main",
+            "perception_node = dino_ros.nodes.perception_node:main",
+            "camera_node = dino_ros.nodes.camera_node:main",
         ]
     },
 )

@@ -27,7 +27,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_typestore
 
-from dino_ros.sources import open_source
+from dino_ros.images.sources import open_source
 from dino_train.data.bags import BagFrames, open_bag_frames
 
 REPETITIONS = 9

@@ -16,7 +16,7 @@ from pathlib import Path
 import tensorrt_rtx
 
 from benchmarks.students import random_student
-from dino_ros.engine_command import engines_for
+from dino_ros.backends.ahead_of_time import engines_for
 
 SHAPES = ("vit_ti_16", "vit_s_16", "vit_s_8")
 TARGETS = ("sm86", "sm89", "sm120")

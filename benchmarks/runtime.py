@@ -39,11 +39,11 @@ from students import random_student
 from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.run import running
 from dino_ros.demo.table import TABLE, TOPIC
+from dino_ros.images.sources import open_source
 from dino_ros.masks.parameters import ATTENTION, MaskParameters
-from dino_ros.messages import jpeg_message, rgb_message
-from dino_ros.perceiver import Perceiver
-from dino_ros.sources import open_source
-from dino_ros.transport import PROFILE_VARIABLES, loopback_profile
+from dino_ros.nodes.messages import jpeg_message, rgb_message
+from dino_ros.nodes.transport import PROFILE_VARIABLES, loopback_profile
+from dino_ros.perception.perceiver import Perceiver
 
 SIZES = {"VGA": (480, 640), "720p": (720, 1280)}
 MASKS = {"attention": ATTENTION, "default": MaskParameters()}

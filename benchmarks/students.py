@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from dino_ros.student import FORMAT_VERSION, StudentInfo
-from dino_train.backbones import create_vit, mean_and_std, patch_size
-from dino_train.export import StudentGraph, fix_size, write_onnx
+from dino_train.export.student import StudentGraph, fix_size, write_onnx
+from dino_train.models.backbones import create_vit, mean_and_std, patch_size
 
 SHAPES = {
     "vit_ti_16": "vit_tiny_patch16_224",

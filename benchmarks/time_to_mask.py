@@ -24,14 +24,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dino_train import trainer
-from dino_train.checkpoint import checkpoint_backbone, load_checkpoint
 from dino_train.config import DataConfig, EvaluationConfig
 from dino_train.evaluation.encoders import TorchEncoder
-from dino_train.evaluation.jaccard import jaccard_scores
-from dino_train.evaluation.labelled import Labelled, labelled_bag
+from dino_train.evaluation.segmentation.jaccard import jaccard_scores
+from dino_train.evaluation.segmentation.labelled import Labelled, labelled_bag
+from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint
 from dino_train.recipes import CropsConfig, DinoConfig, DinoRecipe, OptimiserConfig, Recipe
 from dino_train.recipes.files import load_recipe
+from dino_train.training import trainer
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

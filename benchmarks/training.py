@@ -30,18 +30,19 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from dino_ros.demo.table import TABLE
-from dino_train import trainer
-from dino_train.backbones import mean_and_std
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.data.frames import MixedFrames, open_frames
 from dino_train.data.loader import EpochSampler, crop_loader, finish_crops
 from dino_train.data.multicrop import normalise
-from dino_train.distributed import Processes
-from dino_train.machine import choose_precision, prepare
+from dino_train.machine.distributed import Processes
+from dino_train.machine.precision import choose_precision
+from dino_train.models.backbones import mean_and_std
 from dino_train.objectives.dino import Dino, TeacherOutput
-from dino_train.optimisers import build_optimiser, clip_each_gradient
 from dino_train.recipes import DinoRecipe
 from dino_train.recipes.files import load_recipe
+from dino_train.training import trainer
+from dino_train.training.fit_to_machine import fit_to_machine
+from dino_train.training.optimizers import build_optimiser, clip_each_gradient
 
 TOPIC = "/camera/image_raw/compressed"
 ROUNDS = 2
@@ -100,7 +101,7 @@ def step_alone(
     """Seconds of each step on one batch, its floating-point operations, and its precision."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     processes = Processes(0, 1, device)
-    dino = prepare(Dino(recipe).to(device).train(), machine, processes)
+    dino = fit_to_machine(Dino(recipe).to(device).train(), machine, processes)
     optimiser = build_optimiser(recipe.optimiser, dino.student)
     precision = choose_precision(machine, device)
     mean, std = mean_and_std(dino.student.backbone)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dino_ros.perceiver import Perceiver, Perception
+    from dino_ros.perception.perceiver import Perceiver, Perception
 
 __all__ = ["Perceiver", "Perception"]
 
@@ -13,7 +13,7 @@ __all__ = ["Perceiver", "Perception"]
 def __getattr__(name: str) -> object:
     """Load the runtime when it is first asked for: `import dino_ros` stays cheap."""
     if name in __all__:
-        from dino_ros import perceiver
+        from dino_ros.perception import perceiver
 
         return getattr(perceiver, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -82,7 +82,7 @@ def run_demo_command(options: argparse.Namespace) -> int:
 
 def run_bench(options: argparse.Namespace) -> int:
     """`dino-ros bench`."""
-    from dino_ros.bench import bench, table, write
+    from dino_ros.perception.bench import bench, table, write
 
     width, _, height = options.size.partition("x")
     if not (width.isdigit() and height.isdigit()):
@@ -120,7 +120,7 @@ def show_info(options: argparse.Namespace) -> int:
 
 def build_engines(options: argparse.Namespace) -> int:
     """`dino-ros engine`."""
-    from dino_ros.engine_command import engine_here, engines_for
+    from dino_ros.backends.ahead_of_time import engine_here, engines_for
     from dino_ros.student import find_student
 
     path = find_student(options.student)

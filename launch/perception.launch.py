@@ -24,7 +24,7 @@ from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
 from dino_ros.backends import BACKENDS
-from dino_ros.transport import profile_environment
+from dino_ros.nodes.transport import profile_environment
 
 SHARE = Path(get_package_share_directory("dino_ros"))
 

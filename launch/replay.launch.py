@@ -18,7 +18,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from dino_ros.backends import BACKENDS
-from dino_ros.transport import profile_environment
+from dino_ros.nodes.transport import profile_environment
 
 SHARE = Path(get_package_share_directory("dino_ros"))
 PASSED_ON = ("model", "backend", "namespace", "params_file", "log_level")

@@ -17,7 +17,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from dino_ros.messages import rgb_message
+from dino_ros.nodes.messages import rgb_message
 
 PERCEPTION = "/dino/perception"
 

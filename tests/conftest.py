@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from students import write_student
 
-from dino_ros.transport import PROFILE_VARIABLES, loopback_profile
+from dino_ros.nodes.transport import PROFILE_VARIABLES, loopback_profile
 
 # Nothing the tests do over DDS leaves the machine: set before any test imports rclpy, and inherited by its processes.
 os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())))

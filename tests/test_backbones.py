@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch")
 import timm  # noqa: E402
 
 from dino_ros.errors import UserError  # noqa: E402
-from dino_train.backbones import DinoVit, VitOutputs, build_backbone, create_vit, patch_size  # noqa: E402
-from dino_train.export import fix_size  # noqa: E402
+from dino_train.export.student import fix_size  # noqa: E402
+from dino_train.models.backbones import DinoVit, VitOutputs, build_backbone, create_vit, patch_size  # noqa: E402
 from dino_train.recipes import BackboneConfig  # noqa: E402
 
 Array = NDArray[np.float64]

@@ -7,8 +7,8 @@ import pytest
 from wrong_backends import Wrong
 
 from dino_ros import backends
-from dino_ros.backend_choice import choose_backend
 from dino_ros.backends import Backend, Report
+from dino_ros.backends.choice import choose_backend
 from dino_ros.backends.onnxruntime import open_cpu
 from dino_ros.errors import UserError
 
@@ -38,7 +38,7 @@ def offer(monkeypatch: pytest.MonkeyPatch, **openers: str) -> None:
     """Have these engines and the reference, and no others."""
     table = {name: (__name__, opener) for name, opener in openers.items()}
     monkeypatch.setattr(backends, "BACKENDS", {**table, "onnxruntime": backends.BACKENDS["onnxruntime"]})
-    monkeypatch.setattr("dino_ros.backend_choice.BACKENDS", backends.BACKENDS)
+    monkeypatch.setattr("dino_ros.backends.choice.BACKENDS", backends.BACKENDS)
 
 
 def test_the_order_is_from_fast_to_slow() -> None:

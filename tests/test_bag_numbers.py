@@ -9,7 +9,7 @@ from bags import write_bag, write_topics
 from rosbags.typesys import Stores, get_typestore
 
 from dino_ros.errors import UserError
-from dino_train.evaluation.bag_numbers import nearest, read_numbers
+from dino_train.evaluation.probing.bag_targets import nearest, read_numbers
 
 TYPES = get_typestore(Stores.ROS2_JAZZY).types
 

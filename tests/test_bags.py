@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
-from dino_ros.encodings import to_rgb
 from dino_ros.errors import UserError
+from dino_ros.images.encodings import to_rgb
 from dino_train.data import index
 from dino_train.data.bags import BagFrames, open_bag_frames
 

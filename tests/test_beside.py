@@ -17,20 +17,20 @@ torch = pytest.importorskip("torch")
 
 from shapes import KINDS, render_shape  # noqa: E402
 
-from dino_ros.overlay import OUTLINE  # noqa: E402
-from dino_train.backbones import VitOutputs, build_backbone, mean_and_std  # noqa: E402
-from dino_train.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint, save_checkpoint  # noqa: E402
+from dino_ros.images.overlay import OUTLINE  # noqa: E402
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
 from dino_train.data.multicrop import normalise  # noqa: E402
 from dino_train.evaluation import beside  # noqa: E402
-from dino_train.evaluation.attention_pictures import (  # noqa: E402
+from dino_train.evaluation.classification.class_folder import open_class_folder  # noqa: E402
+from dino_train.evaluation.classification.knn import knn_on_folder  # noqa: E402
+from dino_train.evaluation.pictures.attention_pictures import (  # noqa: E402
     Attended,
     attend,
     attention_sheet,
     fixed_frames,
 )
-from dino_train.evaluation.class_folder import open_class_folder  # noqa: E402
-from dino_train.evaluation.knn import knn_on_folder  # noqa: E402
+from dino_train.models.backbones import VitOutputs, build_backbone, mean_and_std  # noqa: E402
+from dino_train.models.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint, save_checkpoint  # noqa: E402
 from dino_train.recipes import BackboneConfig, CropsConfig, DinoRecipe  # noqa: E402
 
 RECIPE = DinoRecipe(
@@ -138,7 +138,7 @@ def test_it_finishes_and_ends_when_the_run_is_gone(labelled: Path, tmp_path: Pat
     for epoch in (0, 1):
         write_checkpoint(tmp_path, epoch)
     program = (
-        "import sys; from pathlib import Path; from dino_train.evaluation.beside import start_beside;"
+        "import sys; from pathlib import Path; from dino_train.runs.evaluator import start_beside;"
         "from dino_train.config import DataConfig, EvaluationConfig;"
         "print(start_beside(Path(sys.argv[1]), DataConfig([sys.argv[2]]), EvaluationConfig(), 'cpu').pid)"
     )

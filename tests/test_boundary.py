@@ -7,7 +7,7 @@ pytest.importorskip("scipy")
 
 from outlines import blob, slow_boundary, slow_f
 
-from dino_train.evaluation.boundary import boundary, boundary_f
+from dino_train.evaluation.segmentation.boundary import boundary, boundary_f
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (61, 37), (1, 40), (40, 1)])

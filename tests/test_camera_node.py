@@ -16,11 +16,11 @@ from clients import Client
 from rcl_interfaces.srv import GetParameters
 from sensor_msgs.msg import CompressedImage, Image
 
-from dino_ros.camera_node import timeline
 from dino_ros.demo.recorder import stamp_of
 from dino_ros.demo.run import running
-from dino_ros.encodings import to_rgb
-from dino_ros.sources import open_source
+from dino_ros.images.encodings import to_rgb
+from dino_ros.images.sources import open_source
+from dino_ros.nodes.camera_node import timeline
 
 STAMPS = [1_000_000_000 + 100_000_000 * number for number in range(6)]
 
@@ -92,7 +92,7 @@ def test_compressed_frames_of_a_real_log_pass_unchanged(client: Client, test_dat
 
 def test_services_answer_while_a_fast_source_plays(client: Client, tmp_path: Path) -> None:
     write_bag(tmp_path / "bag", frames=6)
-    command = [sys.executable, "-m", "dino_ros.camera_node", "--ros-args", "-p", f"path:={tmp_path / 'bag'}"]
+    command = [sys.executable, "-m", "dino_ros.nodes.camera_node", "--ros-args", "-p", f"path:={tmp_path / 'bag'}"]
     options = ("topic:=/raw", "rate:=50.0", "loop:=true", "wait_for_subscribers:=0")
     with subprocess.Popen(command + [word for option in options for word in ("-p", option)]) as process:
         service = client.create_client(GetParameters, "/camera/get_parameters")
@@ -125,7 +125,7 @@ def test_a_frame_that_does_not_decode_is_passed_over(client: Client, tmp_path: P
     ],
 )
 def test_bad_input_prints_one_sentence_and_exits_with_2(parameters: list[str], sentence: str) -> None:
-    command = [sys.executable, "-m", "dino_ros.camera_node", "--ros-args", *parameters]
+    command = [sys.executable, "-m", "dino_ros.nodes.camera_node", "--ros-args", *parameters]
     finished = subprocess.run(command, capture_output=True, text=True)
     assert finished.returncode == 2
     assert sentence in finished.stderr

@@ -17,12 +17,12 @@ from sensor_msgs.msg import Image
 from students import changed, write_student
 from test_perception_node import picture
 
-from dino_ros.camera_thread import CameraThread
-from dino_ros.cameras import RosCamera
 from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.run import running
-from dino_ros.messages import rgb_message, to_array
-from dino_ros.perceiver import Perceiver
+from dino_ros.nodes.camera_thread import CameraThread
+from dino_ros.nodes.camera_topics import RosCamera
+from dino_ros.nodes.messages import rgb_message, to_array
+from dino_ros.perception.perceiver import Perceiver
 
 CAMERAS = ["front", "left", "right", "rear"]
 DEAD = "rear"

@@ -19,10 +19,10 @@ pytest.importorskip("matplotlib")
 from shapes import KINDS, render_shape, write_shapes  # noqa: E402
 
 from dino_ros.errors import UserError  # noqa: E402
-from dino_train.checkpoint import load_checkpoint  # noqa: E402
 from dino_train.cli import run  # noqa: E402
 from dino_train.compare import runs  # noqa: E402
 from dino_train.compare.plan import merge, read_runs  # noqa: E402
+from dino_train.models.checkpoint import load_checkpoint  # noqa: E402
 from dino_train.recipes import ByolRecipe, DinoRecipe, MocoRecipe, SwavRecipe  # noqa: E402
 from dino_train.recipes.files import load_recipe  # noqa: E402
 

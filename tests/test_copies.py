@@ -13,11 +13,11 @@ from shapes import KINDS, render_shape  # noqa: E402
 from students import expected  # noqa: E402
 
 from dino_ros.errors import UserError  # noqa: E402
-from dino_ros.perceiver import Perceiver  # noqa: E402
+from dino_ros.perception.perceiver import Perceiver  # noqa: E402
 from dino_train.cli import run  # noqa: E402
-from dino_train.evaluation.copies import Whitening, copy_descriptors, copy_scores, gem  # noqa: E402
 from dino_train.evaluation.encoders import TorchEncoder, random_vit  # noqa: E402
-from dino_train.evaluation.ranking import read_ground_truth  # noqa: E402
+from dino_train.evaluation.ranking.copy_detection import Whitening, copy_descriptors, copy_scores, gem  # noqa: E402
+from dino_train.evaluation.ranking.ranking import read_ground_truth  # noqa: E402
 
 
 def test_pooling_is_the_fourth_root_of_the_mean_fourth_power() -> None:

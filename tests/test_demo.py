@@ -12,7 +12,7 @@ from bags import write_bag
 pytest.importorskip("rclpy")
 
 from dino_ros.demo.table import TABLE, ground_truth
-from dino_ros.sources import open_source
+from dino_ros.images.sources import open_source
 
 
 def demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,7 @@ pytest.importorskip("rclpy")
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from dino_ros.diagnostics import Diagnostics
+from dino_ros.nodes.diagnostics import Diagnostics
 
 VGA, SMALL = 640 * 480 * 3, 320 * 240
 

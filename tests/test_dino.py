@@ -7,11 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from dino_train.objectives.collapse import effective_rank  # noqa: E402
 from dino_train.objectives.dino import Dino, DinoHead, dino_loss  # noqa: E402
-from dino_train.objectives.health import effective_rank  # noqa: E402
 from dino_train.objectives.networks import follow  # noqa: E402
+from dino_train.objectives.schedules import cosine_schedule, linear_schedule, warmup_cosine_schedule  # noqa: E402
 from dino_train.recipes import BackboneConfig, CropsConfig, DinoConfig, DinoRecipe  # noqa: E402
-from dino_train.schedules import cosine_schedule, linear_schedule, warmup_cosine_schedule  # noqa: E402
 
 TINY = DinoRecipe(
     backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.0),

@@ -15,19 +15,19 @@ from test_official import own_checkpoint  # noqa: E402
 from test_pretrain import RECIPE as TEACHER_RECIPE  # noqa: E402
 
 from dino_ros.errors import UserError  # noqa: E402
-from dino_ros.perceiver import Perceiver  # noqa: E402
+from dino_ros.perception.perceiver import Perceiver  # noqa: E402
 from dino_ros.student import read_student  # noqa: E402
-from dino_train import trainer  # noqa: E402
-from dino_train.backbones import VitOutputs, build_backbone  # noqa: E402
-from dino_train.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
 from dino_train.cli import run  # noqa: E402
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
+from dino_train.models.backbones import VitOutputs, build_backbone  # noqa: E402
+from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
+from dino_train.models.dino_v1 import initialise  # noqa: E402
 from dino_train.objectives.dino import Dino  # noqa: E402
 from dino_train.objectives.distil import Distil, agree, distil_loss  # noqa: E402
-from dino_train.official import initialise  # noqa: E402
 from dino_train.recipes import BackboneConfig, CropsConfig, DistilConfig, DistilRecipe, OptimiserConfig  # noqa: E402
 from dino_train.recipes.files import load_recipe, recipe_from_dict  # noqa: E402
-from dino_train.run_log import LAST_NAME, LOG_NAME  # noqa: E402
+from dino_train.runs.log import LAST_NAME, LOG_NAME  # noqa: E402
+from dino_train.training import trainer  # noqa: E402
 
 CPU = MachineConfig(device="cpu", workers=0)
 QUIET = EvaluationConfig(every=0)
@@ -152,7 +152,7 @@ def test_the_objective_compares_the_networks(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
 def test_attention_is_read_from_blocks_that_are_not_fused(name: str) -> None:
-    from dino_train.backbones import create_vit
+    from dino_train.models.backbones import create_vit
 
     vit = create_vit(name, depth=2, img_size=32).eval()
     images = torch.randn(2, 3, 32, 32)

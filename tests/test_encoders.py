@@ -16,10 +16,7 @@ from test_official import official_file, own_checkpoint  # noqa: E402
 from test_pretrain import RECIPE  # noqa: E402
 
 from dino_ros.errors import UserError  # noqa: E402
-from dino_ros.perceiver import Perceiver  # noqa: E402
-from dino_train import weights  # noqa: E402
-from dino_train.backbones import VitOutputs, build_backbone, create_vit  # noqa: E402
-from dino_train.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
+from dino_ros.perception.perceiver import Perceiver  # noqa: E402
 from dino_train.cli import run  # noqa: E402
 from dino_train.evaluation import encoders  # noqa: E402
 from dino_train.evaluation.encoders import (  # noqa: E402
@@ -29,6 +26,9 @@ from dino_train.evaluation.encoders import (  # noqa: E402
     perceive_all,
     random_vit,
 )
+from dino_train.models import weights  # noqa: E402
+from dino_train.models.backbones import VitOutputs, build_backbone, create_vit  # noqa: E402
+from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
 from dino_train.recipes import BackboneConfig  # noqa: E402
 
 OUTPUTS = ("features", "attention", "embedding")

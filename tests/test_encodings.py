@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dino_ros.encodings import resize, to_resized_rgb, to_rgb
 from dino_ros.errors import UserError
+from dino_ros.images.encodings import resize, to_resized_rgb, to_rgb
 
 HEIGHT, WIDTH = 46, 64
 

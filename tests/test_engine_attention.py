@@ -16,7 +16,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from benchmarks.students import random_student  # noqa: E402
-from dino_train.engine_attention import EngineAttention  # noqa: E402
+from dino_train.export.engine_attention import EngineAttention  # noqa: E402
 
 DIM, HEADS, TOKENS = 12, 3, 7
 DEPTH = 12

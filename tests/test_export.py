@@ -25,13 +25,13 @@ from test_pretrain import RECIPE  # noqa: E402
 
 from dino_ros.demo.table import TABLE  # noqa: E402
 from dino_ros.errors import UserError  # noqa: E402
-from dino_ros.perceiver import Perceiver  # noqa: E402
+from dino_ros.perception.perceiver import Perceiver  # noqa: E402
 from dino_ros.student import read_student  # noqa: E402
-from dino_train import export as export_module  # noqa: E402
-from dino_train import weights as weights_module  # noqa: E402
-from dino_train.backbones import build_backbone, create_vit, patch_size  # noqa: E402
-from dino_train.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
 from dino_train.cli import run  # noqa: E402
+from dino_train.export import student as export_module  # noqa: E402
+from dino_train.models import weights as weights_module  # noqa: E402
+from dino_train.models.backbones import build_backbone, create_vit, patch_size  # noqa: E402
+from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
 from dino_train.recipes import BackboneConfig  # noqa: E402
 
 PREFIX_TOKENS = {
@@ -262,8 +262,8 @@ def test_evaluate_agrees_with_the_formula(checkpoint: Path, tmp_path: Path, caps
     """Scores of the demo's bag, head by head, computed again the slow way for its first frames."""
     from dino_ros.masks.attention import attention_mask
     from dino_ros.masks.binary import upsample_mask
-    from dino_train.evaluation.jaccard import jaccard_scores
-    from dino_train.evaluation.labelled import labelled_bag
+    from dino_train.evaluation.segmentation.jaccard import jaccard_scores
+    from dino_train.evaluation.segmentation.labelled import labelled_bag
 
     out = tmp_path / "student.onnx"
     run(["export", str(checkpoint), "--out", str(out), "--size", "48x64"])

@@ -17,9 +17,9 @@ from onnx.reference import ReferenceEvaluator
 torch = pytest.importorskip("torch")
 
 from benchmarks.students import random_student  # noqa: E402
-from dino_ros.parity import TOLERANCE, compare, shipped_pictures  # noqa: E402
-from dino_train.backbones import create_vit  # noqa: E402
-from dino_train.export import OUTPUTS, StudentGraph, fix_size, write_onnx  # noqa: E402
+from dino_ros.backends.parity import TOLERANCE, compare, shipped_pictures  # noqa: E402
+from dino_train.export.student import OUTPUTS, StudentGraph, fix_size, write_onnx  # noqa: E402
+from dino_train.models.backbones import create_vit  # noqa: E402
 
 SIZE, OUTLIER = 64, 300.0
 

@@ -11,12 +11,12 @@ torch = pytest.importorskip("torch")
 
 from shapes import write_shapes  # noqa: E402
 
-from dino_train import trainer  # noqa: E402
-from dino_train.checkpoint import load_checkpoint  # noqa: E402
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
 from dino_train.data.loader import EpochSampler, crop_loader, finish_crops  # noqa: E402
+from dino_train.models.checkpoint import load_checkpoint  # noqa: E402
 from dino_train.recipes import CropsConfig, DinoRecipe  # noqa: E402
-from dino_train.run_log import LOG_NAME  # noqa: E402
+from dino_train.runs.log import LOG_NAME  # noqa: E402
+from dino_train.training import trainer  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,

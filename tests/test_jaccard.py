@@ -13,10 +13,10 @@ pytest.importorskip("torch")
 from test_labelled import write_palette, write_picture
 
 from dino_ros.errors import UserError
-from dino_ros.perceiver import Perception
+from dino_ros.perception.perceiver import Perception
 from dino_train.cli import run
-from dino_train.evaluation.jaccard import jaccard_scores
-from dino_train.evaluation.labelled import VOID, Labelled
+from dino_train.evaluation.segmentation.jaccard import jaccard_scores
+from dino_train.evaluation.segmentation.labelled import VOID, Labelled
 
 
 class GivenAttention:

@@ -14,8 +14,8 @@ from PIL import Image
 
 from dino_ros.demo.table import TABLE
 from dino_ros.errors import UserError
-from dino_train.evaluation.labelled import VOID, labelled_pictures, read_objects
-from dino_train.evaluation.video_folder import open_video_folder
+from dino_train.evaluation.segmentation.labelled import VOID, labelled_pictures, read_objects
+from dino_train.evaluation.segmentation.video_folder import open_video_folder
 
 OBJECTS = np.repeat(np.array([[0, 1, 2, 255], [0, 7, 7, 255]], np.uint8), 8, axis=1)
 """[2, 32]"""

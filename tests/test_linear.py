@@ -16,12 +16,10 @@ from shapes import KINDS, render_shape  # noqa: E402
 from test_backbones import FAMILIES, shake  # noqa: E402
 
 from dino_ros.errors import UserError  # noqa: E402
-from dino_train.backbones import build_backbone, create_vit, mean_and_std, patch_size  # noqa: E402
 from dino_train.cli import run  # noqa: E402
-from dino_train.evaluation.class_folder import LabelledFiles, open_class_folder  # noqa: E402
-from dino_train.evaluation.encoders import TorchEncoder, random_vit  # noqa: E402
-from dino_train.evaluation.frozen_features import CropFeatures, WholeFeatures  # noqa: E402
-from dino_train.evaluation.linear import (  # noqa: E402
+from dino_train.evaluation.classification.class_folder import LabelledFiles, open_class_folder  # noqa: E402
+from dino_train.evaluation.classification.frozen_features import CropFeatures, WholeFeatures  # noqa: E402
+from dino_train.evaluation.classification.linear import (  # noqa: E402
     LinearSettings,
     RandomCropBatches,
     StoredBatches,
@@ -30,6 +28,8 @@ from dino_train.evaluation.linear import (  # noqa: E402
     new_heads,
     train_heads,
 )
+from dino_train.evaluation.encoders import TorchEncoder, random_vit  # noqa: E402
+from dino_train.models.backbones import build_backbone, create_vit, mean_and_std, patch_size  # noqa: E402
 from dino_train.recipes import BackboneConfig  # noqa: E402
 
 Array = NDArray[np.float64]

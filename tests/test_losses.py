@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from dino_train.objectives.byol import byol_loss  # noqa: E402
-from dino_train.objectives.health import spread  # noqa: E402
+from dino_train.objectives.collapse import spread  # noqa: E402
 from dino_train.objectives.moco import batch_loss, queue_loss  # noqa: E402
 from dino_train.objectives.sinkhorn import sinkhorn  # noqa: E402
 from dino_train.objectives.swav import swav_loss  # noqa: E402

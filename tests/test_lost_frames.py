@@ -12,7 +12,7 @@ from clients import PERCEPTION, Client, values
 
 from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.run import running
-from dino_ros.transport import PROFILE_VARIABLES, loopback_profile
+from dino_ros.nodes.transport import PROFILE_VARIABLES, loopback_profile
 
 CRAMPED = """<profiles xmlns="http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles">
   <transport_descriptors>

@@ -16,10 +16,10 @@ from outlines import slow_f
 from dino_ros.demo.table import TABLE, TOPIC, TRUTH_TOPIC
 from dino_ros.errors import UserError
 from dino_ros.masks.parameters import ATTENTION, METHODS, MaskParameters
-from dino_ros.perceiver import Perceiver
+from dino_ros.perception.perceiver import Perceiver
 from dino_train.cli import run
-from dino_train.evaluation.labelled import VOID
-from dino_train.evaluation.masks import (
+from dino_train.evaluation.segmentation.labelled import VOID
+from dino_train.evaluation.segmentation.masks import (
     LabelledFrame,
     Tally,
     labelled_sequences,

@@ -9,9 +9,9 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from dino_ros.encodings import to_rgb
 from dino_ros.errors import UserError
-from dino_ros.messages import jpeg_message, mask_message, rgb_message, tensor_message, to_array
+from dino_ros.images.encodings import to_rgb
+from dino_ros.nodes.messages import jpeg_message, mask_message, rgb_message, tensor_message, to_array
 
 
 def over_the_wire(message: Image | CompressedImage) -> Image | CompressedImage:

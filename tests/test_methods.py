@@ -21,17 +21,16 @@ from torch.nn import functional  # noqa: E402
 
 from dino_ros.errors import UserError  # noqa: E402
 from dino_ros.student import read_student  # noqa: E402
-from dino_train import trainer  # noqa: E402
-from dino_train.backbones import mean_and_std  # noqa: E402
-from dino_train.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint  # noqa: E402
 from dino_train.cli import run  # noqa: E402
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
 from dino_train.data.multicrop import MultiCrop, normalise  # noqa: E402
-from dino_train.distributed import Processes  # noqa: E402
-from dino_train.export import export  # noqa: E402
-from dino_train.machine import prepare  # noqa: E402
+from dino_train.export.student import export  # noqa: E402
+from dino_train.machine.distributed import Processes  # noqa: E402
+from dino_train.machine.precision import prepare  # noqa: E402
+from dino_train.models.backbones import mean_and_std  # noqa: E402
+from dino_train.models.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint  # noqa: E402
+from dino_train.models.dino_v1 import initialise  # noqa: E402
 from dino_train.objectives.methods import build_objective  # noqa: E402
-from dino_train.official import initialise  # noqa: E402
 from dino_train.recipes import (  # noqa: E402
     ByolConfig,
     ByolRecipe,
@@ -45,9 +44,10 @@ from dino_train.recipes import (  # noqa: E402
     SwavRecipe,
 )
 from dino_train.recipes.files import load_recipe  # noqa: E402
-from dino_train.run_folder import read_run  # noqa: E402
-from dino_train.run_log import LAST_NAME, LOG_NAME  # noqa: E402
-from dino_train.verdict import verdict  # noqa: E402
+from dino_train.runs.folder import read_run  # noqa: E402
+from dino_train.runs.health import verdict  # noqa: E402
+from dino_train.runs.log import LAST_NAME, LOG_NAME  # noqa: E402
+from dino_train.training import trainer  # noqa: E402
 
 Array = np.ndarray
 OPTIMISER = OptimiserConfig(lr=1e-2, warmup_epochs=1)

@@ -2,7 +2,7 @@
 
 import threading
 
-from dino_ros.newest import NewestItemsWorker
+from dino_ros.perception.latest import NewestItemsWorker
 
 
 class Busy:

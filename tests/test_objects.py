@@ -6,8 +6,8 @@ import scipy.ndimage
 from numpy.typing import NDArray
 from scenes import rectangle
 
-from dino_ros.detections import boxes
 from dino_ros.masks.objects import LARGEST_NUMBER, OVERLAP, number_objects
+from dino_ros.nodes.detections import boxes
 
 
 def mask_of(*rectangles: tuple[int, int, int, int]) -> NDArray[np.uint8]:
@@ -128,7 +128,7 @@ def test_the_message_of_boxes() -> None:
     pytest.importorskip("vision_msgs", reason="vision_msgs is not installed")
     from std_msgs.msg import Header
 
-    from dino_ros.detections import detections_message
+    from dino_ros.nodes.detections import detections_message
 
     objects = np.zeros((60, 80), np.uint16)
     objects[10:30, 40:50] = 70

@@ -16,11 +16,12 @@ torch = pytest.importorskip("torch")
 from test_backbones import assert_close, gelu, plain_vit, resized, shake, weights_of  # noqa: E402
 
 from dino_ros.errors import UserError  # noqa: E402
-from dino_train.backbones import build_backbone  # noqa: E402
-from dino_train.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
+from dino_train.models.backbones import build_backbone  # noqa: E402
+from dino_train.models.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
+from dino_train.models.dino_v1 import load_official  # noqa: E402
 from dino_train.objectives.dino import Dino  # noqa: E402
-from dino_train.official import initialise, load_official  # noqa: E402
+from dino_train.objectives.initialize import initialise  # noqa: E402
 from dino_train.recipes import BackboneConfig, CropsConfig, DinoConfig, DinoRecipe  # noqa: E402
 
 RECIPE = DinoRecipe(

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from dino_ros.backends import Backend, open_backend
+from dino_ros.backends.parity import prepare, shipped_pictures
 from dino_ros.errors import UserError
-from dino_ros.parity import prepare, shipped_pictures
 from dino_ros.student import find_student, read_student
 
 pytest.importorskip("openvino")

@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from dino_train.optimisers import build_optimiser, clip_each_gradient, parameter_groups  # noqa: E402
 from dino_train.recipes import OptimiserConfig  # noqa: E402
+from dino_train.training.optimizers import build_optimiser, clip_each_gradient, parameter_groups  # noqa: E402
 
 
 class Student(torch.nn.Module):

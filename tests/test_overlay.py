@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from dino_ros.overlay import HEAT, OUTLINE, overlay
+from dino_ros.images.overlay import HEAT, OUTLINE, overlay
 
 
 def test_heat_lies_where_attention_is_and_blends_with_the_picture() -> None:

@@ -49,7 +49,7 @@ def test_package_xml_names_what_the_code_imports() -> None:
 
 def test_the_parameters_file_is_the_table() -> None:
     pytest.importorskip("rclpy")
-    from dino_ros.parameters import PARAMETERS
+    from dino_ros.nodes.parameters import PARAMETERS
 
     file = yaml.safe_load((ROOT / "config" / "perception.yaml").read_text())
     assert file["/**/perception"]["ros__parameters"] == {row.name: row.default for row in PARAMETERS}
@@ -74,7 +74,7 @@ def test_the_loopback_profile_is_the_shipped_one_held_to_the_loopback() -> None:
 
 @pytest.mark.parametrize("variable", ["FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"])
 def test_a_profile_of_the_users_own_is_kept(variable: str) -> None:
-    from dino_ros.transport import PROFILE_VARIABLES, profile_environment
+    from dino_ros.nodes.transport import PROFILE_VARIABLES, profile_environment
 
     assert profile_environment(Path("p.xml"), {variable: "mine.xml"}) == {}
     assert profile_environment(Path("p.xml"), {"OTHER": "x"}) == dict.fromkeys(PROFILE_VARIABLES, "p.xml")

@@ -10,10 +10,10 @@ from students import changed, write_student
 from wrong_backends import Array, Wrong
 
 from dino_ros.backends import Backend, open_backend
-from dino_ros.cache import cache_folder, file_sha256
+from dino_ros.backends.parity import compare, gate, prepare, shipped_pictures
 from dino_ros.errors import UserError
+from dino_ros.files import cache_folder, file_sha256
 from dino_ros.masks.attention import attention_mask
-from dino_ros.parity import compare, gate, prepare, shipped_pictures
 from dino_ros.student import find_student, read_student
 
 NOISE = np.random.default_rng(0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dino_train.evaluation.pca import fit_pca
+from dino_train.evaluation.probing.pca import fit_pca
 
 decomposition = pytest.importorskip("sklearn.decomposition")
 

@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from students import INFO, expected
 
-from dino_ros.encodings import resize
 from dino_ros.errors import UserError
+from dino_ros.images.encodings import resize
 from dino_ros.masks.attention import attention_mask
 from dino_ros.masks.parameters import ATTENTION, MaskParameters
-from dino_ros.perceiver import OUTPUTS, Perceiver
+from dino_ros.perception.perceiver import OUTPUTS, Perceiver
 
 
 def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -20,14 +20,14 @@ from sensor_msgs.msg import CompressedImage
 from dino_ros.backends import BACKENDS
 from dino_ros.demo.lifecycle import bring_up, change_state
 from dino_ros.demo.run import running
-from dino_ros.detections import vision
-from dino_ros.encodings import to_rgb
 from dino_ros.errors import UserError
+from dino_ros.images.encodings import to_rgb
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import MaskParameters
-from dino_ros.messages import to_array
-from dino_ros.parameters import PARAMETERS
-from dino_ros.perceiver import OUTPUTS, Perceiver
+from dino_ros.nodes.detections import vision
+from dino_ros.nodes.messages import to_array
+from dino_ros.nodes.parameters import PARAMETERS
+from dino_ros.perception.perceiver import OUTPUTS, Perceiver
 
 
 def picture(seed: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
@@ -218,7 +218,7 @@ def test_compressed_transport_and_remapping(ros: None, student: Path) -> None:
 
 @pytest.mark.parametrize("value", ["mask_keep:=1", "mask_keep:=2.0"])
 def test_a_start_with_a_bad_parameter_says_so(value: str) -> None:
-    command = [sys.executable, "-m", "dino_ros.perception_node", "--ros-args", "-p", value]
+    command = [sys.executable, "-m", "dino_ros.nodes.perception_node", "--ros-args", "-p", value]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 2
     assert "The parameter mask_keep" in finished.stderr

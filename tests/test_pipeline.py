@@ -11,8 +11,8 @@ from test_encodings import message
 from test_perceiver import picture
 
 from dino_ros.masks.parameters import MaskParameters
-from dino_ros.perceiver import Perceiver, Perception
-from dino_ros.pipeline import PICTURE, Frame, Pipeline
+from dino_ros.perception.perceiver import Perceiver, Perception
+from dino_ros.perception.pipeline import PICTURE, Frame, Pipeline
 
 
 class MemoryCamera:

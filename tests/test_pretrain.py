@@ -17,16 +17,16 @@ torch = pytest.importorskip("torch")
 from shapes import KINDS, render_shape, write_shapes  # noqa: E402
 
 from dino_ros.errors import UserError  # noqa: E402
-from dino_train import trainer  # noqa: E402
-from dino_train.backbones import mean_and_std  # noqa: E402
-from dino_train.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint  # noqa: E402
 from dino_train.cli import run  # noqa: E402
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
 from dino_train.data.multicrop import normalise  # noqa: E402
-from dino_train.evaluation.knn import knn_accuracy  # noqa: E402
+from dino_train.evaluation.classification.knn import knn_accuracy  # noqa: E402
+from dino_train.models.backbones import mean_and_std  # noqa: E402
+from dino_train.models.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint  # noqa: E402
 from dino_train.objectives.dino import Dino  # noqa: E402
 from dino_train.recipes import BackboneConfig, CropsConfig, DinoConfig, DinoRecipe, OptimiserConfig  # noqa: E402
-from dino_train.run_log import LAST_NAME, LOG_NAME  # noqa: E402
+from dino_train.runs.log import LAST_NAME, LOG_NAME  # noqa: E402
+from dino_train.training import trainer  # noqa: E402
 
 RECIPE = DinoRecipe(
     backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=64, depth=3, num_heads=2, drop_path=0.0),
@@ -104,7 +104,7 @@ STOCHASTIC = dataclasses.replace(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from dino_train import trainer
+from dino_train.training import trainer
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.recipes.files import recipe_from_dict
 import json

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from dino_ros.errors import UserError  # noqa: E402
 from dino_train import cli  # noqa: E402
 from dino_train.evaluation import probe  # noqa: E402
-from dino_train.evaluation.regression import nearest_mean, r2_scores, ridge  # noqa: E402
+from dino_train.evaluation.probing.regression import nearest_mean, r2_scores, ridge  # noqa: E402
 
 POINT = get_typestore(Stores.ROS2_JAZZY).types["geometry_msgs/msg/Point"]
 

@@ -17,9 +17,8 @@ from shapes import write_shapes  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from dino_ros.errors import UserError  # noqa: E402
-from dino_train import trainer  # noqa: E402
-from dino_train.checkpoint import load_checkpoint  # noqa: E402
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, SlurmConfig  # noqa: E402
+from dino_train.models.checkpoint import load_checkpoint  # noqa: E402
 from dino_train.objectives.methods import build_objective  # noqa: E402
 from dino_train.objectives.swav import Assigned  # noqa: E402
 from dino_train.recipes import (  # noqa: E402
@@ -34,8 +33,9 @@ from dino_train.recipes import (  # noqa: E402
     SwavConfig,
     SwavRecipe,
 )
-from dino_train.run_log import LAST_NAME, LOG_NAME  # noqa: E402
-from dino_train.slurm import PretrainJob, slurm_executor, submit  # noqa: E402
+from dino_train.runs.log import LAST_NAME, LOG_NAME  # noqa: E402
+from dino_train.training import trainer  # noqa: E402
+from dino_train.training.slurm import PretrainJob, slurm_executor, submit  # noqa: E402
 
 RECIPE = DinoRecipe(
     backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.0),

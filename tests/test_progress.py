@@ -4,8 +4,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from dino_train.progress import HealthMonitor, progress_bar, summary
 from dino_train.recipes import ByolRecipe, DinoConfig, DinoRecipe, MocoConfig, MocoRecipe
+from dino_train.runs.health import HealthMonitor
+from dino_train.runs.progress import progress_bar, summary
 
 HEALTHY = {
     "step": 10,

@@ -20,11 +20,11 @@ from test_pretrain import RECIPE
 from dino_ros.backends import open_backend
 from dino_ros.errors import UserError
 from dino_ros.masks.attention import keep_mass
-from dino_ros.perceiver import Perceiver
+from dino_ros.perception.perceiver import Perceiver
 from dino_ros.student import read_student
-from dino_train import quantise
 from dino_train.cli import run
 from dino_train.data.frames import open_frames
+from dino_train.export.student import quantize as quantise
 
 FRAMES = 20
 HELD_OUT = range(16, FRAMES)

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from dino_ros.errors import UserError  # noqa: E402
 from dino_train.cli import run  # noqa: E402
-from dino_train.evaluation.ranking import (  # noqa: E402
+from dino_train.evaluation.ranking.ranking import (  # noqa: E402
     GroundTruth,
     Query,
     average_precision,

@@ -13,10 +13,10 @@ import pytest
 pytest.importorskip("torch")
 
 from dino_ros.errors import UserError
-from dino_train.curves import HEIGHT, Series, line_chart, spread, ticks
-from dino_train.report import chosen, write_report
-from dino_train.run_folder import read_run
-from dino_train.verdict import verdict
+from dino_train.runs.curves import HEIGHT, Series, line_chart, spread, ticks
+from dino_train.runs.folder import read_run
+from dino_train.runs.health import verdict
+from dino_train.runs.report import chosen, write_report
 
 VOID = {"meta", "img", "br", "line", "polyline", "polygon"}
 RECIPE = "dino: {out_dim: 1024}\nbackbone: {name: vit, pretrained: false}\ninit: null\nepochs: 20\n"

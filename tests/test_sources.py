@@ -8,7 +8,7 @@ import pytest
 from bags import write_bag
 
 from dino_ros.errors import UserError
-from dino_ros.sources import open_source
+from dino_ros.images.sources import open_source
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])

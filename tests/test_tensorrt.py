@@ -14,11 +14,11 @@ from simulated_gpu import SimulatedCuda, SimulatedEngine, SimulatedRtxEngine, si
 from wrong_backends import Wrong
 
 from dino_ros.backends import cuda_device, open_backend, tensorrt
+from dino_ros.backends.parity import gate
 from dino_ros.backends.tensorrt import TensorRtBackend
 from dino_ros.backends.tensorrt_build import BuildProgress
-from dino_ros.cache import cache_folder
 from dino_ros.errors import UserError
-from dino_ros.parity import gate
+from dino_ros.files import cache_folder
 
 OUTPUTS = ["features", "attention", "embedding"]
 Heard = list[str]

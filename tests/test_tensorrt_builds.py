@@ -12,13 +12,13 @@ from onnx import helper
 trt = pytest.importorskip("tensorrt_rtx")
 
 from dino_ros import cli  # noqa: E402
+from dino_ros.backends.ahead_of_time import engines_for  # noqa: E402
 from dino_ros.backends.cuda_device import Device  # noqa: E402
 from dino_ros.backends.engine_cache import engine_file, record_file  # noqa: E402
 from dino_ros.backends.tensorrt import engine_key  # noqa: E402
 from dino_ros.backends.tensorrt_build import RTX, load_flavour  # noqa: E402
-from dino_ros.cache import cache_folder  # noqa: E402
-from dino_ros.engine_command import engines_for  # noqa: E402
 from dino_ros.errors import UserError  # noqa: E402
+from dino_ros.files import cache_folder  # noqa: E402
 from dino_ros.student import read_student  # noqa: E402
 
 CARDS = {

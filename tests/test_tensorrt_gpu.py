@@ -8,11 +8,11 @@ import pytest
 
 from dino_ros.backends import open_backend
 from dino_ros.backends.cuda_device import find_device
+from dino_ros.backends.parity import compare, gate, prepare, shipped_pictures
 from dino_ros.backends.tensorrt import TensorRtBackend
 from dino_ros.backends.tensorrt_build import TITLES
-from dino_ros.cache import cache_folder
 from dino_ros.errors import UserError
-from dino_ros.parity import compare, gate, prepare, shipped_pictures
+from dino_ros.files import cache_folder
 from dino_ros.student import find_student, read_student
 
 try:

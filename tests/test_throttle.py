@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dino_ros.throttle import Throttle
+from dino_ros.nodes.throttle import Throttle
 
 
 @pytest.mark.parametrize("decimation", [1, 2, 5])

@@ -17,12 +17,12 @@ from outlines import blob, slow_f  # noqa: E402
 from test_labelled import write_palette, write_picture  # noqa: E402
 
 from dino_ros.errors import UserError  # noqa: E402
-from dino_ros.perceiver import Perception  # noqa: E402
+from dino_ros.perception.perceiver import Perception  # noqa: E402
 from dino_train.cli import run  # noqa: E402
-from dino_train.evaluation.label_propagation import decide, propagate, segment_video  # noqa: E402
-from dino_train.evaluation.labelled import VOID, read_objects  # noqa: E402
-from dino_train.evaluation.video_folder import VideoSequence  # noqa: E402
-from dino_train.evaluation.video_segmentation import (  # noqa: E402
+from dino_train.evaluation.segmentation.label_propagation import decide, propagate, segment_video  # noqa: E402
+from dino_train.evaluation.segmentation.labelled import VOID, read_objects  # noqa: E402
+from dino_train.evaluation.segmentation.video_folder import VideoSequence  # noqa: E402
+from dino_train.evaluation.segmentation.video_segmentation import (  # noqa: E402
     SegmentedFrame,
     mean_scores,
     score_objects,

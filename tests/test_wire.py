@@ -9,7 +9,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image
 
 from dino_ros.errors import UserError
-from dino_ros.wire import header_of, read_image
+from dino_ros.nodes.wire import header_of, read_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, 5 * 7 * 3, dtype=np.uint8).tobytes()
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from dino_ros.backends import Report
-from dino_ros.cache import cache_folder, write_whole
 from dino_ros.errors import UserError
+from dino_ros.files import cache_folder, write_whole
 
 T = TypeVar("T")
 ANY_DEVICE = "any"

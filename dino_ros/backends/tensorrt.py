@@ -13,8 +13,8 @@ from dino_ros.backends import Report
 from dino_ros.backends.cuda_device import Device, PairedBuffer, Stream, find_device
 from dino_ros.backends.engine_cache import ANY_DEVICE, EngineKey, open_engine
 from dino_ros.backends.tensorrt_build import RTX, Flavour, build_engine, load_flavour, require
-from dino_ros.cache import file_sha256
 from dino_ros.errors import UserError
+from dino_ros.files import file_sha256
 from dino_ros.student import StudentInfo, read_student
 
 

@@ -21,10 +21,10 @@ from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.recorder import Recorder
 from dino_ros.demo.table import TABLE, TOPIC, ground_truth
 from dino_ros.errors import UserError
-from dino_ros.perceiver import Perceiver
-from dino_ros.sources import open_source
+from dino_ros.images.sources import open_source
+from dino_ros.nodes.transport import PROFILE_VARIABLES, loopback_profile
+from dino_ros.perception.perceiver import Perceiver
 from dino_ros.student import find_student
-from dino_ros.transport import PROFILE_VARIABLES, loopback_profile
 
 SILENCE = 2.0
 """Seconds without a message after the camera's end that end the recording."""
@@ -95,7 +95,7 @@ def run_demo(
 @contextlib.contextmanager
 def running(node: str, parameters: Mapping[str, object], remaps: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
     """Run one of this package's nodes as a process of its own, and end it with SIGINT."""
-    command = [sys.executable, "-m", f"dino_ros.{node}", "--ros-args"]
+    command = [sys.executable, "-m", f"dino_ros.nodes.{node}", "--ros-args"]
     for name, value in parameters.items():
         command += ["-p", f"{name}:={json.dumps(value)}"]
     for remap in remaps:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_ros.encodings import to_rgb
-from dino_ros.sources import open_source
+from dino_ros.images.encodings import to_rgb
+from dino_ros.images.sources import open_source
 
 TABLE = Path(str(resources.files("dino_ros") / "demo" / "table_bag"))
 """rosbag2 (MCAP) of 20 s at 15 Hz."""

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_ros.encodings import resize
 from dino_ros.errors import UserError
+from dino_ros.images.encodings import resize
 from dino_ros.masks.attention import attention_mask
 from dino_ros.masks.background import background_mask
 from dino_ros.masks.binary import largest_components

@@ -24,7 +24,7 @@ def parser() -> ArgumentParser:
 
 def run(options: Namespace) -> None:
     """`dino-train distill`."""
-    from dino_train.evaluation.comparison import compare_with_teacher, show
+    from dino_train.export.teacher_comparison import compare_with_teacher, show
 
     if Path(options.teacher).is_file():
         options.teacher = absolute(options.teacher)

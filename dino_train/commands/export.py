@@ -48,7 +48,7 @@ def parser() -> ArgumentParser:
 
 def run(options: Namespace) -> None:
     """`dino-train export`."""
-    from dino_train.export import export as export_student
+    from dino_train.export.student import export as export_student
 
     height, width = parse_size(options.size)
     weights = Path(options.weights)

@@ -22,7 +22,7 @@ def parser() -> ArgumentParser:
 
 def run(options: Namespace) -> None:
     """`dino-train head`."""
-    from dino_train.head import add_head
+    from dino_train.export.foreground_head import add_head
 
     info = add_head(options.student, options.data, options.topic, options.out)
     agreement, pictures = info.head["agreement"], info.head["pictures"]

@@ -16,6 +16,6 @@ def parser() -> ArgumentParser:
 
 def run(options: Namespace) -> None:
     """`dino-train report`."""
-    from dino_train.report import write_report
+    from dino_train.runs.report import write_report
 
     print(f"Look at {write_report(options.run)}.")

@@ -26,11 +26,11 @@ def add_run_arguments(parser: ArgumentParser, command: str, out: Path) -> None:
 
 def train(options: Namespace, command: str) -> Path | None:
     """Train as the options of a run say; returns the last checkpoint in the main process, None elsewhere."""
-    from dino_train import trainer  # torch takes seconds to import: `--help` does without it
-    from dino_train.checkpoint import load_checkpoint
-    from dino_train.distributed import is_main
-    from dino_train.run_log import LAST_NAME
-    from dino_train.slurm import PretrainJob, slurm_executor, submit
+    from dino_train.machine.distributed import is_main
+    from dino_train.models.checkpoint import load_checkpoint
+    from dino_train.runs.log import LAST_NAME
+    from dino_train.training import trainer  # torch takes seconds to import: `--help` does without it
+    from dino_train.training.slurm import PretrainJob, slurm_executor, submit
 
     out = options.resume or options.out
     if options.resume:

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from dino_ros.cache import write_whole
+from dino_ros.files import write_whole
 from dino_train.evaluation.scores import Scores, show
-from dino_train.run_folder import RunFolder, knn_score, read_run
-from dino_train.verdict import percent, recent, standard_error
+from dino_train.runs.folder import RunFolder, knn_score, read_run
+from dino_train.runs.health import percent, recent, standard_error
 
 RESULTS_NAME = "compare.json"
 PLOT_NAME = "compare.png"

@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dino_ros.cache import write_whole
 from dino_ros.errors import UserError
-from dino_train import trainer
+from dino_ros.files import write_whole
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.data.frames import open_frames
 from dino_train.data.loader import EpochSampler
 from dino_train.data.selection import SelectionParameters
 from dino_train.recipes import Recipe
-from dino_train.run_folder import parse_json, read_evaluations, read_lines, read_run, read_text
-from dino_train.run_log import FINISHED_NAME, LAST_NAME, LOG_NAME, RECIPE_NAME
+from dino_train.runs.folder import parse_json, read_evaluations, read_lines, read_run, read_text
+from dino_train.runs.log import FINISHED_NAME, LAST_NAME, LOG_NAME, RECIPE_NAME
+from dino_train.training import trainer
 
 log = logging.getLogger(__name__)
 

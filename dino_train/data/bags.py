@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_ros.encodings import to_rgb
 from dino_ros.errors import UserError
-from dino_ros.sources import choose_image_topics
+from dino_ros.images.encodings import to_rgb
+from dino_ros.images.sources import choose_image_topics
 from dino_train.data.index import BagIndex, index_bag
 from dino_train.data.selection import thumbnail_of
 from dino_train.data.storages import MessageReader, unpack

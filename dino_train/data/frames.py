@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.sources import BAG_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_bag
+from dino_ros.images.sources import BAG_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_bag
 from dino_train.data.bags import BagFrames, open_bag_frames
 from dino_train.data.images import FolderFrames, TarFrames
 from dino_train.data.selection import SelectedFrames, SelectionParameters

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.sources import IMAGE_SUFFIXES
+from dino_ros.images.sources import IMAGE_SUFFIXES
 
 
 class Names(Sequence[str]):

@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.sources import IMAGE_TYPES, broken_bag, open_bag
+from dino_ros.images.sources import IMAGE_TYPES, broken_bag, open_bag
 from dino_train.data.cache import Cache
 from dino_train.data.storages import BLOCK, FRAME, find_places
 

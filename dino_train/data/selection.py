@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from dino_ros.encodings import CompressedImageLike, ImageLike, to_rgb
 from dino_ros.errors import UserError
+from dino_ros.images.encodings import CompressedImageLike, ImageLike, to_rgb
 from dino_train.config import DEFAULT_DISTANCE
 from dino_train.data.cache import Cache
 

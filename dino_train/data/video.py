@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.sources import FOLDER_RATE
+from dino_ros.images.sources import FOLDER_RATE
 from dino_train.data.cache import Cache
 from dino_train.data.selection import shrink
 

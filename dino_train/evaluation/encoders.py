@@ -13,16 +13,16 @@ import torch
 from numpy.typing import NDArray
 from timm.models import VisionTransformer
 
-from dino_ros.encodings import resize
 from dino_ros.errors import UserError
-from dino_ros.perceiver import Perceiver, Perception
+from dino_ros.images.encodings import resize
+from dino_ros.perception.perceiver import Perceiver, Perception
 from dino_ros.student import MODELS, StudentInfo, find_student, read_student
-from dino_train.backbones import VitOutputs, build_backbone, create_vit, mean_and_std, patch_size
-from dino_train.checkpoint import load_checkpoint
 from dino_train.data.images import decode
 from dino_train.data.multicrop import normalise
+from dino_train.models.backbones import VitOutputs, build_backbone, create_vit, mean_and_std, patch_size
+from dino_train.models.checkpoint import load_checkpoint
+from dino_train.models.weights import open_weights
 from dino_train.recipes import BackboneConfig
-from dino_train.weights import open_weights
 
 RANDOM = "random"
 SEED = 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dino_ros.cache import write_whole
+from dino_ros.files import write_whole
 
 Scores = Mapping[str, float | int | str]
 """One row: what was scored by name. Shares are 0 to 1."""

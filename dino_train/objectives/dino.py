@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
-from dino_train.distributed import mean_over_processes
-from dino_train.objectives.health import effective_rank, entropies
+from dino_train.machine.distributed import mean_over_processes
+from dino_train.objectives.collapse import effective_rank, entropies
 from dino_train.objectives.networks import Network, count_crops, follow, mlp, start_from, student_and_teacher
 from dino_train.objectives.objective import Objective
+from dino_train.objectives.schedules import cosine_schedule, linear_schedule
 from dino_train.objectives.sinkhorn import sinkhorn
 from dino_train.recipes import DinoConfig, DinoRecipe, settled
-from dino_train.schedules import cosine_schedule, linear_schedule
 
 
 class DinoHead(nn.Module):

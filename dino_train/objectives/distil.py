@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dino_ros.errors import UserError
-from dino_train.backbones import VitOutputs, build_backbone, mean_and_std, patch_size
-from dino_train.distributed import mean_over_processes
-from dino_train.objectives.health import effective_rank
+from dino_train.machine.distributed import mean_over_processes
+from dino_train.models.backbones import VitOutputs, build_backbone, mean_and_std, patch_size
+from dino_train.models.weights import open_weights, weights_hash
+from dino_train.objectives.collapse import effective_rank
 from dino_train.objectives.objective import Objective
 from dino_train.recipes import DistilRecipe
-from dino_train.weights import open_weights, weights_hash
 
 TEACHER = "teacher."
 """How the names of the teacher's weights begin."""

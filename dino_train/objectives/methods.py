@@ -9,10 +9,10 @@ from typing import Any
 from dino_train.objectives.byol import Byol
 from dino_train.objectives.dino import Dino
 from dino_train.objectives.distil import Distil
+from dino_train.objectives.initialize import initialise
 from dino_train.objectives.moco import moco
 from dino_train.objectives.objective import Objective
 from dino_train.objectives.swav import Swav
-from dino_train.official import initialise
 from dino_train.recipes import PretrainRecipe, Recipe
 
 OBJECTIVES: dict[str, Callable[[Any], Objective]] = {

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dino_train.distributed import gather_over_processes, mean_over_processes, rank_and_count
-from dino_train.objectives.health import effective_rank, spread
+from dino_train.machine.distributed import gather_over_processes, mean_over_processes, rank_and_count
+from dino_train.objectives.collapse import effective_rank, spread
 from dino_train.objectives.networks import Network, count_crops, follow, mlp, start_from, student_and_teacher
 from dino_train.objectives.objective import Objective
+from dino_train.objectives.schedules import cosine_schedule
 from dino_train.recipes import MocoRecipe
-from dino_train.schedules import cosine_schedule
 
 
 class Found(NamedTuple):

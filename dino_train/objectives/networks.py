@@ -9,7 +9,7 @@ import torch
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
-from dino_train.backbones import build_backbone
+from dino_train.models.backbones import build_backbone
 from dino_train.recipes import Recipe
 
 

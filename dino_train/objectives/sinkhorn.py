@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dino_train.distributed import max_over_processes, sum_over_processes
+from dino_train.machine.distributed import max_over_processes, sum_over_processes
 
 
 @torch.no_grad()

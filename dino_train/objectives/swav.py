@@ -10,9 +10,9 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dino_train.backbones import build_backbone
-from dino_train.distributed import gather_over_processes, mean_over_processes, rank_and_count
-from dino_train.objectives.health import effective_rank, entropies
+from dino_train.machine.distributed import gather_over_processes, mean_over_processes, rank_and_count
+from dino_train.models.backbones import build_backbone
+from dino_train.objectives.collapse import effective_rank, entropies
 from dino_train.objectives.networks import Network, count_crops, mlp
 from dino_train.objectives.objective import Objective
 from dino_train.objectives.sinkhorn import sinkhorn

@@ -29,8 +29,8 @@ def parser() -> ArgumentParser:
 
 def run(options: Namespace) -> None:
     """`dino-train evaluate copies`."""
-    from dino_train.evaluation.copies import copy_scores
-    from dino_train.evaluation.ranking import read_ground_truth
+    from dino_train.evaluation.ranking.copy_detection import copy_scores
+    from dino_train.evaluation.ranking.ranking import read_ground_truth
 
     truth = read_ground_truth(options.data, options.truth)
     scores = {

@@ -35,9 +35,9 @@ def parser() -> ArgumentParser:
 
 def run(options: Namespace) -> None:
     """`dino-train evaluate jaccard`."""
-    from dino_train.evaluation.jaccard import KEEP_MORE, jaccard_scores
-    from dino_train.evaluation.labelled import labelled_pictures
     from dino_train.evaluation.scores import Scores, show
+    from dino_train.evaluation.segmentation.jaccard import KEEP_MORE, jaccard_scores
+    from dino_train.evaluation.segmentation.labelled import labelled_pictures
 
     rows: list[Scores] = []
     for name, encoder in open_named_encoders(options).items():

@@ -22,8 +22,8 @@ def parser() -> ArgumentParser:
 
 def run(options: Namespace) -> None:
     """`dino-train evaluate knn`."""
-    from dino_train.evaluation.class_folder import open_class_folder
-    from dino_train.evaluation.knn import knn_of
+    from dino_train.evaluation.classification.class_folder import open_class_folder
+    from dino_train.evaluation.classification.knn import knn_of
     from dino_train.evaluation.scores import Scores, show
 
     folder = open_class_folder(options.data)

@@ -46,8 +46,8 @@ def parser() -> ArgumentParser:
 
 def run(options: Namespace) -> None:
     """`dino-train evaluate linear`."""
-    from dino_train.evaluation.class_folder import open_class_folder
-    from dino_train.evaluation.linear import RATES, LinearSettings, linear_of
+    from dino_train.evaluation.classification.class_folder import open_class_folder
+    from dino_train.evaluation.classification.linear import RATES, LinearSettings, linear_of
     from dino_train.evaluation.scores import Scores, show
 
     folder = open_class_folder(options.data)

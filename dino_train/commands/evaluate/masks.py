@@ -31,10 +31,10 @@ def parser() -> ArgumentParser:
 
 def run(options: Namespace) -> None:
     """`dino-train evaluate masks`."""
+    from dino_ros.images.sources import is_bag
     from dino_ros.masks.parameters import MaskParameters
-    from dino_ros.sources import is_bag
-    from dino_train.evaluation.masks import labelled_sequences, mask_scores, methods_of, truth_scores
     from dino_train.evaluation.scores import Scores, show
+    from dino_train.evaluation.segmentation.masks import labelled_sequences, mask_scores, methods_of, truth_scores
 
     rows: list[Scores] = []
 

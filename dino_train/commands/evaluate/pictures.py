@@ -26,8 +26,8 @@ def parser() -> ArgumentParser:
 
 def run(options: Namespace) -> None:
     """`dino-train evaluate pictures`."""
-    from dino_ros.sources import open_source
-    from dino_train.evaluation.pictures import draw
+    from dino_ros.images.sources import open_source
+    from dino_train.evaluation.pictures.pictures import draw
 
     source = open_source(options.data, options.topic)
     for name, encoder in open_named_encoders(options).items():

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, open_named_encoders
 
 if TYPE_CHECKING:
-    from dino_train.evaluation.probe import ProbeScores
+    from dino_train.evaluation.probing.probe import ProbeScores
     from dino_train.evaluation.scores import Scores
 
 
@@ -43,7 +43,7 @@ def parser() -> ArgumentParser:
 
 def run(options: Namespace) -> None:
     """`dino-train evaluate probe`."""
-    from dino_train.evaluation.probe import open_recording, probe
+    from dino_train.evaluation.probing.probe import open_recording, probe
     from dino_train.evaluation.scores import show
 
     recording = open_recording(options.data, options.topic, options.target, options.fields)

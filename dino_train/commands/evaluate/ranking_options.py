@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 if TYPE_CHECKING:
-    from dino_train.evaluation.ranking import GroundTruth, RankingScores
+    from dino_train.evaluation.ranking.ranking import GroundTruth, RankingScores
 
 
 def add_ranking_arguments(parser: ArgumentParser) -> None:

@@ -22,8 +22,8 @@ def parser() -> ArgumentParser:
 
 def run(options: Namespace) -> None:
     """`dino-train evaluate retrieval`."""
-    from dino_train.evaluation.ranking import read_ground_truth
-    from dino_train.evaluation.retrieval import retrieval_scores
+    from dino_train.evaluation.ranking.ranking import read_ground_truth
+    from dino_train.evaluation.ranking.retrieval import retrieval_scores
 
     truth = read_ground_truth(options.data, options.truth)
     scores = {name: retrieval_scores(encoder, truth) for name, encoder in open_named_encoders(options).items()}

@@ -14,7 +14,7 @@ from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from dino_train.evaluation.video_segmentation import SegmentedFrame
+    from dino_train.evaluation.segmentation.video_segmentation import SegmentedFrame
 
 
 def parser() -> ArgumentParser:
@@ -38,10 +38,10 @@ def run(options: Namespace) -> None:
     """`dino-train evaluate video`."""
     from rich.progress import Progress
 
-    from dino_train.evaluation.mask_pictures import save_masks
     from dino_train.evaluation.scores import Scores, show
-    from dino_train.evaluation.video_folder import open_video_folder
-    from dino_train.evaluation.video_segmentation import mean_scores, score_objects, segment_sequence
+    from dino_train.evaluation.segmentation.mask_pictures import save_masks
+    from dino_train.evaluation.segmentation.video_folder import open_video_folder
+    from dino_train.evaluation.segmentation.video_segmentation import mean_scores, score_objects, segment_sequence
 
     sequences = open_video_folder(options.data)
     total = sum(len(sequence.files) for sequence in sequences)

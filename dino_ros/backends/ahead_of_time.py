@@ -1,0 +1,60 @@
+"""The work of `dino-ros engine`: TensorRT engines built before the robot needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from dino_ros.backends import Report
+from dino_ros.backends.choice import choose_backend
+from dino_ros.backends.cuda_device import Device
+from dino_ros.backends.engine_cache import ANY_DEVICE, EngineRecord, engine_file, open_engine
+from dino_ros.backends.tensorrt import engine_key
+from dino_ros.backends.tensorrt_build import RTX, TITLES, build_engine, load_flavour
+from dino_ros.errors import UserError
+from dino_ros.files import cache_folder
+from dino_ros.student import read_student
+
+
+def engine_here(path: Path, backend: str, largest_batch: int, report: Report) -> str:
+    """Build the engine of a student for the GPU of this machine, into the cache where the node finds it.
+
+    `backend` is the flavour of TensorRT (empty: the one that is installed). Returns which engine it is. Raises
+    UserError as `choose_backend` does: without a GPU, when the engine cannot be built, and when the parity gate refuses
+    it.
+    """
+    installed = [name for name in TITLES if find_spec(name) is not None]
+    return choose_backend(path, backend or [*installed, "tensorrt"][0], largest_batch, report).backend.description
+
+
+def engines_for(
+    path: Path, targets: Sequence[str], largest_batch: int, folder: Path | None, report: Report
+) -> list[tuple[EngineRecord, Path]]:
+    """Build TensorRT-RTX engines of a student for the compute capabilities `targets`, such as sm86, without a GPU.
+
+    They go into `folder` (default: the cache, where a node on this machine finds them), one engine and its JSON file
+    for each; what is there already is not built again. Returns the records and the files. Raises UserError for a target
+    that TensorRT-RTX does not build for, and when the student cannot be built.
+    """
+    flavour = load_flavour(RTX)
+    info = read_student(path)
+    folder = folder or cache_folder("engines")
+    known = {f"sm{capability.replace('.', '')}": capability for capability in flavour.capabilities()}
+    for target in targets:
+        if target.lower() not in known:
+            raise UserError(f"There is no target {target!r}: {flavour.title} builds for {', '.join(known)}.")
+    built: list[tuple[EngineRecord, Path]] = []
+    for capability in dict.fromkeys(known[target.lower()] for target in targets):
+        key = engine_key(flavour, path, info, largest_batch, Device(ANY_DEVICE, capability, driver=""))
+        _, record = open_engine(
+            key,
+            f"{flavour.title} engine of {path.name}",
+            partial(build_engine, flavour, path, info, largest_batch, capability, report),
+            lambda data: data,
+            report,
+            folder,
+        )
+        built.append((record, engine_file(folder, key)))
+    return built

@@ -1,0 +1,1 @@
+"""Images: what decodes them, where they come from, and what is drawn over them."""

@@ -1,0 +1,276 @@
+"""The lifecycle node: cameras in, what a student sees in them out. Thin: the work is done by the pipeline."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import threading
+import time
+from typing import Any
+
+import cv2
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from dino_ros.errors import UserError
+from dino_ros.masks.parameters import MaskParameters
+from dino_ros.nodes.camera_thread import CameraThread
+from dino_ros.nodes.camera_topics import RosCamera
+from dino_ros.nodes.diagnostics import Diagnostics
+from dino_ros.nodes.parameters import declare_parameters, why_refused
+from dino_ros.perception.perceiver import Perceiver
+from dino_ros.perception.pipeline import Pipeline
+
+
+class PerceptionNode(LifecycleNodeMixin, Node):
+    """Publishes what a student sees in the pictures of one or several cameras, in the namespace /dino unless remapped.
+
+    Configuring loads the student, activating starts the pipeline. Only the newest frame of a camera is looked at, only
+    what somebody subscribes to is computed, and a camera whose results nobody wants is not subscribed to. A frame that
+    cannot be used is warned of and passed over.
+    """
+
+    def __init__(self) -> None:
+        Node.__init__(self, "perception", namespace="dino")
+        # A transition may take minutes (an engine is built): parameters and diagnostics do not wait for it.
+        # LifecycleNode itself does not pass a group on.
+        LifecycleNodeMixin.__init__(self, callback_group=MutuallyExclusiveCallbackGroup())
+        declare_parameters(self)
+        self._perceiver: Perceiver | None = None
+        self._next: Perceiver | None = None
+        self._pipeline: Pipeline | None = None
+        self._cameras: list[RosCamera] = []
+        self._thread = CameraThread(self)
+        self._loading = threading.RLock()
+        """Held while a student is loaded, by a transition or by a parameter."""
+        self._state = "unconfigured"
+        self._unconfigured = Diagnostics()
+        self._reported_at = time.monotonic()
+        self.add_on_set_parameters_callback(self._check_parameters)
+        self.add_post_set_parameters_callback(self._take_parameters)
+        self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # Steady time: diagnostics go on when simulated time stands still.
+        self.create_timer(
+            1.0,
+            self._report,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the student and advertise the topics; a student that cannot be used leaves the node unconfigured."""
+        try:
+            with self._loading:
+                perceiver = self._load(self._value("model"))
+                self._mask_parameters([], perceiver)
+                self._cameras = self._make_cameras(self._value("cameras"))
+                self._perceiver = perceiver
+        except UserError as error:
+            self.get_logger().error(str(error))
+            self._unconfigured.problem(str(error))
+            return TransitionCallbackReturn.FAILURE
+        self._take_parameters([])
+        self._state = "inactive"
+        self.get_logger().info(f"Loaded {perceiver.path.name} ({perceiver.info.architecture}) on {perceiver.chosen}.")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start the pipeline and listen to the cameras."""
+        super().on_activate(state)
+        assert self._perceiver is not None  # configured before
+        self._pipeline = Pipeline(self._perceiver, self._mask_parameters([], self._perceiver))
+        self._thread.start()
+        for camera in self._cameras:
+            camera.activate(self._pipeline)
+        self._state = "active"
+        topics = ", ".join(camera.image_topic for camera in self._cameras)
+        self.get_logger().info(f"Waiting for images on {topics}.")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Leave the cameras and stop the pipeline."""
+        self.stop()
+        self._state = "inactive"
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let the student and the topics go."""
+        self._release()
+        self._state = "unconfigured"
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End from any state."""
+        self._release()
+        self._state = "finalized"
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Go back to unconfigured after a transition that raised."""
+        self._release()
+        self._state = "unconfigured"
+        return TransitionCallbackReturn.SUCCESS
+
+    def _make_cameras(self, names: list[str]) -> list[RosCamera]:
+        """Advertise the topics of every camera. Raises UserError for names that cannot be used."""
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"cameras is {names}: name at least one, and none twice.")
+        compressed = self._value("image_transport") == "compressed"
+        cameras: list[RosCamera] = []
+        try:
+            for name in names:
+                cameras.append(RosCamera(self, name, compressed, self._value("reliability"), self._thread))
+        except InvalidTopicNameException as error:
+            for camera in cameras:
+                camera.destroy()
+            raise UserError(f"cameras has {name!r}, which is no topic's name: use letters, digits and _.") from error
+        return cameras
+
+    def _load(self, model: str) -> Perceiver:
+        """Load and warm a student for the present backend and number of cameras. Raises UserError."""
+        self._state, before = "loading the student", self._state
+        try:
+            largest_batch = len(self._value("cameras"))
+            perceiver = Perceiver.load(model, self._value("backend"), largest_batch, self._tell)
+            self._state = "warming up"
+            perceiver.warm_up(largest_batch)
+            return perceiver
+        finally:
+            self._state = before
+
+    def _tell(self, sentence: str) -> None:
+        """Say what takes long while a student is loaded."""
+        self._state = sentence
+        self.get_logger().info(sentence, throttle_duration_sec=5.0)
+
+    def stop(self) -> None:
+        """Leave the cameras and end the threads; the student and the topics stay."""
+        for camera in self._cameras:
+            camera.deactivate()
+        self._thread.stop()
+        if self._pipeline is not None:
+            self._pipeline.stop()
+            self._pipeline = None
+
+    def _release(self) -> None:
+        self.stop()
+        for camera in self._cameras:
+            camera.destroy()
+        self._cameras = []
+        self._perceiver = None
+
+    def _value(self, name: str) -> Any:
+        return self.get_parameter(name).value
+
+    def _check_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        """Say whether the values can be taken; a new student is loaded here, beside the one that runs."""
+        models = [parameter.value for parameter in parameters if parameter.name == "model"]
+        # Only a model waits for the student that is being loaded: the others can be set meanwhile.
+        with self._loading if models else contextlib.nullcontext():
+            self._next = None
+            reason = why_refused(parameters, configured=self._perceiver is not None)
+            if not reason:
+                try:
+                    following = self._load(models[0]) if models and self._perceiver is not None else None
+                    self._mask_parameters(parameters, following or self._perceiver)
+                    self._next = following
+                except UserError as error:
+                    reason = str(error)
+            return SetParametersResult(successful=not reason, reason=reason)
+
+    def _take_parameters(self, parameters: list[Parameter]) -> None:
+        if self._next is not None:
+            self._perceiver, self._next = self._next, None
+            self.get_logger().info(f"Went on with {self._perceiver.path.name} on {self._perceiver.chosen}.")
+        if self._pipeline is not None and self._perceiver is not None:
+            self._pipeline.use(self._perceiver, self._mask_parameters([], self._perceiver))
+        for camera in self._cameras:
+            camera.throttle.max_rate = self._value("max_rate")
+            camera.throttle.decimation = self._value("input_decimation")
+
+    def _mask_parameters(self, changes: list[Parameter], perceiver: Perceiver | None) -> MaskParameters:
+        """Mask parameters with these changes; raises UserError if they do not suit the student."""
+        values = {field.name: self._value(f"mask_{field.name}") for field in dataclasses.fields(MaskParameters)}
+        values |= {p.name.removeprefix("mask_"): p.value for p in changes if p.name.startswith("mask_")}
+        parameters = MaskParameters(**values)
+        if perceiver is not None:
+            parameters.resolve(perceiver.info)
+        return parameters
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        seconds, self._reported_at = now - self._reported_at, now
+        name = f"{self.get_fully_qualified_name()}: perception"
+        array = DiagnosticArray()
+        array.header.stamp = self.get_clock().now().to_msg()
+        if not self._cameras:
+            array.status = [self._unconfigured.report(name, self._state, seconds, False, {})]
+        for camera in list(self._cameras):
+            camera.look_for_listeners()  # here too, should an event have been missed
+            facts = {**self._facts(), "image topic": camera.image_topic}
+            status = camera.diagnostics.report(
+                f"{name} {camera.name}".strip(), self._state, seconds, camera.listened(), facts
+            )
+            array.status.append(status)
+            if warning := camera.diagnostics.transport_warning():
+                self.get_logger().warning(warning, throttle_duration_sec=30.0)
+        self._diagnostics_publisher.publish(array)
+
+    def _facts(self) -> dict[str, str]:
+        perceiver = self._perceiver
+        if perceiver is None:
+            return {}
+        return {
+            "model": str(perceiver.path),
+            "architecture": perceiver.info.architecture,
+            "input size": f"{perceiver.info.height}x{perceiver.info.width}",
+            "backend": perceiver.chosen,
+        }
+
+
+def spin(executor: Executor, node: Node) -> None:
+    """Spin until ROS is shut down.
+
+    rclpy raises out of the executor when somebody asks for a transition that the present state does not have: that is
+    logged, and does not end the node.
+    """
+    while rclpy.ok():
+        try:
+            executor.spin()
+        except rclpy_implementation.RCLError as error:
+            node.get_logger().error(f"A request could not be served: {error}")
+
+
+def main() -> None:
+    """Run the node until it is interrupted; a bad parameter prints one sentence and exits with code 2."""
+    cv2.setNumThreads(1)  # the pictures are small, and its threads would be in the way of the engine's
+    rclpy.init(args=sys.argv)
+    node: PerceptionNode | None = None
+    try:
+        node = PerceptionNode()
+        executor = MultiThreadedExecutor(num_threads=3)  # transitions, parameters, diagnostics
+        executor.add_node(node)
+        spin(executor, node)
+    except UserError as error:
+        rclpy.logging.get_logger("perception").error(str(error))
+        sys.exit(2)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        if node is not None:
+            node.stop()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Image in, result out, without ROS: a student, the stages around it, and how fast they are."""

@@ -1,0 +1,168 @@
+"""The work of `dino-ros bench`: how fast a student runs here, and where the time goes. Without ROS."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_ros.backends.parity import shipped_pictures
+from dino_ros.errors import UserError
+from dino_ros.files import write_whole
+from dino_ros.images.encodings import resize
+from dino_ros.masks.maker import MaskMaker
+from dino_ros.masks.parameters import MaskParameters
+from dino_ros.perception.perceiver import Perceiver
+
+WARM_UP = 5
+"""Runs before the measured ones."""
+BATCHES = (1, 2, 4, 8)
+PERCENTILES = (50, 90, 99)
+STAGES = ("prepare", "infer", "mask")
+"""Resize to the student's input; engine; mask at the camera's resolution."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one student on one engine."""
+
+    student: str
+    backend: str
+    """Which engine, and why no faster one."""
+    picture: str
+    """Width and height of the pictures, in pixels."""
+    runs: int
+    stages: dict[str, dict[str, float]]
+    """Milliseconds of each stage and of "all", by percentile (p50, p90, p99), one picture at a time."""
+    throughput: dict[int, float]
+    """Pictures per second of the engine by batch size."""
+    load_seconds: float
+    """Until the student was loaded and warm."""
+    memory_mb: float
+    """By which the process grew in main memory at its highest; what an engine takes on a GPU is not in it."""
+
+
+def bench(path: str | Path, backend: str, width: int, height: int, runs: int, say: Callable[[str], None]) -> Measured:
+    """Measure a student on pictures of `width` x `height` pixels; `say` hears how far it is.
+
+    Raises UserError as `Perceiver.load` does, and for a size or number of runs that cannot be.
+    """
+    if width < 1 or height < 1 or runs < 1:
+        raise UserError(f"Pictures of {width}x{height} and {runs} runs cannot be measured: all must be at least 1.")
+    pictures = [resize(picture, height, width) for picture in shipped_pictures()]
+    before = resident_mb()
+    started = time.perf_counter()
+    perceiver = Perceiver.load(path, backend, max(BATCHES), say)
+    perceiver.warm_up(max(BATCHES))
+    load_seconds = time.perf_counter() - started
+    say(f"Measuring {runs} pictures one at a time.")
+    maker = MaskMaker()
+    all_times = [stage_times(perceiver, maker, pictures[run % len(pictures)]) for run in range(WARM_UP + runs)]
+    times = np.array(all_times[WARM_UP:])
+    stages = dict(zip(STAGES, times.T, strict=True)) | {"all": times.sum(axis=1)}
+    throughput: dict[int, float] = {}
+    for size in BATCHES:
+        say(f"Measuring batches of {size}.")
+        throughput[size] = batch_rate(perceiver, pictures, size, max(runs // size, 3))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return Measured(
+        student=perceiver.path.name,
+        backend=perceiver.chosen,
+        picture=f"{width}x{height}",
+        runs=runs,
+        stages={
+            name: {f"p{p}": float(np.percentile(values, p)) for p in PERCENTILES} for name, values in stages.items()
+        },
+        throughput=throughput,
+        load_seconds=load_seconds,
+        memory_mb=peak - before,
+    )
+
+
+def stage_times(perceiver: Perceiver, maker: MaskMaker, rgb: NDArray[np.uint8]) -> list[float]:
+    """Milliseconds that each of STAGES takes for one picture."""
+    mask = MaskParameters().resolve(perceiver.info)
+    clock = [time.perf_counter()]
+    prepared = perceiver.prepare(rgb)
+    clock.append(time.perf_counter())
+    result = perceiver.infer([prepared], perceiver.needs(["mask"], mask))[0]
+    clock.append(time.perf_counter())
+    perceiver.finish(result, ["mask"], rgb.shape[:2], rgb, 0, mask, maker)
+    clock.append(time.perf_counter())
+    return [1e3 * (end - start) for start, end in pairwise(clock)]
+
+
+def batch_rate(perceiver: Perceiver, pictures: list[NDArray[np.uint8]], size: int, runs: int) -> float:
+    """Pictures per second through the engine in batches of a size."""
+    batch = [perceiver.prepare(pictures[number % len(pictures)]) for number in range(size)]
+    needed = perceiver.needs(["mask"], MaskParameters().resolve(perceiver.info))
+    seconds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        perceiver.infer(batch, needed)
+        seconds.append(time.perf_counter() - start)
+    return size / float(np.median(seconds))
+
+
+def resident_mb() -> float:
+    """Main memory that this process holds, MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def table(measured: Measured) -> Iterable[str]:
+    """Lines of text for people."""
+    yield f"{measured.student}, {measured.picture}, {measured.backend}"
+    yield f"{'ms':<10}" + "".join(f"{f'p{p}':>9}" for p in PERCENTILES) + f"{'share':>9}"
+    total = measured.stages["all"]["p50"]
+    for name, values in measured.stages.items():
+        cells = "".join(f"{value:9.2f}" for value in values.values())
+        yield f"{name:<10}{cells}{values['p50'] / total:9.0%}"
+    rates = ", ".join(f"{size}: {rate:.1f}" for size, rate in measured.throughput.items())
+    yield f"pictures/s by batch size: {rates}"
+    yield f"loaded and warm after {measured.load_seconds:.2f} s, {measured.memory_mb:.0f} MB of main memory"
+
+
+def write(measured: Measured, out: Path) -> None:
+    """Write bench.json and bench.png to a folder. Raises UserError where matplotlib is missing."""
+    write_whole(out / "bench.json", json.dumps(asdict(measured), indent=2).encode())
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError(
+            f"The chart needs matplotlib: pip install matplotlib ({out / 'bench.json'} is written)."
+        ) from error
+    matplotlib.use("Agg")
+    draw(measured, out / "bench.png")
+
+
+def draw(measured: Measured, path: Path) -> None:
+    """Draw the stages' latency and the throughput by batch size."""
+    from matplotlib import pyplot
+
+    figure: Any
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure.suptitle(f"{measured.student}, {measured.picture}: {measured.backend.split(' - ')[0]}", fontsize=10)
+    start = dict.fromkeys(PERCENTILES, 0.0)
+    for stage in STAGES:
+        values = [measured.stages[stage][f"p{p}"] for p in PERCENTILES]
+        left.bar([f"p{p}" for p in PERCENTILES], values, bottom=list(start.values()), label=stage)
+        start = {p: start[p] + value for p, value in zip(PERCENTILES, values, strict=True)}
+    left.set(ylabel="ms per picture", title="latency, by stage")
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=len(STAGES), frameon=False)
+    sizes = [str(size) for size in measured.throughput]
+    right.bar(sizes, list(measured.throughput.values()), color="tab:green")
+    right.set(xlabel="batch size", ylabel="pictures per second", title="throughput of the engine")
+    temporary = path.with_name(f"{path.stem}.tmp.png")
+    figure.savefig(temporary, dpi=120)
+    pyplot.close(figure)
+    os.replace(temporary, path)

@@ -1,0 +1,1 @@
+"""Scores on folders of labelled classes: k-NN and linear classification."""

@@ -1,0 +1,109 @@
+"""The frozen features that a linear classifier is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from timm.models import VisionTransformer
+from torch import Tensor
+
+from dino_ros.errors import UserError
+from dino_train.data.multicrop import normalise
+from dino_train.evaluation.classification.class_folder import BATCH, centre_crop
+from dino_train.evaluation.encoders import Encoder, perceive_all, read_pictures
+from dino_train.models.backbones import mean_and_std
+
+BASE_WIDTH = 768
+"""Of the tokens of ViT-B, from which on the paper takes one block and the mean of the patches."""
+PATCHES = ", mean of patches"
+
+
+class FrozenFeatures(Protocol):
+    """Makes features of picture files; nothing in it is trained."""
+
+    def of_files(self, files: Sequence[Path], mirrored: bool = False) -> Tensor:
+        """Features [N, C] float32 of N files, on the encoder's device; `mirrored`: left and right changed over.
+
+        Raises UserError for a file that is no picture.
+        """
+
+
+class CropFeatures:
+    """Features of square crops by a ViT in torch: CLS tokens of the last blocks, and the mean of the last's patches.
+
+    All after the final norm (Caron et al. 2021, appendix; facebookresearch/dino, eval_linear.py).
+    `side` is the crops' in pixels. `blocks` and `patches` are the paper's where they are None: four blocks and no
+    patches, or from the width of ViT-B on one block and the patches. Raises UserError if the ViT has fewer blocks.
+    """
+
+    def __init__(
+        self, vit: VisionTransformer, side: int, blocks: int | None = None, patches: bool | None = None
+    ) -> None:
+        is_base = vit.embed_dim >= BASE_WIDTH
+        self.vit = vit.eval()
+        self.side = side
+        self.blocks = blocks or (1 if is_base else min(4, len(vit.blocks)))
+        self.patches = is_base if patches is None else patches
+        if self.blocks > len(vit.blocks):
+            raise UserError(f"--blocks {blocks} is more than the {len(vit.blocks)} blocks of the ViT: give fewer.")
+
+    def __str__(self) -> str:
+        return f"CLS of {self.blocks} block{'s' * (self.blocks > 1)}" + PATCHES * self.patches
+
+    @torch.no_grad()
+    def __call__(self, crops: Tensor) -> Tensor:
+        """Features [B, C * (blocks + patches)] of crops, uint8 [B, 3, side, side], RGB, on any device."""
+        images = normalise(crops.to(next(self.vit.parameters()).device), *mean_and_std(self.vit))
+        layers = self.vit.forward_intermediates(
+            images,
+            indices=self.blocks,
+            norm=True,
+            return_prefix_tokens=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        parts = [prefix[:, 0] for _, prefix in layers]
+        if self.patches:
+            parts.append(layers[-1][0].mean(dim=1))
+        return torch.cat(parts, dim=1).float()
+
+    def of_files(self, files: Sequence[Path], mirrored: bool = False) -> Tensor:
+        """See `FrozenFeatures`: of centre crops."""
+        batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
+        crops = (torch.stack([centre_crop(file, self.side) for file in batch]) for batch in batches)
+        shown = track(crops, "features", len(batches), console=Console(stderr=True), transient=True)
+        return torch.cat([self(batch.flip(-1) if mirrored else batch) for batch in shown])
+
+
+class WholeFeatures:
+    """Features of whole pictures by any encoder: its embedding, and the mean of its patch features.
+
+    `patches` None: as the paper, from the width of ViT-B on.
+    """
+
+    def __init__(self, encoder: Encoder, patches: bool | None = None) -> None:
+        self.encoder = encoder
+        blank = encoder(np.zeros((32, 32, 3), np.uint8), ("embedding",)).embedding
+        assert blank is not None  # it was asked for
+        self.patches = len(blank) >= BASE_WIDTH if patches is None else patches
+
+    def __str__(self) -> str:
+        return "embedding" + PATCHES * self.patches
+
+    def of_files(self, files: Sequence[Path], mirrored: bool = False) -> Tensor:
+        """See `FrozenFeatures`."""
+        pictures = (np.ascontiguousarray(p[:, ::-1]) if mirrored else p for p in read_pictures(files))
+        seen = perceive_all(self.encoder, pictures, ("embedding", "features"))
+        features = []
+        for one in track(seen, "features", len(files), console=Console(stderr=True), transient=True):
+            assert one.embedding is not None  # both were asked for
+            assert one.features is not None
+            mean = [one.features.mean(axis=(0, 1))] if self.patches else []
+            features.append(np.concatenate([one.embedding, *mean]))
+        return torch.from_numpy(np.stack(features))

@@ -1,0 +1,82 @@
+"""Weighted k-nearest-neighbour classification of frozen embeddings (Caron et al. 2021, section 3.3; Wu et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from timm.models import VisionTransformer
+from torch import Tensor
+from torch.nn import functional
+
+from dino_ros.errors import UserError
+from dino_train.evaluation.classification.class_folder import ClassFolder, embed_files
+from dino_train.evaluation.encoders import Encoder, TorchEncoder, embed_pictures
+
+CHUNK = 1024
+"""Test pictures compared at a time, to bound memory."""
+NEIGHBOURS = (10, 20, 100, 200)
+"""The k that the paper tries; it finds 20 the best throughout."""
+
+
+def knn_accuracies(
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    neighbours: Sequence[int],
+    temperature: float = 0.07,
+) -> dict[int, float]:
+    """Share of test pictures, 0 to 1, whose label wins the vote of the k nearest training pictures, for several k.
+
+    `train` [N, C] and `test` [M, C] are embeddings (normalised here), labels are int64 [N] and [M] from 0. Each of the
+    k neighbours of highest cosine similarity s votes with weight exp(s / temperature). The similarities are computed
+    once for all k; a k above N counts all N. Raises UserError when either side is empty.
+    """
+    if not len(train) or not len(test):
+        raise UserError("k-NN needs at least one training and one test picture.")
+    train = functional.normalize(train.float(), dim=-1)
+    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    correct = dict.fromkeys(neighbours, 0)
+    for chunk, labels in zip(test.split(CHUNK), test_labels.split(CHUNK), strict=True):
+        similarity = functional.normalize(chunk.float(), dim=-1) @ train.T
+        nearest, indices = similarity.topk(min(max(neighbours), len(train)), dim=-1)  # the most similar first
+        weights, voted = (nearest / temperature).exp(), train_labels[indices]
+        for k in neighbours:
+            votes = torch.zeros(len(chunk), classes, device=chunk.device)
+            votes.scatter_add_(1, voted[:, :k], weights[:, :k])
+            correct[k] += int((votes.argmax(dim=-1) == labels).sum())
+    return {k: count / len(test) for k, count in correct.items()}
+
+
+def knn_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int = 20) -> float:
+    """`knn_accuracies` for one k."""
+    return knn_accuracies(train, train_labels, test, test_labels, [k])[k]
+
+
+def knn_on_folder(vit: VisionTransformer, folder: ClassFolder, size: int) -> dict[int, float]:
+    """k-NN accuracies, 0 to 1, by k, of the embeddings of a folder's centre crops of `size` pixels.
+
+    The k of NEIGHBOURS that the training pictures suffice for, or all of these where they are fewer than the smallest.
+    Raises UserError for a file that is no picture.
+    """
+    return _accuracies(folder, lambda files: embed_files(vit, files, size))
+
+
+def knn_of(encoder: Encoder, folder: ClassFolder) -> dict[int, float]:
+    """`knn_on_folder` of a ViT in torch whose size is square; of anything else whole pictures, as a robot sees them."""
+    if isinstance(encoder, TorchEncoder) and encoder.crop_side:
+        return knn_on_folder(encoder.vit, folder, encoder.crop_side)
+    return _accuracies(folder, lambda files: torch.from_numpy(embed_pictures(encoder, files)))
+
+
+def _accuracies(folder: ClassFolder, embed: Callable[[Sequence[Path]], Tensor]) -> dict[int, float]:
+    train, val = (embed(part.files) for part in (folder.train, folder.val))
+    train_labels, val_labels = (torch.tensor(part.labels, device=train.device) for part in (folder.train, folder.val))
+    return knn_accuracies(train, train_labels, val, val_labels, neighbours_for(len(train)))
+
+
+def neighbours_for(pictures: int) -> list[int]:
+    """The k of NEIGHBOURS that so many training pictures suffice for, or all of these where they are fewer."""
+    return [k for k in NEIGHBOURS if k <= pictures] or [pictures]

@@ -1,0 +1,1 @@
+"""What an encoder sees, drawn for a person to look at."""

@@ -1,0 +1,1 @@
+"""Scores of ranked databases: place recognition and copy detection."""

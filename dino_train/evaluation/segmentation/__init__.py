@@ -1,0 +1,1 @@
+"""Scores on outlined objects: attention masks, the masks of the node, objects followed through videos."""

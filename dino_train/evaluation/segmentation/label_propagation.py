@@ -1,0 +1,111 @@
+"""Labels of a video's first frame carried through it by the likeness of patch features; nothing is trained.
+
+Caron et al. 2021, section 4.2.2 and table 5 (DAVIS-2017), after Jabri et al. 2020; facebookresearch/dino,
+eval_video_segmentation.py. The reference shrinks pictures to 480 pixels by a multiple of 64; here they have the
+encoder's size, which is their own, rounded to patches, where none was asked for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from dino_train.evaluation.encoders import Encoder, TorchEncoder
+from dino_train.evaluation.segmentation.labelled import VOID
+
+CONTEXT = 7
+"""Frames before the present one that labels come from, beside the first."""
+RADIUS = 12
+"""How far a patch looks for its like, in patches: in a square around its own place."""
+NEAREST = 5
+"""How many patches of the context, over all its frames, hand their label on."""
+TEMPERATURE = 0.1
+"""Of their weights, exp(cosine / temperature)."""
+
+
+@torch.inference_mode()
+def segment_video(
+    encoder: Encoder, pictures: Iterable[NDArray[np.uint8]], first: NDArray[np.uint8]
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the object numbers [H, W] of each picture after the first.
+
+    `pictures` are RGB [H, W, 3] and `first` [H, W] is the object numbers of the first of them: 0 for background, VOID
+    for what gives no label. Labels stay soft from frame to frame on the patch grid; only what is yielded is decided.
+    """
+    numbers = np.unique(np.append(first[first != VOID], 0)).astype(np.uint8)
+    pictures = iter(pictures)
+    start = patch_features(encoder, next(pictures))
+    labels = grid_labels(first, numbers, start.shape[:2]).to(start.device)
+    context = deque([(start, labels)], maxlen=1 + CONTEXT)
+    for picture in pictures:
+        features = patch_features(encoder, picture)
+        sources, known = (torch.stack(part, dim=1) for part in zip(*context, strict=True))
+        labels = propagate(features, sources, known)
+        if len(context) == context.maxlen:
+            del context[1]  # the first frame stays
+        context.append((features, labels))
+        yield numbers[decide(labels, first.shape)]
+
+
+def patch_features(encoder: Encoder, picture: NDArray[np.uint8]) -> Tensor:
+    """Unit-length patch features [h, w, C], float32 on the encoder's device (the CPU for a student file)."""
+    features = encoder(picture, ("features",)).features
+    assert features is not None  # they were asked for
+    device = next(encoder.vit.parameters()).device if isinstance(encoder, TorchEncoder) else "cpu"
+    return functional.normalize(torch.from_numpy(features).to(device), dim=-1)
+
+
+def grid_labels(objects: NDArray[np.uint8], numbers: NDArray[np.uint8], grid: tuple[int, ...]) -> Tensor:
+    """One-hot labels [h, w, K] float32 of object numbers [H, W]: those at the middle of each patch."""
+    rows, columns = grid
+    small = cv2.resize(objects, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT)
+    return torch.from_numpy((small[:, :, None] == numbers).astype(np.float32))
+
+
+def propagate(
+    target: Tensor,
+    sources: Tensor,
+    labels: Tensor,
+    radius: int = RADIUS,
+    nearest: int = NEAREST,
+    temperature: float = TEMPERATURE,
+) -> Tensor:
+    """Soft labels [h, w, K] of a frame with unit features `target` [h, w, C].
+
+    `sources` [h, n, w, C] are the unit features of n frames with the labels `labels` [h, n, w, K] (rows come first).
+    Each patch takes the weighted mean label of the `nearest` patches, in all n frames together, whose features are most
+    like its own (more where several are equally like), among those at most `radius` rows and columns away. Done row by
+    row, so that memory grows with n (2 radius + 1) w^2 and not with (h w)^2.
+    """
+    columns = torch.arange(target.shape[1], device=target.device)
+    far = ((columns[:, None] - columns).abs() > radius)[:, None]
+    found = []
+    for row, features in enumerate(target):
+        rows = slice(max(row - radius, 0), row + radius + 1)
+        similarity = features @ sources[rows].flatten(0, 2).T  # [w, rows * n * w]
+        similarity = similarity.unflatten(1, (-1, len(columns))).masked_fill(far, -torch.inf).flatten(1)
+        least = similarity.topk(min(nearest, similarity.shape[1])).values[:, -1:]
+        weights = (similarity / temperature).exp().masked_fill(similarity < least, 0)
+        found.append(weights @ labels[rows].flatten(0, 2) / weights.sum(dim=1, keepdim=True))
+    return torch.stack(found)
+
+
+def decide(labels: Tensor, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """The likeliest label's index [H, W] of soft labels [h, w, K], upsampled to `shape`.
+
+    Bilinearly; then each label's values are stretched to 0 to 1 over the picture, so that a label that has grown faint
+    everywhere still wins where it is strongest. The reference upsamples to the network's input, and from there to the
+    picture by nearest pixel.
+    """
+    likely = functional.interpolate(labels.movedim(-1, 0)[None], shape, mode="bilinear")[0]
+    likely = likely - likely.amin(dim=(1, 2), keepdim=True)
+    highest = likely.amax(dim=(1, 2), keepdim=True)
+    chosen: NDArray[np.int64] = (likely / highest.clamp(min=torch.finfo(likely.dtype).tiny)).argmax(dim=0).cpu().numpy()
+    return chosen

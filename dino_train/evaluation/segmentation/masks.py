@@ -1,0 +1,186 @@
+"""How good masks are on pictures and videos with ground truth: overlap, outline, steadiness, time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_ros.errors import UserError
+from dino_ros.images.sources import is_bag
+from dino_ros.masks.binary import jaccard
+from dino_ros.masks.maker import MaskMaker
+from dino_ros.masks.motion import find_origin, move
+from dino_ros.masks.parameters import METHODS, MaskParameters
+from dino_ros.perception.perceiver import Perceiver
+from dino_train.evaluation.encoders import Encoder
+from dino_train.evaluation.segmentation.boundary import boundary_f
+from dino_train.evaluation.segmentation.labelled import VOID, labelled_bag_frames, labelled_pictures, read_labelled
+from dino_train.evaluation.segmentation.video_folder import has_sequences, is_video_folder, open_video_folder
+
+VIDEO_RATE = 24.0
+"""Frames per second of DAVIS, whose files are numbered by frame."""
+CONSECUTIVE = 0.1
+"""Seconds between two frames, at most, for steadiness to be measured on them."""
+
+
+@dataclass(frozen=True)
+class LabelledFrame:
+    """One frame of a video, or a picture alone."""
+
+    rgb: NDArray[np.uint8]
+    """[H, W, 3]."""
+    objects: NDArray[np.uint8]
+    """[H, W]: 0 for background, VOID for what is not judged, any other number for an object."""
+    stamp: int
+    """Nanoseconds."""
+
+
+@dataclass(frozen=True)
+class MaskScores:
+    """Means over sequences of the means over their frames; a picture alone is a sequence."""
+
+    iou: float
+    """Intersection over union with all objects together, 0 to 1; frames without an object are left out."""
+    boundary: float
+    """`boundary_f` on the same frames, 0 to 1."""
+    steadiness: float
+    """Intersection over union of a frame's mask with that of the frame before, moved as the picture moved, 0 to 1; NaN
+    where no frames are consecutive."""
+    milliseconds: float
+    """Median time to make a mask of a student's outputs."""
+    frames: int
+
+
+def labelled_sequences(
+    data: Path, masks: str | None = None, topic: str | None = None
+) -> Iterator[Iterator[LabelledFrame]]:
+    """Sequences of frames, read as they are asked for: a bag is one, each video of a folder, each labelled picture.
+
+    The arguments, layouts and errors are those of `labelled_pictures`.
+    """
+    if is_bag(data):
+        yield (LabelledFrame(*labelled, stamp) for stamp, labelled in labelled_bag_frames(data, topic, masks))
+    elif not masks and is_video_folder(data) and has_sequences(data):
+        yield from (_video_frames(video.files) for video in open_video_folder(data))
+    else:
+        yield from (iter([LabelledFrame(*labelled, 0)]) for labelled in labelled_pictures(data, masks, topic))
+
+
+def _video_frames(files: Sequence[tuple[Path, Path]]) -> Iterator[LabelledFrame]:
+    """Frames of a video of DAVIS, whose names are their numbers."""
+    for place, (picture, mask) in enumerate(files):
+        number = int(picture.stem) if picture.stem.isdecimal() else place
+        yield LabelledFrame(*read_labelled(picture, mask), round(number / VIDEO_RATE * 1e9))
+
+
+def with_motion(frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, NDArray[np.float32] | None]]:
+    """Frames of a sequence, each with its `motion` since the one before."""
+    before: LabelledFrame | None = None
+    for frame in frames:
+        yield frame, motion(before, frame)
+        before = frame
+
+
+def methods_of(encoder: Encoder) -> list[str]:
+    """The methods that can be used with an encoder: all, but foreground where it has no such head."""
+    has_head = isinstance(encoder, Perceiver) and bool(encoder.info.head)
+    return [method for method in METHODS if has_head or method != "foreground"]
+
+
+def look(encoder: Encoder, rgb: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    """What an encoder makes of a picture, by output; of student files "foreground" too."""
+    if isinstance(encoder, Perceiver):
+        return encoder.infer([encoder.prepare(rgb)], outputs)[0]
+    seen = encoder(rgb, outputs)
+    return {name: getattr(seen, name) for name in outputs}
+
+
+class Tally:
+    """Scores of one way to make masks, as the frames of a sequence go by."""
+
+    def __init__(self) -> None:
+        self.ious: list[float] = []
+        self.boundaries: list[float] = []
+        self.steadiness: list[float] = []
+        self.milliseconds: list[float] = []
+        self.frames = 0
+        self._before: NDArray[np.bool_] | None = None
+
+    def add(self, mask: NDArray[np.bool_], frame: LabelledFrame, origin: NDArray[np.float32] | None) -> None:
+        """Count a frame's mask [H, W]; `origin` is where its pixels were in the frame before, as `motion` gives it."""
+        self.frames += 1
+        judged = frame.objects != VOID
+        truth = (frame.objects > 0) & judged
+        if truth.any():
+            self.ious.append(jaccard(mask & judged, truth))
+            self.boundaries.append(boundary_f(mask & judged, truth))
+        if origin is not None and self._before is not None:
+            self.steadiness.append(jaccard(move(self._before.astype(np.float32), origin) > 0.5, mask))
+        self._before = mask
+
+
+def motion(before: LabelledFrame | None, frame: LabelledFrame) -> NDArray[np.float32] | None:
+    """Where each pixel was in the frame before; None where the two are not consecutive.
+
+    At full resolution, and searched for more finely than what masks are steadied by.
+    """
+    if before is None or before.rgb.shape != frame.rgb.shape:
+        return None
+    if not 0 < frame.stamp - before.stamp <= CONSECUTIVE * 1e9:
+        return None
+    grey, grey_before = (cv2.cvtColor(one.rgb, cv2.COLOR_RGB2GRAY).astype(np.uint8) for one in (frame, before))
+    return find_origin(grey, grey_before, cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+
+
+def mask_scores(
+    encoder: Encoder, sequences: Iterable[Iterable[LabelledFrame]], variants: Sequence[MaskParameters]
+) -> list[MaskScores]:
+    """Score the masks of each variant (its method is no "auto"); the encoder looks at each frame once.
+
+    Raises UserError if no frame has an object.
+    """
+    needed = sorted({name for variant in variants for name in METHODS[variant.method]})
+    tallies: list[list[Tally]] = [[] for _ in variants]
+    for frames in sequences:
+        makers = [MaskMaker() for _ in variants]
+        for tally in tallies:
+            tally.append(Tally())
+        for frame, origin in with_motion(frames):
+            seen = look(encoder, frame.rgb, needed)
+            for variant, maker, tally in zip(variants, makers, tallies, strict=True):
+                started = time.perf_counter()
+                picture = frame.rgb if variant.needs_picture(False) else None
+                mask = maker(seen, frame.rgb.shape[:2], picture, frame.stamp, variant).mask
+                tally[-1].milliseconds.append(1e3 * (time.perf_counter() - started))
+                tally[-1].add(mask > 0, frame, origin)
+    if not any(one.ious for one in tallies[0]):
+        raise UserError("No frame has an object in its ground truth: check that pictures and masks belong together.")
+    return [_scores(tally) for tally in tallies]
+
+
+def truth_scores(sequences: Iterable[Iterable[LabelledFrame]]) -> MaskScores:
+    """Scores of the ground truth itself: its steadiness is less than 1, as objects turn and the motion is estimated."""
+    tallies = []
+    for frames in sequences:
+        tallies.append(Tally())
+        for frame, origin in with_motion(frames):
+            tallies[-1].add((frame.objects > 0) & (frame.objects != VOID), frame, origin)
+    return _scores(tallies)
+
+
+def _scores(tallies: Sequence[Tally]) -> MaskScores:
+    def mean(name: str) -> float:
+        means = [float(np.mean(getattr(tally, name))) for tally in tallies if getattr(tally, name)]
+        return float(np.mean(means)) if means else float("nan")
+
+    times = [value for tally in tallies for value in tally.milliseconds]
+    median = float(np.median(times)) if times else float("nan")
+    return MaskScores(
+        mean("ious"), mean("boundaries"), mean("steadiness"), median, sum(tally.frames for tally in tallies)
+    )

@@ -1,0 +1,124 @@
+"""Video object segmentation: how well objects of the first frame are found in those that follow.
+
+The measures of DAVIS-2017, semi-supervised (davis2017-evaluation): region similarity J, the Jaccard index, and boundary
+accuracy F of every object in every frame but the first, which is given, and the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, tee
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_ros.errors import UserError
+from dino_ros.masks.binary import jaccard
+from dino_train.evaluation.encoders import Encoder
+from dino_train.evaluation.segmentation.boundary import boundary_f
+from dino_train.evaluation.segmentation.label_propagation import segment_video
+from dino_train.evaluation.segmentation.labelled import VOID, Labelled, read_labelled
+from dino_train.evaluation.segmentation.video_folder import VideoSequence
+
+FEWEST = 3
+"""Frames of a sequence, as the first and the last are not scored."""
+
+
+@dataclass(frozen=True)
+class SegmentedFrame:
+    """A frame and its object numbers, as they are and as they were found, [H, W]; of the first both are the same."""
+
+    name: str
+    """Of the picture's file, without ending."""
+    picture: NDArray[np.uint8]
+    truth: NDArray[np.uint8]
+    found: NDArray[np.uint8]
+
+
+class Statistics(NamedTuple):
+    """Of a measure over an object's frames."""
+
+    mean: float
+    recall: float
+    """Share of the frames in which it is above 0.5."""
+    decay: float
+    """Mean over the first quarter of the frames less that over the last."""
+
+
+@dataclass(frozen=True)
+class ObjectScores:
+    """How well one object was followed through its video."""
+
+    number: int
+    """Of the object in the masks."""
+    j: Statistics
+    f: Statistics
+
+
+def segment_sequence(encoder: Encoder, sequence: VideoSequence) -> Iterator[SegmentedFrame]:
+    """Yield each frame with the objects that were carried to it from the first.
+
+    Raises UserError for a sequence of fewer than 3 frames, a frame of another size than the first, a first frame
+    without objects, and as `read_labelled`.
+    """
+    if len(sequence.files) < FEWEST:
+        raise UserError(
+            f"The sequence {sequence.name} is too short ({len(sequence.files)} of {FEWEST} frames): the first is given "
+            "and the last is not scored, so leave it out or give it more."
+        )
+    names = [picture.stem for picture, _ in sequence.files]
+    frames, ahead = tee(_read(sequence))
+    picture, first = next(frames)
+    if np.isin(first, (0, VOID)).all():
+        raise UserError(f"{sequence.files[0][1]} has no object: the first frame must show what is to be followed.")
+    yield SegmentedFrame(names[0], picture, first, first)
+    masks = segment_video(encoder, (picture for picture, _ in ahead), first)
+    for name, (picture, truth), found in zip(names[1:], frames, masks, strict=True):
+        yield SegmentedFrame(name, picture, truth, found)
+
+
+def _read(sequence: VideoSequence) -> Iterator[Labelled]:
+    shape: tuple[int, ...] = ()
+    for picture, mask in sequence.files:
+        labelled = read_labelled(picture, mask)
+        shape = shape or labelled[1].shape
+        if labelled[1].shape != shape:
+            raise UserError(f"{picture} has another size than the first frame: all of a sequence must have one size.")
+        yield labelled
+
+
+def score_objects(frames: Iterable[SegmentedFrame]) -> list[ObjectScores]:
+    """Score each object of the first of a video's frames; void pixels are left out."""
+    frames = iter(frames)
+    numbers = [int(number) for number in np.unique(next(frames).truth) if number not in (0, VOID)]
+    j: list[list[float]] = []
+    f: list[list[float]] = []
+    for frame in frames:
+        judged = frame.truth != VOID
+        pairs = [((frame.found == number) & judged, frame.truth == number) for number in numbers]
+        j.append([jaccard(mask, truth) for mask, truth in pairs])
+        f.append([boundary_f(mask, truth) for mask, truth in pairs])
+    measures = (np.array(values[:-1]).T for values in (j, f))
+    return [
+        ObjectScores(number, statistics(of_j), statistics(of_f))
+        for number, of_j, of_f in zip(numbers, *measures, strict=True)
+    ]
+
+
+def statistics(values: NDArray[np.float64]) -> Statistics:
+    """Of one measure [frames] of one object, as the benchmark takes them: its quarters share their limits."""
+    # Halves are rounded up, as in the benchmark, for which 1e-10 is added.
+    limits = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
+    quarters = [values[start : end + 1].mean() for start, end in pairwise(limits)]
+    return Statistics(float(values.mean()), float((values > 0.5).mean()), float(quarters[0] - quarters[-1]))
+
+
+def mean_scores(objects: Sequence[ObjectScores]) -> dict[str, float]:
+    """Means over objects by name: J&F, and mean, recall and decay of J and of F."""
+    j, f = (
+        Statistics(*np.mean(measure, axis=0).tolist()) for measure in zip(*((o.j, o.f) for o in objects), strict=True)
+    )
+    named = {f"{name} {kind}": value for name, of in (("J", j), ("F", f)) for kind, value in of._asdict().items()}
+    return {"J&F": (j.mean + f.mean) / 2, **named}

@@ -1,0 +1,216 @@
+"""From weights to a student: one ONNX file that dino_ros runs, checked against torch before it is kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+from dino_ros.demo.table import TABLE
+from dino_ros.errors import UserError
+from dino_ros.perception.perceiver import Perceiver
+from dino_ros.student import FORMAT_VERSION, METADATA_KEY, StudentInfo
+from dino_train.data.frames import MixedFrames, open_frames
+from dino_train.evaluation.classification.class_folder import open_class_folder
+from dino_train.export.engine_attention import EngineAttention
+from dino_train.export.quantize import quantise
+from dino_train.models.backbones import VitOutputs, mean_and_std, patch_size
+from dino_train.models.weights import open_weights, weights_hash
+
+log = logging.getLogger(__name__)
+
+OPSET = 18
+OUTPUTS = ("features", "attention", "embedding")
+TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}
+"""Largest difference between ONNX Runtime and torch in fp32, as a share of the output's largest value."""
+PARITY_PICTURES = 8
+
+
+class FixedRope(nn.Module):
+    """A rotary position embedding (DINOv3's) for one size as a constant, float [h * w, 2 * C / heads]."""
+
+    embedding: Tensor
+
+    def __init__(self, embedding: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("embedding", embedding.detach())
+
+    def get_embed(self, shape: object = None) -> Tensor:
+        """What timm's Eva asks of its `rope`; the grid's `shape`, which not every version gives, is known."""
+        return self.embedding
+
+
+class StudentGraph(nn.Module):
+    """What is written into the file: normalisation, ViT and CLS attention.
+
+    Takes uint8 [B, H, W, 3] RGB; returns features [B, h, w, C], attention [B, heads, h, w] and embedding [B, C], all
+    float32 whatever the precision of the weights.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, vit: VisionTransformer, precision: str) -> None:
+        super().__init__()
+        mean, std = mean_and_std(vit)
+        self.dtype = torch.float16 if precision == "fp16" else torch.float32
+        self.outputs = VitOutputs(vit).to(self.dtype)
+        if precision == "fp16":
+            keep_norms_in_fp32(vit)
+        self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)))
+        self.register_buffer("shift", torch.tensor([m / s for m, s in zip(mean, std, strict=True)]).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        normalised = images.float().permute(0, 3, 1, 2) * self.scale - self.shift
+        with EngineAttention():
+            outputs = self.outputs(normalised.to(self.dtype))
+        return tuple(output.float() for output in outputs)
+
+
+def keep_norms_in_fp32(vit: VisionTransformer) -> None:
+    """Let the layer norms of a ViT of fp16 compute in fp32, whatever engine runs the graph.
+
+    ViTs have channels that are hundreds of times larger than the others, and their squares are beyond what fp16 holds.
+    """
+    for norm in vit.modules():
+        if isinstance(norm, nn.LayerNorm):
+            norm.float()
+            norm.register_forward_pre_hook(lambda module, inputs: inputs[0].float())
+            norm.register_forward_hook(lambda module, inputs, output: output.half())
+
+
+def export(
+    weights: str,
+    out: Path,
+    height: int,
+    width: int,
+    precision: str = "fp32",
+    network: str | None = None,
+    data: Sequence[str | Path] = (),
+    licence: str = "",
+    topics: Sequence[str] = (),
+    knn: Path | None = None,
+) -> StudentInfo:
+    """Write the student of `weights` for images of `height` x `width` pixels to `out`; return its description.
+
+    `weights` is a checkpoint of `pretrain` or `distill`, an official DINO v1 `.pth` file or a timm model name
+    (downloaded). `network` picks "teacher" or "student" of a file, or "random" for the ViT of a checkpoint, untrained
+    (default: the student of a distilled checkpoint, else the teacher); `licence` replaces what the weights' source
+    states. The file is kept only if ONNX Runtime agrees with torch in fp32 on
+    pictures of `data` (default: the demo's bag) within TOLERANCE; `topics` picks image topics of bags. With "int8" the
+    fp32 student is quantised on `data`, which must be given then, and `knn` may name a folder for k-NN before and
+    after: see `quantise`. Raises UserError otherwise, and for weights, sizes or data that cannot be used.
+    """
+    if precision == "int8" and not data:
+        raise UserError(
+            "--precision int8 needs --data: name a bag, video or folder of pictures like those that the robot sees."
+        )
+    labelled = open_class_folder(knn) if knn else None
+    frames = open_frames(data or (TABLE,), topics)
+    opened = open_weights(weights, network)
+    vit = fix_size(opened.vit.eval(), height, width)
+    mean, std = mean_and_std(vit)
+    pictures = parity_pictures(frames, height, width)
+    with torch.inference_mode():
+        reference = StudentGraph(vit, "fp32")(torch.from_numpy(pictures))
+    written = "fp32" if precision == "int8" else precision
+    info = StudentInfo(
+        format_version=FORMAT_VERSION,
+        architecture=opened.architecture,
+        patch_size=patch_size(vit),
+        embed_dim=int(vit.embed_dim),
+        heads=reference[OUTPUTS.index("attention")].shape[1],
+        registers=int(vit.num_prefix_tokens) - 1,
+        height=height,
+        width=width,
+        mean=mean,
+        std=std,
+        precision=written,
+        weights={**opened.origin, "sha256": weights_hash(vit)},
+        licence=licence or opened.licence,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(out.name + ".tmp")
+    try:
+        write_onnx(StudentGraph(vit, written).eval(), info, temporary)
+        check_parity(temporary, pictures, reference, written)
+        if precision == "int8":
+            info = quantise(temporary, frames, labelled)
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return info
+
+
+def fix_size(vit: VisionTransformer, height: int, width: int) -> VisionTransformer:
+    """Lay the position embedding out for one size, so that the graph holds it as a constant.
+
+    Engines differ in how they resize, and TensorRT's parser rejects the antialiased resize. The ViT is in eval mode.
+    """
+    patch = patch_size(vit)
+    if height < patch or width < patch or height % patch or width % patch:
+        raise UserError(
+            f"--size {height}x{width} is not a multiple of the patch size {patch}: "
+            f"choose {max(height // patch, 1) * patch}x{max(width // patch, 1) * patch}."
+        )
+    vit.set_input_size(img_size=(height, width))
+    vit.dynamic_img_size = False
+    vit.patch_embed.dynamic_img_pad = False
+    vit.patch_embed.flatten = True
+    vit.patch_embed.output_fmt = type(vit.patch_embed.output_fmt).NCHW
+    if getattr(vit, "rope", None) is not None:
+        vit.rope = FixedRope(vit.rope.get_embed(shape=vit.patch_embed.grid_size))
+    return vit
+
+
+def write_onnx(graph: StudentGraph, info: StudentInfo, path: Path) -> None:
+    """Export to ONNX with a dynamic batch and the description in its metadata."""
+    example = torch.zeros(2, info.height, info.width, 3, dtype=torch.uint8)  # a batch of 1 would become a constant
+    program = torch.onnx.export(
+        graph,
+        (example,),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["images"],
+        output_names=list(OUTPUTS),
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        external_data=False,
+        verbose=False,
+    )
+    assert program is not None  # with dynamo=True torch always returns the program
+    model = program.model_proto
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, info.to_json()
+    onnx.save(model, path)
+
+
+def parity_pictures(frames: MixedFrames, height: int, width: int) -> NDArray[np.uint8]:
+    """Pictures to compare on, uint8 [N, height, width, 3], spread evenly over the data."""
+    count = min(PARITY_PICTURES, len(frames))
+    numbers = np.linspace(0, len(frames) - 1, count).round().astype(int)
+    pictures = [cv2.resize(frames[n], (width, height), interpolation=cv2.INTER_AREA) for n in numbers]
+    return np.stack(pictures).astype(np.uint8, copy=False)
+
+
+def check_parity(path: Path, pictures: NDArray[np.uint8], reference: tuple[Tensor, ...], precision: str) -> None:
+    """Raise UserError, with the numbers, if ONNX Runtime's outputs differ from the reference by more than TOLERANCE."""
+    outputs = Perceiver.load(path, backend="onnxruntime")(list(pictures), outputs=OUTPUTS)
+    for name, expected in zip(OUTPUTS, reference, strict=True):
+        got = np.stack([getattr(output, name) for output in outputs])
+        error = float(np.abs(got - expected.numpy()).max() / np.abs(expected.numpy()).max())
+        log.info("parity: %s differs from torch in fp32 by %.1e of its largest value", name, error)
+        if not error <= TOLERANCE[precision]:
+            raise UserError(
+                f"The exported student's {name} differs from torch by {error:.1e} of its largest value, above the "
+                f"tolerance {TOLERANCE[precision]:.0e} of {precision}: export with --precision fp32."
+            )

@@ -1,0 +1,156 @@
+"""A distilled student beside its teacher: how near their features and masks are, how good each is, and how fast."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from dino_ros.files import write_whole
+from dino_ros.images.encodings import resize
+from dino_ros.masks.binary import jaccard
+from dino_ros.perception.perceiver import Perceiver
+from dino_train.config import ComparisonConfig, parse_size
+from dino_train.data.frames import open_frames
+from dino_train.data.multicrop import normalise
+from dino_train.evaluation.classification.class_folder import open_class_folder
+from dino_train.evaluation.classification.knn import knn_of
+from dino_train.evaluation.segmentation.jaccard import jaccard_scores
+from dino_train.evaluation.segmentation.labelled import labelled_pictures
+from dino_train.export.student import export
+from dino_train.models.backbones import mean_and_std, patch_size
+from dino_train.models.checkpoint import load_checkpoint
+from dino_train.objectives.distil import Distil
+from dino_train.recipes import DistilRecipe
+from dino_train.runs.folder import COMPARISON_NAME
+from dino_train.runs.report import write_report
+
+FRAMES = 64
+"""Frames that features and masks are compared on, at most."""
+CALLS = 50
+"""Times that each student runs, in turn, to be timed; the first few are not counted."""
+WARM_UP = 5
+
+Comparison = dict[str, Any]
+"""`frames`, their number; `cosine` of the patch tokens, through the student's projection, and `mask_iou` between the
+two; for "student" and "teacher" each `milliseconds` (median, one picture), `megabytes`, `size`, and where it was asked
+for `mask_iou_truth` and `knn` by k; `engine`; `speed_up`; and `rows`, the same as texts."""
+
+
+def compare_with_teacher(checkpoint: Path, config: ComparisonConfig) -> Comparison:
+    """Export the student of a distilled checkpoint and its teacher, and compare the two files as a robot runs them.
+
+    Writes `student.onnx`, `teacher.onnx` and `comparison.json` beside the checkpoint, and the report again. Raises
+    UserError for data, masks or sizes that cannot be used.
+    """
+    run, loaded = checkpoint.parent, load_checkpoint(checkpoint)
+    assert isinstance(loaded.recipe, DistilRecipe)
+    distil = Distil(loaded.recipe).eval()
+    distil.restore(loaded.objective)
+    side = loaded.recipe.crops.global_size
+    height, width = parse_size(config.size or f"{side}x{side}")
+    patch, theirs = patch_size(distil.student.backbone), patch_size(distil.teacher)
+    paths, topics = (
+        ([config.data], [config.topic] if config.topic else [])
+        if config.data
+        else (loaded.data.paths, loaded.data.topics)
+    )
+    frames = open_frames(paths, topics)
+    numbers = np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int)
+    pictures = [frames[number] for number in numbers]
+
+    files = {"student": run / "student.onnx", "teacher": run / "teacher.onnx"}
+    export(str(checkpoint), files["student"], height, width, data=paths, topics=topics)
+    large = (height // patch * theirs, width // patch * theirs)
+    export(loaded.recipe.teacher, files["teacher"], *large, data=paths, topics=topics)
+    both = {name: Perceiver.load(file) for name, file in files.items()}
+
+    masks = [both[name](pictures, ("mask",)) for name in files]
+    overlaps = [
+        jaccard(a.mask > 0, b.mask > 0)
+        for a, b in zip(*masks, strict=True)
+        if a.mask is not None and b.mask is not None
+    ]
+    found: Comparison = {
+        "frames": len(pictures),
+        "cosine": cosine(distil, pictures, height, width),
+        "mask_iou": float(np.mean(overlaps)),
+        "engine": both["student"].backend.description,
+    }
+    for name, milliseconds in times(both).items():
+        info = both[name].info
+        size = f"{info.height}x{info.width}"
+        found[name] = {"milliseconds": milliseconds, "megabytes": files[name].stat().st_size / 1e6, "size": size}
+        if config.data and config.masks:
+            labelled = labelled_pictures(Path(config.data), config.masks, config.topic)
+            found[name]["mask_iou_truth"] = jaccard_scores(both[name], labelled).mean_of_heads
+        if loaded.evaluation.knn:
+            accuracies = knn_of(both[name], open_class_folder(Path(loaded.evaluation.knn)))
+            found[name]["knn"] = {str(k): accuracy for k, accuracy in accuracies.items()}
+    found["speed_up"] = found["teacher"]["milliseconds"] / found["student"]["milliseconds"]
+    found["rows"] = rows(found)
+    write_whole(run / COMPARISON_NAME, json.dumps(found, indent=2).encode())
+    write_report(run)
+    return found
+
+
+@torch.inference_mode()
+def cosine(distil: Distil, pictures: Sequence[NDArray[np.uint8]], height: int, width: int) -> float:
+    """Mean cosine, -1 to 1, of the student's projected patch tokens and the teacher's in whole pictures."""
+    mean, std = mean_and_std(distil.student.backbone)
+    found = []
+    for picture in pictures:
+        resized = torch.from_numpy(resize(picture, height, width))
+        images = normalise(resized.permute(2, 0, 1)[None], mean, std)
+        found.append(distil([images], {})[1].patches.item())
+    return float(np.mean(found))
+
+
+def times(students: dict[str, Perceiver]) -> dict[str, float]:
+    """Median milliseconds of each student's engine for one picture; they take turns, so that a busy machine is fair."""
+    measured: dict[str, list[float]] = {name: [] for name in students}
+    batches = {name: np.zeros((1, one.info.height, one.info.width, 3), np.uint8) for name, one in students.items()}
+    for _ in range(CALLS):
+        for name, student in students.items():
+            started = time.perf_counter()
+            student.backend(batches[name], ("features", "attention"))
+            measured[name].append(1e3 * (time.perf_counter() - started))
+    return {name: statistics.median(values[WARM_UP:]) for name, values in measured.items()}
+
+
+def show(found: Comparison) -> None:
+    """Print the comparison as a table."""
+    table = Table("", "student", "teacher", title=f"Student and teacher on {found['frames']} frames, {found['engine']}")
+    for label, student, teacher in found["rows"]:
+        table.add_row(label, student, teacher)
+    Console().print(table)
+
+
+def rows(found: Comparison) -> list[tuple[str, str, str]]:
+    """The comparison as texts: what is compared, the student's, the teacher's."""
+    student, teacher = found["student"], found["teacher"]
+    lines = [
+        ("cosine of patch tokens with the teacher's", f"{found['cosine']:.3f}", ""),
+        ("mask IoU with the teacher's", f"{found['mask_iou']:.3f}", ""),
+    ]
+    if "mask_iou_truth" in student:
+        name = "mask_iou_truth"
+        lines.append(("mask IoU with the truth", f"{student[name]:.3f}", f"{teacher[name]:.3f}"))
+    for k in student.get("knn", {}):
+        lines.append((f"k-NN, k = {k}", f"{student['knn'][k]:.1%}", f"{teacher['knn'][k]:.1%}"))
+    return [
+        *lines,
+        ("input", student["size"], teacher["size"]),
+        ("MB", f"{student['megabytes']:.1f}", f"{teacher['megabytes']:.1f}"),
+        ("ms for one picture", f"{student['milliseconds']:.1f}", f"{teacher['milliseconds']:.1f}"),
+        ("speed-up", f"{found['speed_up']:.1f}", ""),
+    ]

@@ -1,0 +1,1 @@
+"""What a run uses of the machine: precision, compilation, several processes."""

@@ -1,0 +1,41 @@
+"""Fitting a run to the machine: precision, compilation, memory, and several GPUs. None of it changes what is learnt."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dino_ros.errors import UserError
+from dino_train.config import MachineConfig
+
+
+def choose_precision(machine: MachineConfig, device: torch.device) -> torch.dtype:
+    """Precision of the matrix products; raises UserError for fp16 on a CPU."""
+    if machine.precision == "fp16" and device.type == "cpu":
+        raise UserError("machine.precision is fp16, which a CPU cannot train in: choose bf16 or fp32.")
+    if machine.precision != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[machine.precision]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most memory that this process has taken so far, bytes: the GPU's, or else the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def skip_synchronisation(model: nn.Module, skip: bool) -> contextlib.AbstractContextManager[None]:
+    """Leave the exchange of gradients between processes to the last part of a batch."""
+    if skip and isinstance(model, DistributedDataParallel):
+        context: contextlib.AbstractContextManager[None] = model.no_sync()
+        return context
+    return contextlib.nullcontext()

@@ -1,0 +1,1 @@
+"""Vision Transformers, and the files that hold their weights."""

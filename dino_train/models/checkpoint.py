@@ -1,0 +1,108 @@
+"""Checkpoints: written whole or not at all, read without running anything that is in them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import VisionTransformer
+
+from dino_ros.errors import UserError
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
+from dino_train.models.backbones import build_backbone, first_line
+from dino_train.recipes import DistilRecipe, Recipe
+from dino_train.recipes.files import recipe_from_dict
+
+FORMAT_VERSION = 2
+PARTS: dict[str, Any] = {"data": DataConfig, "machine": MachineConfig, "evaluation": EvaluationConfig}
+
+
+@dataclass
+class Checkpoint:
+    """One moment of a run.
+
+    No state of a random generator is in it: every draw of a run depends on the recipe's seed and on the step alone.
+    """
+
+    recipe: Recipe
+    """As resolved: without "auto"."""
+    data: DataConfig
+    machine: MachineConfig
+    evaluation: EvaluationConfig
+    pictures: int
+    """Number of pictures in the data; a run only goes on with the same."""
+    step: int
+    """Steps done."""
+    steps_per_epoch: int
+    objective: dict[str, Any]
+    """What the objective keeps: its networks' weights, and what is the method's own, such as a centre or a queue."""
+    optimiser: dict[str, Any]
+    scaler: dict[str, Any]
+    """State of the gradient scaler; empty unless the precision is fp16."""
+    seconds: float
+    """How long the run has taken so far, without pauses."""
+
+    @property
+    def network(self) -> str:
+        """Which of its networks is exported and evaluated, "teacher" or "student"."""
+        return self.recipe.exported
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write to a temporary file, flush it to the disk and rename it, so that `path` is always a whole checkpoint."""
+    fields = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(checkpoint)}
+    for name in ("recipe", *PARTS):
+        fields[name] = dataclasses.asdict(fields[name])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save({"format_version": FORMAT_VERSION, **fields}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of `dino-train pretrain` or `distill`; only tensors and plain values are unpickled.
+
+    Raises UserError if the file is missing, is something else, or is of a later format.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint {path}: give the file that `dino-train pretrain` wrote.")
+    try:
+        fields = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({first_line(error)}): it may be cut short or of another program."
+        ) from error
+    if not isinstance(fields, dict) or "format_version" not in fields:
+        raise UserError(f"{path} is not a checkpoint of `dino-train pretrain`.")
+    version = fields.pop("format_version")
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has checkpoint format {version}, this dino_train knows {FORMAT_VERSION}: use the version of "
+            "dino_ros that wrote it."
+        )
+    parts = {name: part(**fields[name]) for name, part in PARTS.items()}
+    return Checkpoint(**{**fields, **parts, "recipe": recipe_from_dict(fields["recipe"])})
+
+
+def checkpoint_backbone(checkpoint: Checkpoint, network: str) -> VisionTransformer:
+    """Rebuild the ViT of a checkpoint's `network`: "teacher" or "student".
+
+    Raises UserError for a teacher that is not in the checkpoint: a method may have none, and that of a distilled
+    student is a file of its own.
+    """
+    prefix = f"{network}.backbone."
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint.objective.items() if k.startswith(prefix)}
+    if not weights:
+        recipe = checkpoint.recipe
+        instead = f"name {recipe.teacher} itself" if isinstance(recipe, DistilRecipe) else "take the student"
+        raise UserError(f"A checkpoint of {recipe.method} holds no {network}: {instead}.")
+    vit = build_backbone(checkpoint.recipe.backbone, checkpoint.recipe.crops.global_size, download=False)
+    vit.load_state_dict(weights)
+    return vit

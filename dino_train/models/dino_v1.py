@@ -1,0 +1,160 @@
+"""Files of DINO's authors (facebookresearch/dino), and starting a run from such a file or from an earlier run."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.models import VisionTransformer
+from torch import Tensor
+
+from dino_ros.errors import UserError
+from dino_train.models.backbones import build_backbone, resize_position_embedding
+from dino_train.recipes import BackboneConfig
+
+SIZES = {192: "tiny", 384: "small", 768: "base"}
+"""Width of the tokens of the authors' ViTs, and what it is called."""
+LAST_LAYER = "head.last_layer.parametrizations.weight."
+RENAMED = {
+    "head.last_layer.weight_g": LAST_LAYER + "original0",
+    "head.last_layer.weight_v": LAST_LAYER + "original1",
+}
+"""The last layer's norm [K, 1] and direction [K, bottleneck], in the authors' files and in `DinoHead`."""
+
+_scalar = np.float64(0).__reduce__()[0]
+PLAIN_VALUES: list[Any] = [
+    argparse.Namespace,
+    # The optimiser's learning rate and weight decay are NumPy's; NumPy 2 moved what reads them.
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    type(np.dtype(np.float64)),
+]
+"""What the authors' training checkpoints hold beside tensors, strings and numbers. None of it runs code."""
+
+
+@dataclass
+class OfficialCheckpoint:
+    """What a file of DINO's authors holds, under the names of this package."""
+
+    backbone: BackboneConfig
+    """The ViT whose weights these are."""
+    image_size: int
+    """Side of the square images that its position embedding is laid out for, in pixels."""
+    state: dict[str, Tensor]
+    """Names and shapes of `Dino.state_dict()`: `student.backbone.*` and `teacher.backbone.*`, the same for a file of
+    one backbone; from a training checkpoint also `student.head.*`, `teacher.head.*` and `centre`."""
+    epoch: int
+    """Epochs trained; 0 where the file does not say."""
+    args: dict[str, Any]
+    """Options of the authors' main_dino.py in a training checkpoint."""
+
+    @property
+    def name(self) -> str:
+        """timm's name for the architecture, such as vit_small_patch16_224.dino."""
+        return self.backbone.name.replace("patch16", f"patch{self.backbone.patch_size}") + ".dino"
+
+    def vit(self, network: str) -> VisionTransformer:
+        """Build the ViT of `network`, "teacher" or "student"."""
+        vit = build_backbone(self.backbone, self.image_size)
+        prefix = f"{network}.backbone."
+        vit.load_state_dict({k.removeprefix(prefix): v for k, v in self.state.items() if k.startswith(prefix)})
+        return vit
+
+
+def load_official(path: Path) -> OfficialCheckpoint:
+    """Read an official DINO v1 `.pth` file: a ViT alone, or a checkpoint of the authors' main_dino.py.
+
+    The architecture follows from the weights' shapes. Only tensors and plain values are unpickled. Raises UserError if
+    the file is missing, cannot be read so, or holds another network (the authors' ResNet-50 and XCiT among them).
+    """
+    if not path.is_file():
+        raise UserError(f"There is no weights file {path}: give an official DINO v1 .pth file.")
+    try:
+        with torch.serialization.safe_globals(PLAIN_VALUES):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"{path} is not a weights file that can be read safely, it is cut short or holds more than tensors and "
+            "plain values: give an official DINO v1 .pth file."
+        ) from error
+    content = content if isinstance(content, dict) else {}
+    teacher = own_names(content.get("teacher", content))
+    student = own_names(content["student"]) if "student" in content else teacher
+    weights = {k.removeprefix("backbone."): v for k, v in teacher.items() if k.startswith("backbone.")}
+    if "patch_embed.proj.weight" not in weights or "pos_embed" not in weights:
+        raise UserError(f"{path} holds no DINO v1 ViT: its weights have other names than those of the authors' ViTs.")
+    width, _, _, patch = weights["patch_embed.proj.weight"].shape
+    if width not in SIZES:
+        raise UserError(f"{path} holds a ViT of width {width}: those of DINO v1 are {', '.join(map(str, SIZES))} wide.")
+    config = BackboneConfig(
+        name=f"vit_{SIZES[width]}_patch16_224", patch_size=patch, embed_dim=width, depth=count_blocks(weights)
+    )
+    state = {f"student.{k}": v for k, v in student.items()} | {f"teacher.{k}": v for k, v in teacher.items()}
+    if "dino_loss" in content:
+        state["centre"] = content["dino_loss"]["center"]
+    args = dict(vars(content["args"])) if "args" in content else {}
+    checkpoint = OfficialCheckpoint(
+        config, math.isqrt(weights["pos_embed"].shape[1] - 1) * patch, state, content.get("epoch", 0), args
+    )
+    with torch.device("meta"):  # names and shapes alone
+        vit = build_backbone(config, checkpoint.image_size)
+    for network in ("student", "teacher"):
+        expected = {f"{network}.backbone.{name}": tensor for name, tensor in vit.state_dict().items()}
+        found = {name: tensor for name, tensor in state.items() if name.startswith(f"{network}.backbone.")}
+        if odd := first_difference(expected, found):
+            raise UserError(f"{path} holds no DINO v1 ViT: {odd} in a {checkpoint.name}.")
+    return checkpoint
+
+
+def own_names(network: dict[str, Any]) -> dict[str, Tensor]:
+    """Tensors of one of the authors' networks, with or without head, under the names they have in `Dino.student`."""
+    plain = {name.removeprefix("module."): value for name, value in network.items() if isinstance(value, Tensor)}
+    if not any(name.startswith("backbone.") for name in plain):
+        return {f"backbone.{name}": tensor for name, tensor in plain.items()}
+    return {RENAMED.get(name, name): tensor for name, tensor in plain.items()}
+
+
+def count_blocks(names: dict[str, Tensor]) -> int:
+    """Number of blocks of a ViT with these weights."""
+    return len({name.split("blocks.")[1].split(".")[0] for name in names if "blocks." in name})
+
+
+def first_difference(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str:
+    """Say where `found` first differs from `expected` in names or shapes; "" where it does not."""
+    for name in sorted(expected | found):
+        if name not in found:
+            return f"{name} is missing"
+        if name not in expected:
+            return f"{name} is not expected"
+        if found[name].shape != expected[name].shape:
+            return f"{name} is of shape {list(found[name].shape)}, not {list(expected[name].shape)}"
+    return ""
+
+
+def settings(vit: VisionTransformer, state: dict[str, Tensor]) -> dict[str, int | bool]:
+    """The recipe's settings that a `Dino.state_dict()`, with or without heads, is shaped by; `vit` is its ViT."""
+    found: dict[str, int | bool] = {
+        "backbone.patch_size": int(vit.patch_embed.patch_size[0]),
+        "backbone.embed_dim": int(vit.embed_dim),
+        "backbone.depth": len(vit.blocks),
+        "backbone.num_heads": int(vit.blocks[0].attn.num_heads),
+    }
+    last, first = state.get(f"student.{LAST_LAYER}original1"), state.get("student.head.mlp.0.weight")
+    if last is not None and first is not None:
+        found["dino.out_dim"], found["dino.bottleneck_dim"] = last.shape
+        found["dino.hidden_dim"] = len(first)
+        found["dino.use_bn_in_head"] = "student.head.mlp.1.running_mean" in state
+    return found
+
+
+def fit_position_embedding(vit: VisionTransformer, embedding: Tensor) -> Tensor:
+    """Lay a position embedding of a square grid, [1, N, C], out for the grid of `vit`."""
+    prefix = 0 if vit.no_embed_class else int(vit.num_prefix_tokens)
+    side = math.isqrt(embedding.shape[1] - prefix)
+    return resize_position_embedding(embedding, (side, side), vit.patch_embed.grid_size, prefix)

@@ -1,0 +1,42 @@
+"""Fitting the networks of a run to the machine. None of it changes what is learnt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from dino_ros.errors import UserError
+from dino_train.config import MachineConfig
+from dino_train.machine.distributed import Processes
+from dino_train.machine.precision import choose_precision
+from dino_train.objectives.objective import Objective
+
+
+def fit_to_machine(objective: Objective, machine: MachineConfig, processes: Processes) -> Objective:
+    """Fit the networks to the machine; the names of their weights stay as they are."""
+    student: Any = objective.student
+    if any(isinstance(module, nn.BatchNorm1d) for module in objective.modules()) and processes.count > 1:
+        if processes.device.type != "cuda":
+            raise UserError(
+                "The head of this method has batch norm, which several processes share on GPUs only: train in one "
+                "process, or on GPUs. (DINO goes without: --dino.use_bn_in_head false.)"
+            )
+        objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
+    if machine.checkpoint_activations:
+        student.backbone.set_grad_checkpointing(True)
+    if machine.compile:
+        if not objective.compilable:
+            raise UserError("machine.compile is of no use to distillation, which reads the attention: leave it out.")
+        network: Any
+        for network in objective.children():
+            network.backbone.compile()
+    if processes.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # for the head, which autocast leaves in fp32
+    elif choose_precision(machine, processes.device) == torch.bfloat16:
+        attention: Any
+        for attention in objective.modules():
+            if hasattr(attention, "fused_attn"):
+                attention.fused_attn = False  # torch's fused attention is slow in bf16 on a CPU
+    return objective

@@ -1,0 +1,335 @@
+"""The training loop, read from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dino_ros.errors import UserError
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
+from dino_train.data.frames import open_frames
+from dino_train.data.loader import CropBatch, EpochSampler, crop_loader, finish_crops, split
+from dino_train.data.multicrop import normalise
+from dino_train.data.selection import SelectionParameters
+from dino_train.evaluation.classification.class_folder import open_class_folder
+from dino_train.machine.distributed import Processes, join, main_first, mean_over_processes
+from dino_train.machine.precision import choose_precision, peak_memory, skip_synchronisation
+from dino_train.models.backbones import mean_and_std, patch_size
+from dino_train.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from dino_train.objectives.methods import build_objective
+from dino_train.objectives.objective import Objective
+from dino_train.objectives.schedules import cosine_schedule, warmup_cosine_schedule
+from dino_train.recipes import Recipe
+from dino_train.runs.evaluator import start_beside
+from dino_train.runs.folder import EVALUATIONS_NAME
+from dino_train.runs.health import HealthMonitor
+from dino_train.runs.log import FINISHED_NAME, LAST_NAME, RunLog, describe_run, epoch_name
+from dino_train.runs.progress import progress_bar
+from dino_train.runs.report import write_report
+from dino_train.training.fit_to_machine import fit_to_machine
+from dino_train.training.optimizers import build_optimiser, clip_each_gradient
+
+log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_CHECKPOINTS = 120.0
+STEPS_BETWEEN_LINES = 10
+NON_FINITE_NAME = "non_finite.pt"
+
+
+def pretrain(
+    recipe: Recipe,
+    data: DataConfig,
+    out: Path,
+    machine: MachineConfig | None = None,
+    evaluation: EvaluationConfig | None = None,
+    resume: Checkpoint | None = None,
+) -> Path:
+    """Train by the method that the recipe is of, and return the path of the last checkpoint, `out/last.pt`.
+
+    Writes the folder of a run (see `run_log.py`) to `out`. `resume` goes on from a checkpoint of the same recipe and
+    data. Under `torchrun` the processes share each batch. Raises UserError for data or a recipe that cannot be used,
+    and when the loss is not finite.
+    """
+    machine, evaluation = machine or MachineConfig(), evaluation or EvaluationConfig()
+    recipe.check()
+    if resume is None:
+        check_no_run(out)
+    check_evaluation(evaluation)
+    with join(machine.device) as processes:
+        check_batch_size(recipe, machine, processes)
+        with main_first(processes):  # it makes the index of a bag that the others then find
+            frames = open_frames(data.paths, data.topics, data.weights, SelectionParameters(data.distance))
+        recipe, chosen = recipe.resolve(len(frames))
+        if chosen and processes.main:
+            values = ", ".join(f"{name} = {value}" for name, value in chosen.items())
+            log.info("for %d pictures: %s", len(frames), values)
+
+        # ---- objective, optimiser --------------------------------------------------------------------------------
+        torch.manual_seed(recipe.seed)
+        objective = build_objective(recipe, resume is None)
+        vit: Any = objective.student.backbone
+        check_crop_sizes(recipe, patch_size(vit))
+        mean, std = mean_and_std(vit)
+        objective = fit_to_machine(objective.to(processes.device).train(), machine, processes)
+        model: nn.Module = objective
+        if processes.count > 1:
+            model = DistributedDataParallel(objective, broadcast_buffers=False)
+        optimiser = build_optimiser(recipe.optimiser, objective.student)
+        precision = choose_precision(machine, processes.device)
+        scaler = torch.GradScaler(processes.device.type, enabled=precision == torch.float16)
+        first_step, seconds_before = 0, 0.0
+        if resume is not None:
+            check_same_data(resume, len(frames))
+            objective.restore(resume.objective)
+            optimiser.load_state_dict(resume.optimiser)
+            scaler.load_state_dict(resume.scaler)
+            first_step, seconds_before = resume.step, resume.seconds
+
+        # ---- data ------------------------------------------------------------------------------------------------
+        sampler = EpochSampler(frames, recipe, first_step, processes.rank, processes.count)
+        on_gpu = processes.device.type == "cuda"
+        workers = default_workers(processes.device) if machine.workers is None else machine.workers
+        loader = crop_loader(frames, recipe, sampler, workers, finish=not on_gpu)
+        steps_per_epoch = sampler.steps_per_epoch
+        steps = sampler.steps
+        kept = kept_steps(evaluation, steps, steps_per_epoch)
+
+        # ---- the folder of the run -------------------------------------------------------------------------------
+        started = time.monotonic()
+
+        def checkpoint(step: int, name: str) -> None:
+            if not processes.main:
+                return
+            moment = Checkpoint(
+                recipe=recipe,
+                data=data.absolute(),
+                machine=machine,
+                evaluation=evaluation.absolute(),
+                pictures=len(frames),
+                step=step,
+                steps_per_epoch=steps_per_epoch,
+                objective=objective.kept(),
+                optimiser=optimiser.state_dict(),
+                scaler=scaler.state_dict(),
+                seconds=seconds_before + time.monotonic() - started,
+            )
+            save_checkpoint(moment, out / name)
+
+        with contextlib.ExitStack() as stack:
+            if processes.main:
+                out.mkdir(parents=True, exist_ok=True)
+                (out / FINISHED_NAME).unlink(missing_ok=True)
+                if resume is None:
+                    (out / EVALUATIONS_NAME).unlink(missing_ok=True)
+                describe_run(out, recipe, machine, processes)
+                run_log = stack.enter_context(RunLog(out, first_step))
+                if kept and not first_step:
+                    checkpoint(0, epoch_name(0))
+                if kept and evaluation.beside:
+                    stack.enter_context(evaluations_beside(out, data, evaluation, processes.device))
+                chance = recipe.chance_loss
+                log.info(
+                    "%d pictures from %s; %g epochs of %d steps on %s in %s%s",
+                    len(frames), frames.name, recipe.epochs, steps_per_epoch, processes.device,
+                    str(precision).removeprefix("torch."),
+                    f"; a loss of {chance:.2f} is that of chance" if chance else "",
+                )  # fmt: skip
+            advance = stack.enter_context(progress_bar(first_step, steps, shown=processes.main))
+            monitor = HealthMonitor(recipe)
+            metrics: dict[str, float] = {}
+            saved_at = logged_at = time.monotonic()
+            logged_step = first_step
+
+            # ---- the loop ----------------------------------------------------------------------------------------
+            for step, batch in enumerate(loader, start=first_step):
+                torch.manual_seed(step_seed(recipe.seed, step, processes.rank))
+                schedule(optimiser, recipe, step, steps, steps_per_epoch)
+                scheduled = objective.schedule(step, steps, steps_per_epoch)
+                optimiser.zero_grad()
+                parts = list(split(batch, machine.accumulate))
+                losses, outputs = [], []
+                for number, part in enumerate(parts):
+                    groups = [normalise(crops, mean, std) for crops in finish_crops(part, processes.device)]
+                    more = number + 1 < len(parts)
+                    with skip_synchronisation(model, more):
+                        with torch.autocast(processes.device.type, precision, enabled=precision != torch.float32):
+                            loss, output = model(groups, scheduled)
+                        scaler.scale(loss / len(parts)).backward()
+                    losses.append(loss.detach())
+                    outputs.append(output)
+                said = type(outputs[0])(*(torch.cat(tensors) for tensors in zip(*outputs, strict=True)))
+                loss = mean_over_processes(torch.stack(losses).mean())
+                scaler.unscale_(optimiser)
+                gradient_norm = clip_each_gradient(objective.student, recipe.optimiser.clip_grad)
+                # In fp16 a gradient overflows now and then: the scaler leaves that step out by itself.
+                if not torch.isfinite(loss if scaler.is_enabled() else loss + gradient_norm):
+                    checkpoint(step, LAST_NAME)
+                    save_non_finite(out / NON_FINITE_NAME, step, loss, batch, objective, processes)
+                    raise UserError(
+                        f"The loss of step {step} is {loss.item()}, the norm of its gradient {gradient_norm.item()}; "
+                        f"the step was not applied. {out / NON_FINITE_NAME} holds its crops and gradients: start anew "
+                        f"with --init {out / LAST_NAME} and a lower "
+                        "--optimiser.lr or --optimiser.clip_grad, or --machine.precision fp32."
+                    )
+                objective.before_step(step / steps_per_epoch)
+                scaler.step(optimiser)
+                scaler.update()
+
+                done = step + 1
+                if done % STEPS_BETWEEN_LINES == 0 or done == steps:
+                    now = time.monotonic()
+                    metrics = {
+                        "step": done,
+                        "epoch": done / steps_per_epoch,
+                        **objective.health(loss, said),
+                        "lr": optimiser.param_groups[0]["lr"],
+                        "weight_decay": optimiser.param_groups[0]["weight_decay"],
+                        **scheduled,
+                        "gradient_norm": gradient_norm.item(),
+                        "pictures_per_second": recipe.batch_size * (done - logged_step) / (now - logged_at),
+                        "memory_gb": peak_memory(processes.device) / 1e9,
+                        "elapsed_seconds": seconds_before + now - started,
+                    }
+                    logged_at, logged_step = now, done
+                    if processes.main:
+                        run_log.write(metrics)
+                        if warning := monitor.check(metrics):
+                            log.warning("%s", warning)
+                objective.after_step(said, scheduled)
+                advance(metrics)
+                if done in kept:
+                    checkpoint(done, epoch_name(done / steps_per_epoch))
+                if done in kept or time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+                    checkpoint(done, LAST_NAME)
+                    saved_at = time.monotonic()
+            checkpoint(steps, LAST_NAME)
+            if processes.main:
+                (out / FINISHED_NAME).touch()
+                if not kept:  # else the process that evaluates writes it
+                    write_report(out)
+                elif not evaluation.beside:
+                    start_beside(out, data, evaluation, processes.device.type).wait()
+    return out / LAST_NAME
+
+
+def resume_run(run: Path, machine: MachineConfig | None = None) -> Path:
+    """Go on with the run in folder `run` from `last.pt`, with the recipe and data it was started with.
+
+    `machine` replaces the choices it was started with; only with the same ones does it go on bit for bit.
+    """
+    checkpoint = load_checkpoint(run / LAST_NAME)
+    return pretrain(
+        checkpoint.recipe, checkpoint.data, run, machine or checkpoint.machine, checkpoint.evaluation, checkpoint
+    )
+
+
+def kept_steps(evaluation: EvaluationConfig, steps: int, steps_per_epoch: int) -> set[int]:
+    """Steps after which a checkpoint is kept, the last one among them; none where nothing is evaluated."""
+    if not evaluation.every:
+        return set()
+    every = evaluation.every * steps_per_epoch
+    return {min(round(number * every), steps) for number in range(1, math.ceil(steps / every) + 1)}
+
+
+def schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, step: int, steps: int, steps_per_epoch: int) -> None:
+    """Set the optimiser's learning rate and weight decay for a step."""
+    config = recipe.optimiser
+    peak = config.lr * recipe.batch_size / 256
+    lr = warmup_cosine_schedule(step, steps, config.warmup_epochs * steps_per_epoch, peak, config.min_lr)
+    weight_decay = cosine_schedule(step, steps, config.weight_decay, config.weight_decay_end)
+    for group, decay in zip(optimiser.param_groups, (weight_decay, 0.0), strict=True):
+        group["lr"], group["weight_decay"] = lr, decay
+
+
+@contextlib.contextmanager
+def evaluations_beside(
+    run: Path, data: DataConfig, evaluation: EvaluationConfig, device: torch.device
+) -> Iterator[None]:
+    """Run the process that evaluates kept checkpoints; waits for its last evaluation, unless the run breaks off."""
+    process = start_beside(run, data, evaluation, device.type)
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        process.wait()
+
+
+def default_workers(device: torch.device) -> int:
+    """Processes that decode and crop: as many as there are cores for a GPU; a CPU needs its cores for the steps."""
+    cores = os.cpu_count() or 1
+    return min(cores, 8) if device.type == "cuda" else max(cores // 8, 1)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed for what the networks draw in a step (stochastic depth): another one for every step and process."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
+
+
+def check_batch_size(recipe: Recipe, machine: MachineConfig, processes: Processes) -> None:
+    """Raise UserError where a batch cannot be split evenly."""
+    parts = processes.count * machine.accumulate
+    if machine.accumulate < 1 or recipe.batch_size % parts:
+        raise UserError(
+            f"batch_size is {recipe.batch_size}, which {processes.count} processes cannot split into "
+            f"{machine.accumulate} parts each: choose a multiple of {max(parts, 1)}."
+        )
+
+
+def check_no_run(out: Path) -> None:
+    """Raise UserError where a folder holds checkpoints of a run that has begun."""
+    if any(path.name != epoch_name(0) for path in out.glob("*.pt")):
+        raise UserError(
+            f"{out} holds a run already: go on with it (--resume {out}), or name another folder with --out."
+        )
+
+
+def check_evaluation(evaluation: EvaluationConfig) -> None:
+    """Raise UserError now for a folder that the process beside the run would stumble over later."""
+    if evaluation.knn:
+        open_class_folder(Path(evaluation.knn))
+    if evaluation.frames:
+        open_frames(evaluation.frames)
+
+
+def check_crop_sizes(recipe: Recipe, patch: int) -> None:
+    """Raise UserError where a crop is not a whole number of patches."""
+    for name, size in (("global_size", recipe.crops.global_size), ("local_size", recipe.crops.local_size)):
+        if size < patch or size % patch:
+            raise UserError(
+                f"crops.{name} is {size}, which is not a multiple of the patch size {patch}: "
+                f"choose {max(size // patch, 1) * patch}."
+            )
+
+
+def check_same_data(resume: Checkpoint, pictures: int) -> None:
+    """Raise UserError where the data has changed since the checkpoint."""
+    if resume.pictures != pictures:
+        raise UserError(
+            f"The data now has {pictures} pictures, the checkpoint was made with {resume.pictures}: "
+            "put back what changed, or start a new run."
+        )
+
+
+def save_non_finite(
+    path: Path, step: int, loss: Tensor, batch: CropBatch, objective: Objective, processes: Processes
+) -> None:
+    """Keep what a loss that is not finite was computed from; each process writes its own part."""
+    gradients = {name: p.grad.norm() for name, p in objective.student.named_parameters() if p.grad is not None}
+    facts = {"step": step, "loss": loss, "pictures": batch.pictures, "crops": batch.crops, "gradient_norms": gradients}
+    name = path.name if processes.main else f"{path.stem}_{processes.rank}{path.suffix}"
+    temporary = path.with_name(f"{name}.tmp")
+    torch.save(facts, temporary)
+    os.replace(temporary, path.with_name(name))
