@@ -8,7 +8,7 @@ OPENVINO = ["openvino>=2024.6"]
 ON_PC = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 # Builds engines on any such machine, and runs them on GeForce and RTX cards. TensorRT's own packages come with JetPack.
 TENSORRT_RTX = [f"tensorrt-rtx-cu13>=1.4; {ON_PC}", f"cuda-bindings>=13; {ON_PC}"]
-QUANTISE = ["nncf>=2.19"]
+QUANTIZE = ["nncf>=2.19"]
 TRAIN = [
     "jsonargparse[signatures]>=4.49",
     "matplotlib",
@@ -59,14 +59,14 @@ setup(
         "openvino": OPENVINO,
         "bench": ["matplotlib"],  # the chart of `dino-ros bench`
         "train": TRAIN,
-        "quantise": QUANTISE,
+        "quantize": QUANTIZE,
         "slurm": ["submitit>=1.5"],
         "tensorrt": ["tensorrt>=10.3", "cuda-bindings>=12.8"],
         "tensorrt_rtx": TENSORRT_RTX,
         "dev": [
             *OPENVINO,
             *TENSORRT_RTX,
-            *QUANTISE,
+            *QUANTIZE,
             "colcon-common-extensions",
             "matplotlib",
             "mypy",

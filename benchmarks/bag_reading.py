@@ -48,13 +48,13 @@ def main() -> None:
 
 def speed_table(folder: Path) -> Table:
     """One row per bag."""
-    pictures = jpegs(60)
+    images = jpegs(60)
     bags: dict[str, tuple[Path, str]] = {"demo, 320x240, MCAP": (DEMO_BAG, TOPIC)}
     if data := os.environ.get("DINO_ROS_TEST_DATA"):
         bags["EuRoC, 752x480 mono, MCAP"] = (Path(data) / "bags" / "euroc_micro", "/cam0/image_raw/compressed")
     for name, write in STORAGES.items():
         path = folder / (f"{name}.bag" if name.startswith("ROS 1") else name)
-        write(path, pictures)
+        write(path, images)
         bags[f"1280x720, {name}"] = (path, TOPIC)
     table = Table("bag", "imdecode, frames/s", "reader, frames/s", "ratio", title="frames drawn at random")
     for name, (path, topic) in bags.items():
@@ -107,53 +107,51 @@ def resident_after_reading(frames: BagFrames) -> int:
 def jpegs(count: int) -> list[bytes]:
     """JPEGs of the demo's frames at 1280x720, with the noise of a sensor."""
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for _, frame in zip(range(count), open_source(DEMO_BAG, TOPIC), strict=False):
         large = cv2.resize(frame.rgb(), (1280, 720), interpolation=cv2.INTER_CUBIC)
         noisy = np.clip(large + rng.normal(0, 4, large.shape), 0, 255).astype(np.uint8)
-        pictures.append(cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
-    return pictures
+        images.append(cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+    return images
 
 
 def write_ros2(storage: str, mode: str) -> Callable[[Path, list[bytes]], None]:
-    """Return a function that writes a rosbag2 of pictures."""
+    """Return a function that writes a rosbag2 of images."""
 
-    def write(path: Path, pictures: list[bytes]) -> None:
+    def write(path: Path, images: list[bytes]) -> None:
         store = get_typestore(Stores.ROS2_JAZZY)
         writer = Writer2(path, version=9, storage_plugin=StoragePlugin[storage])
         if mode != "NONE":
             writer.set_compression(CompressionMode[mode], CompressionFormat.ZSTD)
         with writer:
             connection = writer.add_connection(TOPIC, TYPE, typestore=store)
-            for number, picture in enumerate(pictures):
-                writer.write(connection, number * 10**8, store.serialize_cdr(message(store, picture, ()), TYPE))
+            for number, image in enumerate(images):
+                writer.write(connection, number * 10**8, store.serialize_cdr(message(store, image, ()), TYPE))
 
     return write
 
 
 def write_ros1(compression: str) -> Callable[[Path, list[bytes]], None]:
-    """Return a function that writes a ROS 1 bag of pictures."""
+    """Return a function that writes a ROS 1 bag of images."""
 
-    def write(path: Path, pictures: list[bytes]) -> None:
+    def write(path: Path, images: list[bytes]) -> None:
         store = get_typestore(Stores.ROS1_NOETIC)
         writer = Writer1(path)
         if compression != "NONE":
             writer.set_compression(Writer1.CompressionFormat[compression])
         with writer:
             connection = writer.add_connection(TOPIC, TYPE, typestore=store)
-            for number, picture in enumerate(pictures):
-                writer.write(
-                    connection, number * 10**8, bytes(store.serialize_ros1(message(store, picture, (0,)), TYPE))
-                )
+            for number, image in enumerate(images):
+                writer.write(connection, number * 10**8, bytes(store.serialize_ros1(message(store, image, (0,)), TYPE)))
 
     return write
 
 
-def message(store: Any, picture: bytes, sequence: tuple[int, ...]) -> Any:
+def message(store: Any, image: bytes, sequence: tuple[int, ...]) -> Any:
     """Make a CompressedImage; a header of ROS 1 begins with a sequence number."""
     types = store.types
     header = types["std_msgs/msg/Header"](*sequence, types["builtin_interfaces/msg/Time"](0, 0), "camera")
-    return types[TYPE](header, "jpeg", np.frombuffer(picture, np.uint8))
+    return types[TYPE](header, "jpeg", np.frombuffer(image, np.uint8))
 
 
 STORAGES = {

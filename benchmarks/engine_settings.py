@@ -2,7 +2,7 @@
 
     python benchmarks/engine_settings.py --out runs/engine_settings
 
-The first row of each engine is what the backends use. Latency is of one picture at a time, the settings taking turns so
+The first row of each engine is what the backends use. Latency is of one image at a time, the settings taking turns so
 that a machine that slows down slows all of them; the ratio is to the first row.
 """
 
@@ -67,7 +67,7 @@ def settings(path: Path) -> dict[str, Engine]:
         "ONNX Runtime, one thread": ort(path, threads=1),
         f"ONNX Runtime, {2 * CORES} threads": ort(path, threads=2 * CORES),
         "ONNX Runtime, threads do not spin": ort(path, spinning=False),
-        "ONNX Runtime, basic optimisations": ort(path, level=levels.ORT_ENABLE_BASIC),
+        "ONNX Runtime, basic optimizations": ort(path, level=levels.ORT_ENABLE_BASIC),
         "ONNX Runtime, no memory arena": ort(path, arena=False),
         "ONNX Runtime, parallel execution": ort(path, parallel=True),
         "OpenVINO": ov(path),

@@ -1,6 +1,6 @@
 """The paper's recipe as a plain loop, the baseline of `training.py`: what one writes from the paper in an afternoon.
 
-Per-crop augmentation of PIL pictures with torchvision's classic transforms in DataLoader workers, student and teacher
+Per-crop augmentation of PIL images with torchvision's classic transforms in DataLoader workers, student and teacher
 in eager mode and fp32 (autocast to fp16 on a GPU), a Python loop over parameters for clipping and for the EMA.
 """
 
@@ -23,14 +23,14 @@ from dino_train.recipes import DinoRecipe, settled
 
 
 class PilCrops(Dataset[list[Tensor]]):
-    """Crops of pictures, normalised."""
+    """Crops of images, normalized."""
 
     def __init__(self, frames: Frames, recipe: DinoRecipe) -> None:
         self.frames = frames
         crops = recipe.crops
         jitter = transforms.ColorJitter(0.4, 0.4, 0.2, 0.1)
 
-        def pipeline(size: int, scale: tuple[float, float], blur: float, solarise: float) -> transforms.Compose:
+        def pipeline(size: int, scale: tuple[float, float], blur: float, solarize: float) -> transforms.Compose:
             return transforms.Compose(
                 [
                     transforms.RandomResizedCrop(size, scale, interpolation=transforms.InterpolationMode.BICUBIC),
@@ -39,23 +39,23 @@ class PilCrops(Dataset[list[Tensor]]):
                     transforms.RandomGrayscale(0.2),
                     transforms.Lambda(lambda x: x.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))
                                       if random.random() < blur else x),
-                    transforms.Lambda(lambda x: ImageOps.solarize(x) if random.random() < solarise else x),
+                    transforms.Lambda(lambda x: ImageOps.solarize(x) if random.random() < solarize else x),
                     transforms.ToTensor(),
                     transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
                 ]
             )  # fmt: skip
 
-        first = pipeline(crops.global_size, crops.global_scale, 1.0, 0.0)
-        second = pipeline(crops.global_size, crops.global_scale, 0.1, 0.2)
-        local = pipeline(crops.local_size, crops.local_scale, 0.5, 0.0)
-        self.pipelines = [first, second] + [local] * crops.local_crops
+        first = pipeline(crops.global_crops_size, crops.global_crops_scale, 1.0, 0.0)
+        second = pipeline(crops.global_crops_size, crops.global_crops_scale, 0.1, 0.2)
+        local = pipeline(crops.local_crops_size, crops.local_crops_scale, 0.5, 0.0)
+        self.pipelines = [first, second] + [local] * crops.local_crops_number
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> list[Tensor]:
-        picture = Image.fromarray(self.frames[index])
-        return [pipeline(picture) for pipeline in self.pipelines]
+        image = Image.fromarray(self.frames[index])
+        return [pipeline(image) for pipeline in self.pipelines]
 
 
 class Head(nn.Module):
@@ -88,7 +88,7 @@ class Network(nn.Module):
         names = ("patch_size", "embed_dim", "depth", "num_heads")
         shape = {name: value for name in names if (value := getattr(recipe.backbone, name)) is not None}
         self.backbone = timm.create_model(
-            recipe.backbone.name, num_classes=0, dynamic_img_size=True, img_size=recipe.crops.global_size, **shape
+            recipe.backbone.name, num_classes=0, dynamic_img_size=True, img_size=recipe.crops.global_crops_size, **shape
         )
         self.head = Head(self.backbone.num_features, recipe)
 
@@ -102,8 +102,8 @@ def seconds_per_step(frames: Frames, recipe: DinoRecipe, steps: int, workers: in
     """Time of each step, loading included, after three that are not counted."""
     student, teacher = Network(recipe).to(device), Network(recipe).to(device)
     teacher.load_state_dict(student.state_dict())
-    centre = torch.zeros(1, settled(recipe.dino.out_dim), device=device)
-    optimiser = torch.optim.AdamW(student.parameters(), lr=1e-4, weight_decay=0.04)
+    center = torch.zeros(1, settled(recipe.dino.out_dim), device=device)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, weight_decay=0.04)
     scaler = torch.GradScaler(device, enabled=device == "cuda")
     loader = DataLoader(
         PilCrops(frames, recipe), recipe.batch_size, shuffle=True, drop_last=True, num_workers=workers, pin_memory=True
@@ -116,16 +116,16 @@ def seconds_per_step(frames: Frames, recipe: DinoRecipe, steps: int, workers: in
             with torch.autocast(device, torch.float16, enabled=device == "cuda"):
                 with torch.no_grad():
                     teacher_logits = teacher(crops[:2])
-                loss, centre = plain_loss(teacher_logits, student(crops), centre, len(crops))
-            optimiser.zero_grad()
+                loss, center = plain_loss(teacher_logits, student(crops), center, len(crops))
+            optimizer.zero_grad()
             scaler.scale(loss).backward()
-            scaler.unscale_(optimiser)
+            scaler.unscale_(optimizer)
             for parameter in student.parameters():
                 if parameter.grad is not None:
                     scale = 3.0 / (parameter.grad.norm() + 1e-6)
                     if scale < 1:
                         parameter.grad.mul_(scale)
-            scaler.step(optimiser)
+            scaler.step(optimizer)
             scaler.update()
             with torch.no_grad():
                 for ours, theirs in zip(student.parameters(), teacher.parameters(), strict=True):
@@ -138,9 +138,9 @@ def seconds_per_step(frames: Frames, recipe: DinoRecipe, steps: int, workers: in
     return times[3:]
 
 
-def plain_loss(teacher: Tensor, student: Tensor, centre: Tensor, crops: int) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of every pair of different crops, and the centre moved."""
-    targets = functional.softmax((teacher.float() - centre) / 0.04, dim=-1).chunk(2)
+def plain_loss(teacher: Tensor, student: Tensor, center: Tensor, crops: int) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of every pair of different crops, and the center moved."""
+    targets = functional.softmax((teacher.float() - center) / 0.04, dim=-1).chunk(2)
     predictions: Sequence[Tensor] = (student.float() / 0.1).chunk(crops)
     terms = [
         -(target * functional.log_softmax(prediction, dim=-1)).sum(dim=-1).mean()
@@ -148,4 +148,4 @@ def plain_loss(teacher: Tensor, student: Tensor, centre: Tensor, crops: int) -> 
         for s, prediction in enumerate(predictions)
         if s != t
     ]
-    return torch.stack(terms).mean(), 0.9 * centre + 0.1 * teacher.float().mean(dim=0, keepdim=True)
+    return torch.stack(terms).mean(), 0.9 * center + 0.1 * teacher.float().mean(dim=0, keepdim=True)

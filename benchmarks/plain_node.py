@@ -1,6 +1,6 @@
 """The perception node as people write it today, to measure against: everything in one callback, torch eager.
 
-Converts the message as cv_bridge does, resizes with OpenCV, normalises in NumPy, runs timm's ViT and publishes the
+Converts the message as cv_bridge does, resizes with OpenCV, normalizes in NumPy, runs timm's ViT and publishes the
 paper's mask. Written the usual way and with no intent to be slow: inference mode, all cores, the newest frame only.
 """
 
@@ -43,9 +43,9 @@ class PlainNode(Node):
     def _on_image(self, message: Image) -> None:
         rgb = np.frombuffer(message.data, dtype=np.uint8).reshape(message.height, message.width, 3)
         resized = cv2.resize(rgb, (224, 224), interpolation=cv2.INTER_AREA)
-        normalised = (resized.astype(np.float32) / 255.0 - MEAN) / STD
+        normalized = (resized.astype(np.float32) / 255.0 - MEAN) / STD
         with torch.inference_mode():
-            self.model(torch.from_numpy(normalised.transpose(2, 0, 1)[None]))
+            self.model(torch.from_numpy(normalized.transpose(2, 0, 1)[None]))
         attention = self.attention[0, :, 0, 1:].mean(0).numpy()
         order = np.argsort(-attention)
         kept = order[: np.searchsorted(np.cumsum(attention[order]), 0.6 * attention.sum()) + 1]

@@ -3,7 +3,7 @@
     python benchmarks/runtime.py --out runs/runtime
 
 Everything is real: camera and listener are one process, the node another, Fast DDS with the shipped profile (held to
-the loopback) between them. The students have random weights, the pictures are the demo's, scaled. Every number is
+the loopback) between them. The students have random weights, the images are the demo's, scaled. Every number is
 beside its baseline of the same run. Prints tables and writes OUT/runtime.json. Leave the machine alone while it runs.
 """
 
@@ -112,20 +112,20 @@ class Bench(Node):
             latencies.clear()
 
 
-def pictures(height: int, width: int) -> list[NDArray[np.uint8]]:
+def images(height: int, width: int) -> list[NDArray[np.uint8]]:
     """Ten of the demo's frames at a size."""
     frames = list(open_source(TABLE, TOPIC))[::30]
     return [cv2.resize(frame.rgb(), (width, height)).astype(np.uint8) for frame in frames]
 
 
 class BareEngine:
-    """The engine alone, one picture at a time, for what a mask with these parameters needs."""
+    """The engine alone, one image at a time, for what a mask with these parameters needs."""
 
     def __init__(self, student: Path, mask: MaskParameters) -> None:
         perceiver = Perceiver.load(student)
         self._backend = perceiver.backend
         self._needed = perceiver.needs(["mask"], mask.resolve(perceiver.info))
-        self._batch = np.stack([perceiver.prepare(pictures(*SIZES["VGA"])[0])])
+        self._batch = np.stack([perceiver.prepare(images(*SIZES["VGA"])[0])])
         self.run(WARM_UP)
 
     def run(self, runs: int, rate: float = math.inf) -> list[float]:
@@ -152,7 +152,7 @@ def latency(student: Path, runs: int, masks: str) -> list[dict[str, Any]]:
     for transport, kind in (("raw", Image), ("compressed", CompressedImage)):
         for size, shape in SIZES.items():
             make = rgb_message if kind is Image else jpeg_message
-            messages = [make(picture, Header()) for picture in pictures(*shape)]
+            messages = [make(image, Header()) for image in images(*shape)]
             bench = Bench(kind=kind)
             without_pause: list[float] = []
             bare: list[float] = []
@@ -213,7 +213,7 @@ def in_turns(bench: Bench, nodes: dict[str, list[str]], seconds: float, rate: fl
     per second over all turns, those of the slowest camera, the latency in ms, and the ratio to the first node, over all
     turns and in the turn where it was lowest and highest.
     """
-    messages = [rgb_message(picture, Header()) for picture in pictures(*SIZES["VGA"])]
+    messages = [rgb_message(image, Header()) for image in images(*SIZES["VGA"])]
     rates: dict[str, list[float]] = {name: [] for name in nodes}
     slowest: dict[str, list[float]] = {name: [] for name in nodes}
     latencies: dict[str, list[float]] = {name: [] for name in nodes}
@@ -286,7 +286,7 @@ def several_cameras(student: Path, count: int, seconds: float) -> list[dict[str,
 def idle(student: Path, seconds: float) -> dict[str, float]:
     """Share of a core that a node uses while its camera sends and nobody listens."""
     bench = Bench()
-    messages = [rgb_message(picture, Header()) for picture in pictures(*SIZES["VGA"])]
+    messages = [rgb_message(image, Header()) for image in images(*SIZES["VGA"])]
     bench.destroy_node()
     camera = Node("camera")
     publisher = camera.create_publisher(Image, "/dino/image", 5)
@@ -324,7 +324,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/runtime"))
     parser.add_argument("--runs", type=int, default=200, help="frames per latency row")
     parser.add_argument("--seconds", type=float, default=2.0, help="per turn of a node, for its frames per second")
-    parser.add_argument("--int8", type=Path, help="the quantised ViT-S/16, for its rows")
+    parser.add_argument("--int8", type=Path, help="the quantized ViT-S/16, for its rows")
     options = parser.parse_args()
     os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())))
     os.environ["ROS_DOMAIN_ID"] = str(random.randint(1, 100))

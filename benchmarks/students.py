@@ -37,7 +37,7 @@ def random_student(path: Path, shape: str, height: int = 224, width: int = 224, 
         std=std,
         precision=precision,
         weights={"source": "random"},
-        licence="none: random weights",
+        license="none: random weights",
     )
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

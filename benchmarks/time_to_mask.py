@@ -27,9 +27,9 @@ from rich.table import Table
 from dino_train.config import DataConfig, EvaluationConfig
 from dino_train.evaluation.encoders import TorchEncoder
 from dino_train.evaluation.segmentation.jaccard import jaccard_scores
-from dino_train.evaluation.segmentation.labelled import Labelled, labelled_bag
+from dino_train.evaluation.segmentation.labeled import Labeled, labeled_bag
 from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint
-from dino_train.recipes import CropsConfig, DinoConfig, DinoRecipe, OptimiserConfig, Recipe
+from dino_train.recipes import CropsConfig, DinoConfig, DinoRecipe, OptimizerConfig, Recipe
 from dino_train.recipes.files import load_recipe
 from dino_train.training import trainer
 
@@ -39,7 +39,7 @@ from matplotlib import pyplot
 RENDERER = Path(__file__).parents[1] / "examples" / "render_table.py"
 BAGS = {"train_11": (11, 1000), "train_12": (12, 1000), "held_out": (2, 100)}
 """Name of each bag: seed and seconds, at two frames a second."""
-PICTURES, MASKS = "/camera/image_raw/compressed", "/ground_truth/mask/compressed"
+IMAGES, MASKS = "/camera/image_raw/compressed", "/ground_truth/mask/compressed"
 SIZE = (240, 320)
 LEVELS = (0.3, 0.4, 0.5)
 
@@ -58,17 +58,17 @@ def reference(like: DinoRecipe, epochs: int) -> DinoRecipe:
     K is 4096, which costs 0.4 points of k-NN in the paper (appendix); 65536 would be most of this small model's work.
     The warm-up is a tenth of the run, as the reference's 10 epochs of 100 are.
     """
-    crops = CropsConfig(like.crops.global_size, like.crops.local_size, 8, (0.4, 1.0), (0.05, 0.4), 1.0)
+    crops = CropsConfig(like.crops.global_crops_size, like.crops.local_crops_size, 8, (0.4, 1.0), (0.05, 0.4), 1.0)
     dino = DinoConfig(
         out_dim=4096,
         hidden_dim=like.dino.hidden_dim,
         bottleneck_dim=like.dino.bottleneck_dim,
-        teacher_temperature_start=0.04,
-        teacher_temperature=0.04,
-        teacher_temperature_epochs=0,
+        warmup_teacher_temp=0.04,
+        teacher_temp=0.04,
+        warmup_teacher_temp_epochs=0,
     )
-    optimiser = OptimiserConfig(warmup_epochs=max(round(epochs / 10), 1))
-    return dataclasses.replace(like, crops=crops, dino=dino, optimiser=optimiser, epochs=epochs)
+    optimizer = OptimizerConfig(warmup_epochs=max(round(epochs / 10), 1))
+    return dataclasses.replace(like, crops=crops, dino=dino, optimizer=optimizer, epochs=epochs)
 
 
 def train(recipe: Recipe, data: DataConfig, out: Path) -> None:
@@ -79,12 +79,12 @@ def train(recipe: Recipe, data: DataConfig, out: Path) -> None:
         trainer.pretrain(recipe, data, out, evaluation=EvaluationConfig(every=1))
 
 
-def curve(run: Path, labelled: list[Labelled], network: str = "teacher", before: float = 0) -> list[dict[str, float]]:
+def curve(run: Path, labeled: list[Labeled], network: str = "teacher", before: float = 0) -> list[dict[str, float]]:
     """Minutes, after `before` seconds of another run, and mask IoU of every checkpoint of a run."""
     points = []
     for path in track(sorted(run.glob("epoch_*.pt")), description=f"evaluating {run.name}"):
         checkpoint = load_checkpoint(path)
-        scores = jaccard_scores(TorchEncoder(checkpoint_backbone(checkpoint, network), SIZE), labelled)
+        scores = jaccard_scores(TorchEncoder(checkpoint_backbone(checkpoint, network), SIZE), labeled)
         points.append(
             {
                 "minutes": (before + checkpoint.seconds) / 60,
@@ -109,16 +109,16 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     render(options.out)
-    data = DataConfig([str(options.out / name) for name in BAGS if name != "held_out"], [PICTURES])
-    labelled = list(labelled_bag(options.out / "held_out", PICTURES, MASKS))
+    data = DataConfig([str(options.out / name) for name in BAGS if name != "held_out"], [IMAGES])
+    labeled = list(labeled_bag(options.out / "held_out", IMAGES, MASKS))
 
     recipe = load_recipe("robot_bag")
     assert isinstance(recipe, DinoRecipe)
     train(recipe, data, options.out / "robot_bag")
     last = options.out / "robot_bag" / "last.pt"
     seconds = load_checkpoint(last).seconds
-    distil = dataclasses.replace(load_recipe("robot_bag", "distill"), teacher=str(last.absolute()))
-    train(distil, data, options.out / "distilled")
+    distill = dataclasses.replace(load_recipe("robot_bag", "distill"), teacher=str(last.absolute()))
+    train(distill, data, options.out / "distilled")
     trial = options.out / "reference_trial"  # one epoch, to learn how many of them fit into the same time
     if not (trial / "last.pt").exists():
         trainer.pretrain(reference(recipe, 1), data, trial, evaluation=EvaluationConfig(every=0))
@@ -126,9 +126,9 @@ def main() -> None:
     train(reference(recipe, epochs), data, options.out / "reference")
 
     curves = {
-        "robot_bag": curve(options.out / "robot_bag", labelled),
-        "robot_bag, distilled": curve(options.out / "distilled", labelled, "student", seconds)[1:],
-        "reference": curve(options.out / "reference", labelled),
+        "robot_bag": curve(options.out / "robot_bag", labeled),
+        "robot_bag, distilled": curve(options.out / "distilled", labeled, "student", seconds)[1:],
+        "reference": curve(options.out / "reference", labeled),
     }
     (options.out / "time_to_mask.json").write_text(json.dumps(curves, indent=2))
     table = Table(

@@ -33,7 +33,7 @@ from dino_ros.demo.table import TABLE
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.data.frames import MixedFrames, open_frames
 from dino_train.data.loader import EpochSampler, crop_loader, finish_crops
-from dino_train.data.multicrop import normalise
+from dino_train.data.multicrop import normalize
 from dino_train.machine.distributed import Processes
 from dino_train.machine.precision import choose_precision
 from dino_train.models.backbones import mean_and_std
@@ -42,18 +42,18 @@ from dino_train.recipes import DinoRecipe
 from dino_train.recipes.files import load_recipe
 from dino_train.training import trainer
 from dino_train.training.fit_to_machine import fit_to_machine
-from dino_train.training.optimizers import build_optimiser, clip_each_gradient
+from dino_train.training.optimizers import build_optimizer, clip_each_gradient
 
 TOPIC = "/camera/image_raw/compressed"
 ROUNDS = 2
 """Times that plain loop and trainer take turns."""
 
 
-def load(name: str, batch: int, pictures: int) -> DinoRecipe:
-    """A recipe that ships, with another batch, resolved for a number of pictures."""
+def load(name: str, batch: int, images: int) -> DinoRecipe:
+    """A recipe that ships, with another batch, resolved for a number of images."""
     recipe = load_recipe(name)
     assert isinstance(recipe, DinoRecipe)
-    return dataclasses.replace(recipe, batch_size=batch).resolve(pictures)[0]
+    return dataclasses.replace(recipe, batch_size=batch).resolve(images)[0]
 
 
 class Enough(Exception):
@@ -102,20 +102,20 @@ def step_alone(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     processes = Processes(0, 1, device)
     dino = fit_to_machine(Dino(recipe).to(device).train(), machine, processes)
-    optimiser = build_optimiser(recipe.optimiser, dino.student)
+    optimizer = build_optimizer(recipe.optimizer, dino.student)
     precision = choose_precision(machine, device)
     mean, std = mean_and_std(dino.student.backbone)
-    scheduled = {"teacher_temperature": 0.04, "teacher_momentum": 0.996}
+    scheduled = {"teacher_temp": 0.04, "momentum_teacher": 0.996}
     batch = next(iter(crop_loader(frames, recipe, EpochSampler(frames, recipe), 0)))
 
     def step() -> None:
-        groups = [normalise(crops, mean, std) for crops in finish_crops(batch, device)]
+        groups = [normalize(crops, mean, std) for crops in finish_crops(batch, device)]
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             loss, teacher = dino(groups, scheduled)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         clip_each_gradient(dino.student, 3.0)
-        optimiser.step()
+        optimizer.step()
         dino.after_step(teacher, scheduled)
         loss.item()
 
@@ -160,10 +160,10 @@ def measure(name: str, batch: int, steps: int, data: DataConfig, machine: Machin
     alone, operations, precision = step_alone(recipe, frames, machine, steps)
     crops = recipe.crops
     title = (
-        f"{name}, batch {batch}, 2x{crops.global_size} + {crops.local_crops}x{crops.local_size}, "
+        f"{name}, batch {batch}, 2x{crops.global_crops_size} + {crops.local_crops_number}x{crops.local_crops_size}, "
         f"{str(precision).removeprefix('torch.')}, {workers} worker(s)"
     )
-    table = Table("what", "pictures/s", "median step", "p99", "against plain", "of peak", title=title)
+    table = Table("what", "images/s", "median step", "p99", "against plain", "of peak", title=title)
     baseline = statistics.median(plain)
     peaks = {precision: matmul_peak(precision), torch.float32: matmul_peak(torch.float32)}
     for what, times, of in (
@@ -188,13 +188,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", nargs="+", default=["robot_bag", "vit_small_16"])
-    parser.add_argument("--batch", nargs="+", type=int, default=[32, 4], help="pictures per step, one for each recipe")
+    parser.add_argument("--batch", nargs="+", type=int, default=[32, 4], help="images per step, one for each recipe")
     parser.add_argument("--steps", nargs="+", type=int, default=[40, 5], help="steps of each round and recipe")
     parser.add_argument("--data", nargs="+", default=[str(TABLE)], help="what is trained on (default: the demo's bag)")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     console = Console(width=120)
-    data = DataConfig(options.data, [TOPIC] if options.data == [str(TABLE)] else [], distance=0.0)
+    data = DataConfig(options.data, [TOPIC] if options.data == [str(TABLE)] else [], near_duplicate_threshold=0.0)
     for name, batch, steps in zip(options.recipe, options.batch, options.steps, strict=True):
         console.print(measure(name, batch, steps, data, MachineConfig(compile=options.compile)))
     with tempfile.TemporaryDirectory() as folder:

@@ -17,12 +17,12 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
 
     demo = commands.add_parser("demo", help="play a recording through the nodes and look at the masks")
-    demo.add_argument("path", nargs="?", type=Path, help="bag, video or folder of pictures (default: a rendered table)")
+    demo.add_argument("path", nargs="?", type=Path, help="bag, video or folder of images (default: a rendered table)")
     demo.add_argument("--topic", help="image topic of the bag; may be left out where there is only one")
     demo.add_argument("--model", default="", help="student file, or the name of a bundled one")
     demo.add_argument("--backend", default="auto", help="engine that runs the student")
     demo.add_argument("--transport", default="raw", choices=["raw", "compressed"], help="how the camera publishes")
-    demo.add_argument("--out", type=Path, default=Path("demo_output"), help="folder for pictures and summary")
+    demo.add_argument("--out", type=Path, default=Path("demo_output"), help="folder for images and summary")
     demo.set_defaults(run=run_demo_command)
 
     info = commands.add_parser("info", help="show what a student file says of itself")
@@ -32,8 +32,8 @@ def main() -> None:
     bench = commands.add_parser("bench", help="measure how fast a student runs here, and where the time goes")
     bench.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled one")
     bench.add_argument("--backend", default="auto", help="engine that runs it")
-    bench.add_argument("--size", default="640x480", help="WIDTHxHEIGHT of the camera's pictures")
-    bench.add_argument("--runs", type=int, default=100, help="pictures to measure")
+    bench.add_argument("--size", default="640x480", help="WIDTHxHEIGHT of the camera's images")
+    bench.add_argument("--runs", type=int, default=100, help="images to measure")
     bench.add_argument("--out", type=Path, default=Path("bench_output"), help="folder for bench.json and bench.png")
     bench.set_defaults(run=run_bench)
 

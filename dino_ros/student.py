@@ -44,15 +44,15 @@ class StudentInfo:
     std: tuple[float, ...]
     """Per channel, RGB in 0 to 1; applied inside the graph."""
     precision: str
-    """Of the weights: fp32 or fp16; int8 where the matrix products are quantised."""
+    """Of the weights: fp32 or fp16; int8 where the matrix products are quantized."""
     weights: dict[str, str | int | float]
     """Where the weights came from: source, data, steps, sha256."""
-    licence: str
-    quantisation: dict[str, str | int | float] = field(default_factory=dict)
+    license: str
+    quantization: dict[str, str | int | float] = field(default_factory=dict)
     """What int8 changed, measured against the fp32 student: mean cosine of patch tokens, mask IoU, on how many frames,
     k-NN before and after where it was run. Empty for other precisions, and absent in files of before there was any."""
-    head: dict[str, str | int | float] = field(default_factory=dict)
-    """How the head was made whose output is `foreground`: its labels, data, pictures. Empty where there is none."""
+    foreground_head: dict[str, str | int | float] = field(default_factory=dict)
+    """How the head was made whose output is `foreground`: its labels, data, images. Empty where there is none."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -136,10 +136,14 @@ def _parse(path: Path, description: str) -> StudentInfo:
         raise UserError(f"The description in {path} lacks {', '.join(missing)}: export the student again.")
     wrong = [
         *(name for name in ("patch_size", "embed_dim", "heads", "height", "width") if not _is_count(values[name])),
-        *(name for name in ("architecture", "precision", "licence") if not isinstance(values[name], str)),
+        *(name for name in ("architecture", "precision", "license") if not isinstance(values[name], str)),
         *(name for name in ("mean", "std") if not isinstance(values[name], list) or len(values[name]) != 3),
         *(["registers"] if not _is_count(values["registers"], least=0) else []),
-        *(name for name in ("weights", "quantisation", "head") if not isinstance(values.get(name, {}), dict)),
+        *(
+            name
+            for name in ("weights", "quantization", "foreground_head")
+            if not isinstance(values.get(name, {}), dict)
+        ),
     ]
     if wrong:
         given = ", ".join(f"{name} {values[name]!r}" for name in wrong)
@@ -160,7 +164,7 @@ def _check_contract(path: Path, info: StudentInfo, session: onnxruntime.Inferenc
         "features": ("tensor(float)", [*grid, info.embed_dim]),
         "attention": ("tensor(float)", [info.heads, *grid]),
         "embedding": ("tensor(float)", [info.embed_dim]),
-        **({"foreground": ("tensor(float)", grid)} if info.head else {}),
+        **({"foreground": ("tensor(float)", grid)} if info.foreground_head else {}),
     }
     inputs = [node.name for node in session.get_inputs()]
     if inputs != ["images"]:
@@ -174,6 +178,6 @@ def _check_contract(path: Path, info: StudentInfo, session: onnxruntime.Inferenc
             raise UserError(f"{path} has no input or output {name!r}: export the student again.")
         if present[name] != (kind, shape):
             raise UserError(
-                f"{name} of {path} is {present[name][0]} {present[name][1]} per picture, but {kind} {shape} is "
+                f"{name} of {path} is {present[name][0]} {present[name][1]} per image, but {kind} {shape} is "
                 "described: export the student again."
             )

@@ -14,7 +14,7 @@ from dino_train.recipes.files import find_recipe
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "data": (data, "show what training would see"),
-    "pretrain": (pretrain, "learn from pictures, without labels"),
+    "pretrain": (pretrain, "learn from images, without labels"),
     "compare": (compare, "run several recipes on one budget, and compare them"),
     "distill": (distill, "teach a small student what a large one sees"),
     "export": (export, "write a student file for dino_ros"),
@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> None:
     """Parse the command line and do what it says."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the recipe's fields explain themselves in --help
     parser = ArgumentParser(
-        prog="dino-train", description="Pretrain, evaluate and export DINO students from pictures without labels."
+        prog="dino-train", description="Pretrain, evaluate and export DINO students from images without labels."
     )
     subcommands = parser.add_subcommands(required=True, dest="command")
     parsers = {name: module.parser() for name, (module, _) in COMMANDS.items()}

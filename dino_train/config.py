@@ -12,23 +12,23 @@ from typing import Literal
 
 from dino_ros.errors import UserError
 
-DEFAULT_DISTANCE = 4.0
-"""Grey levels by which a frame must differ from the one kept before (`data/selection.py` says where). Just above what
-noise does: frames of a scene at rest with noise of 10 grey levels differ by 3 at 320x240."""
+NEAR_DUPLICATE_THRESHOLD = 4.0
+"""Gray levels by which a frame must differ from the one kept before (`data/selection.py` says where). Just above what
+noise does: frames of a scene at rest with noise of 10 gray levels differ by 3 at 320x240."""
 
 
 @dataclass
 class DataConfig:
-    """Where the pictures come from."""
+    """Where the images come from."""
 
     paths: list[str]
-    """Bags, folders of pictures, tar shards and videos."""
+    """Bags, folders of images, tar shards and videos."""
     topics: list[str] = field(default_factory=list)
     """Image topics of bags; every one where none is named."""
     weights: dict[str, float] = field(default_factory=dict)
-    """How often pictures are drawn, by path or topic; 1 where nothing is said."""
-    distance: float = DEFAULT_DISTANCE
-    """Frames of bags and videos nearer than this to the one kept before are left out, in grey levels; 0 keeps all."""
+    """How often images are drawn, by path or topic; 1 where nothing is said."""
+    near_duplicate_threshold: float = NEAR_DUPLICATE_THRESHOLD
+    """Frames of bags and videos nearer than this to the one kept before are left out, in gray levels; 0 keeps all."""
 
     def absolute(self) -> DataConfig:
         """Return the same, to be found from any working directory."""
@@ -42,12 +42,12 @@ class EvaluationConfig:
 
     every: float = 10
     """Epochs between checkpoints that are kept and evaluated; 0 keeps and evaluates none."""
-    beside: bool = True
+    while_training: bool = True
     """Evaluate while the run goes on; false: once it has ended, where cores are few and speed is compared."""
     knn: str | None = None
-    """Folder with `train/<class>/` and `val/<class>/` pictures for k-NN."""
+    """Folder with `train/<class>/` and `val/<class>/` images for k-NN."""
     frames: list[str] = field(default_factory=list)
-    """Pictures whose attention is drawn (default: six of the data)."""
+    """Images whose attention is drawn (default: six of the data)."""
 
     def absolute(self) -> EvaluationConfig:
         """Return the same, to be found from any working directory."""
@@ -62,7 +62,7 @@ class ComparisonConfig:
     size: str = ""
     """HxW of the students that are exported and timed (default: the global crop); multiples of the patch."""
     data: str | None = None
-    """Bag or folder of pictures that were not trained on (default: frames of the training data)."""
+    """Bag or folder of images that were not trained on (default: frames of the training data)."""
     topic: str | None = None
     """Image topic of that bag."""
     masks: str | None = None

@@ -1,4 +1,4 @@
-"""Render the log of a robot's camera over a table: a rosbag2 with pictures, ground-truth masks and object poses.
+"""Render the log of a robot's camera over a table: a rosbag2 with images, ground-truth masks and object poses.
 
     python examples/render_table.py OUT --seconds 20 --rate 15 --seed 0 --size 320x240
 
@@ -9,7 +9,7 @@ they move and when they go. The scene is a function of time, so a bag of another
     /camera/camera_info              sensor_msgs/CameraInfo
     /ground_truth/mask/compressed    sensor_msgs/CompressedImage, PNG mono8: 0 background, 1..n the objects
     /ground_truth/poses              geometry_msgs/PoseArray in the camera's optical frame (x right, y down, z forward,
-                                     metres), in the order of the mask's numbers
+                                     meters), in the order of the mask's numbers
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from rich.progress import track
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-TABLE = (0.70, 0.50)  # half sizes of the table's top, metres
-TABLE_COLOUR, FLOOR_COLOUR = (176, 152, 122), (96, 98, 102)
+TABLE = (0.70, 0.50)  # half sizes of the table's top, meters
+TABLE_COLOR, FLOOR_COLOR = (176, 152, 122), (96, 98, 102)
 FIELD_OF_VIEW = 46.0  # degrees, vertical
 START = 1_700_000_000_000_000_000  # stamp of the first frame, nanoseconds
 SLOTS = 4  # objects on the table at once, at most
-REACH = (0.30, 0.20)  # objects stay within these half sizes around the table's middle, metres
+REACH = (0.30, 0.20)  # objects stay within these half sizes around the table's middle, meters
 SHAPES = 1000  # of pybullet_data's random_urdfs
 
 
@@ -49,13 +49,13 @@ class Visit:
 
     arrives: float
     leaves: float
-    path: NDArray[np.float64]  # [2, 2]: it is put down at the first place and pushed to the second, metres
+    path: NDArray[np.float64]  # [2, 2]: it is put down at the first place and pushed to the second, meters
     pushed: tuple[float, float]  # from when to when, seconds
     yaw: tuple[float, float]  # radians, before and after the push
     tilt: tuple[float, float]  # roll and pitch it rests in, radians
-    size: float  # longest side, metres
+    size: float  # longest side, meters
     shape: int  # below SHAPES a random_urdf, else a primitive
-    colour: tuple[float, float, float]
+    color: tuple[float, float, float]
 
 
 def plan_visits(seconds: float, rng: np.random.Generator) -> list[Visit]:
@@ -87,7 +87,7 @@ def plan_visits(seconds: float, rng: np.random.Generator) -> list[Visit]:
                 tilt=(math.pi / 2 * rng.integers(4), math.pi / 2 * rng.integers(2)),
                 size=size,
                 shape=int(rng.integers(SHAPES + 300)),
-                colour=(bgr[2] / 255, bgr[1] / 255, bgr[0] / 255),
+                color=(bgr[2] / 255, bgr[1] / 255, bgr[0] / 255),
             )
         )
     return visits
@@ -133,10 +133,10 @@ def write_textures(folder: Path) -> tuple[str, str]:
     grain = 7 * np.sin(60 * y) + 60 * fibres
     speckle = cv2.GaussianBlur(rng.normal(0, 60, (512, 512)), (0, 0), 1.5)
     files = []
-    for name, colour, pattern in (("table", TABLE_COLOUR, grain), ("floor", FLOOR_COLOUR, speckle)):
-        picture = np.clip(np.array(colour[::-1]) + pattern[..., None], 0, 255).astype(np.uint8)
+    for name, color, pattern in (("table", TABLE_COLOR, grain), ("floor", FLOOR_COLOR, speckle)):
+        image = np.clip(np.array(color[::-1]) + pattern[..., None], 0, 255).astype(np.uint8)
         files.append(str(folder / f"{name}.png"))
-        cv2.imwrite(files[-1], picture)
+        cv2.imwrite(files[-1], image)
     return files[0], files[1]
 
 
@@ -171,7 +171,7 @@ class Scene:
             body = pybullet.loadURDF(path, globalScaling=visit.size / (np.subtract(high, low).max()))
         else:
             body = self._primitive(visit)
-        pybullet.changeVisualShape(body, -1, rgbaColor=(*visit.colour, 1))
+        pybullet.changeVisualShape(body, -1, rgbaColor=(*visit.color, 1))
         rotation = pybullet.getQuaternionFromEuler((*visit.tilt, 0))
         pybullet.resetBasePositionAndOrientation(body, (0, 0, 0), rotation)
         return body, -pybullet.getAABB(body)[0][2]
@@ -228,9 +228,9 @@ class Scene:
         return view
 
     def render(self, time: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[Any]]:
-        """Picture RGB [H, W, 3], mask [H, W] with 1..n for the objects, and their poses as seen by the camera.
+        """Image RGB [H, W, 3], mask [H, W] with 1..n for the objects, and their poses as seen by the camera.
 
-        A pose is a position (metres) and a quaternion (x, y, z, w) in the optical frame.
+        A pose is a position (meters) and a quaternion (x, y, z, w) in the optical frame.
         """
         bodies = self._move(time)
         aspect = self.width / self.height
@@ -269,7 +269,7 @@ def messages(scene: Scene, seconds: float, rate: float) -> Iterator[tuple[int, d
     compressed = types["sensor_msgs/msg/CompressedImage"]
     point, quaternion = types["geometry_msgs/msg/Point"], types["geometry_msgs/msg/Quaternion"]
     focal = scene.height / 2 / math.tan(math.radians(FIELD_OF_VIEW / 2))
-    # The renderer's principal point, measured with pixel centres at whole numbers.
+    # The renderer's principal point, measured with pixel centers at whole numbers.
     k = np.array([focal, 0, scene.width / 2, 0, focal, scene.height / 2 - 1, 0, 0, 1.0])
     p = np.insert(k, [3, 6, 9], 0.0)
     region = types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)

@@ -27,7 +27,7 @@ PASSED_ON = ("model", "backend", "namespace", "params_file", "log_level")
 def generate_launch_description() -> LaunchDescription:
     profile = profile_environment(SHARE / "config" / "fastdds.xml", os.environ)
     arguments = [
-        DeclareLaunchArgument("bag", description="Bag, video or folder of pictures to play."),
+        DeclareLaunchArgument("bag", description="Bag, video or folder of images to play."),
         DeclareLaunchArgument("topic", default_value="", description="Image topic of the bag; may be left out where "
                               "there is only one."),
         DeclareLaunchArgument("rate", default_value="0.0", description="Frames per second; 0 as recorded."),

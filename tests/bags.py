@@ -1,4 +1,4 @@
-"""Small bags with pictures that are known."""
+"""Small bags with images that are known."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ Fields = tuple[str, tuple[Any, ...]]
 
 
 def write_bag(path: Path, storage: str = "mcap", frames: int = 5, broken: int | None = None) -> list[NDArray[np.uint8]]:
-    """Write a rosbag2 and return its pictures, RGB [48, 64, 3].
+    """Write a rosbag2 and return its images, RGB [48, 64, 3].
 
     Topics: /raw (bgr8, padded rows), /compressed (PNG), both at 10 Hz from stamp 1 s, and /text (String). The
-    compressed picture number `broken` does not decode.
+    compressed image number `broken` does not decode.
     """
     store = get_typestore(Stores.ROS2_JAZZY)
     types = store.types
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(frames)]
+    images = [rng.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(frames)]
     with Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()]) as writer:
 
         def connect(topic: str, kind: str) -> object:
@@ -35,12 +35,12 @@ def write_bag(path: Path, storage: str = "mcap", frames: int = 5, broken: int | 
         raw = connect("/raw", "sensor_msgs/msg/Image")
         compressed = connect("/compressed", "sensor_msgs/msg/CompressedImage")
         text = connect("/text", "std_msgs/msg/String")
-        for number, picture in enumerate(pictures):
+        for number, image in enumerate(images):
             time = 1_000_000_000 + number * 100_000_000
             stamp = types["builtin_interfaces/msg/Time"](*divmod(time, 1_000_000_000))
             header = types["std_msgs/msg/Header"](stamp, "camera")
-            padded = np.hstack([picture[:, :, ::-1].reshape(48, -1), np.zeros((48, 8), np.uint8)])
-            png = cv2.imencode(".png", picture[:, :, ::-1])[1].ravel()
+            padded = np.hstack([image[:, :, ::-1].reshape(48, -1), np.zeros((48, 8), np.uint8)])
+            png = cv2.imencode(".png", image[:, :, ::-1])[1].ravel()
             png = png if number != broken else png[:50].copy()
             for connection, message in (
                 (raw, types["sensor_msgs/msg/Image"](header, 48, 64, "bgr8", 0, 200, padded.reshape(-1))),
@@ -48,7 +48,7 @@ def write_bag(path: Path, storage: str = "mcap", frames: int = 5, broken: int | 
                 (text, types["std_msgs/msg/String"]("hello")),
             ):
                 writer.write(connection, time, store.serialize_cdr(message, message.__msgtype__))
-    return pictures
+    return images
 
 
 def raw(encoding: str, pixels: NDArray[Any]) -> Fields:
@@ -59,7 +59,7 @@ def raw(encoding: str, pixels: NDArray[Any]) -> Fields:
 
 
 def encoded(ending: str, rgb: NDArray[np.uint8]) -> Fields:
-    """CompressedImage message of a picture [H, W, 3] as a file of that ending."""
+    """CompressedImage message of an image [H, W, 3] as a file of that ending."""
     data = cv2.imencode(f".{ending}", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].ravel()
     return "sensor_msgs/msg/CompressedImage", (ending, data)
 

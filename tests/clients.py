@@ -56,7 +56,7 @@ class Client(Node):
             rclpy.spin_once(self, timeout_sec=0.05)
 
     def send(self, number: int, rgb: NDArray[np.uint8], **fields: Any) -> Image:
-        """Publish a picture with the stamp `number` milliseconds; `fields` replace those of the message."""
+        """Publish an image with the stamp `number` milliseconds; `fields` replace those of the message."""
         message = rgb_message(rgb, header(number, f"camera {number}"))
         for name, value in fields.items():
             setattr(message, name, value)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def slow_boundary(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Pixels that differ from a neighbour to the right, below or diagonally; there is none beyond the border."""
+    """Pixels that differ from a neighbor to the right, below or diagonally; there is none beyond the border."""
     height, width = mask.shape
     return [
         (y, x)

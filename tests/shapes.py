@@ -1,4 +1,4 @@
-"""Rendered pictures with an object of one of a few kinds: small data on which a short run must learn something."""
+"""Rendered images with an object of one of a few kinds: small data on which a short run must learn something."""
 
 from pathlib import Path
 
@@ -10,27 +10,27 @@ KINDS = 4
 
 
 def render_shape(kind: int, rng: np.random.Generator, size: int = 48) -> NDArray[np.uint8]:
-    """A coloured shape on a noisy ground, RGB [size, size, 3]: disc, square, cross or ring, each in its own hue."""
+    """A colored shape on a noisy ground, RGB [size, size, 3]: disc, square, cross or ring, each in its own hue."""
     ground = rng.normal(90, 12, (size, size, 3))
     hue = 20 + kind * 40 + rng.uniform(-10, 10)
-    colour = cv2.cvtColor(np.array([[[hue, 220, 230]]], np.uint8), cv2.COLOR_HSV2RGB)[0, 0].tolist()
-    centre = tuple(int(v) for v in rng.integers(size * 0.4, size * 0.6, 2))
+    color = cv2.cvtColor(np.array([[[hue, 220, 230]]], np.uint8), cv2.COLOR_HSV2RGB)[0, 0].tolist()
+    center = tuple(int(v) for v in rng.integers(size * 0.4, size * 0.6, 2))
     radius = int(rng.integers(size * 0.22, size * 0.32))
-    picture = np.ascontiguousarray(ground.clip(0, 255).astype(np.uint8))
+    image = np.ascontiguousarray(ground.clip(0, 255).astype(np.uint8))
     if kind == 0:
-        cv2.circle(picture, centre, radius, colour, -1)
+        cv2.circle(image, center, radius, color, -1)
     elif kind == 1:
-        corner = tuple(c - radius for c in centre)
-        cv2.rectangle(picture, corner, tuple(c + radius for c in centre), colour, -1)
+        corner = tuple(c - radius for c in center)
+        cv2.rectangle(image, corner, tuple(c + radius for c in center), color, -1)
     elif kind == 2:
-        cv2.drawMarker(picture, centre, colour, cv2.MARKER_CROSS, 2 * radius, size // 8)
+        cv2.drawMarker(image, center, color, cv2.MARKER_CROSS, 2 * radius, size // 8)
     else:
-        cv2.circle(picture, centre, radius, colour, size // 10)
-    return picture
+        cv2.circle(image, center, radius, color, size // 10)
+    return image
 
 
 def write_shapes(folder: Path, count: int) -> Path:
-    """Write that many pictures, of every kind in turn; returns the folder."""
+    """Write that many images, of every kind in turn; returns the folder."""
     rng = np.random.default_rng(0)
     for number in range(count):
         cv2.imwrite(str(folder / f"{number:04d}.png"), render_shape(number % KINDS, rng)[:, :, ::-1])

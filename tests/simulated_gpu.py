@@ -117,7 +117,7 @@ class SimulatedCuda:
 
 
 class SimulatedEngine:
-    """In place of ICudaEngine: computes in `backend`, for batches of up to `largest` of pictures [32, 48, 3]."""
+    """In place of ICudaEngine: computes in `backend`, for batches of up to `largest` of images [32, 48, 3]."""
 
     def __init__(self, cuda: SimulatedCuda, backend: Backend, largest: int, capturable: bool = True) -> None:
         self.cuda, self.backend, self.largest, self.capturable = cuda, backend, largest, capturable
@@ -187,8 +187,8 @@ class SimulatedContext:
         return np.frombuffer(memory, dtype=dtype, count=int(np.prod(shape))).reshape(shape)
 
 
-def simulated_flavour(name: str, load: Callable[[bytes], SimulatedEngine | None]) -> Any:
-    """In place of tensorrt_build.Flavour; `load` makes an engine of its bytes."""
+def simulated_variant(name: str, load: Callable[[bytes], SimulatedEngine | None]) -> Any:
+    """In place of tensorrt_build.Variant; `load` makes an engine of its bytes."""
     errors: list[str] = []
     trt = SimpleNamespace(
         __version__="10.3.0",

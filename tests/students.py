@@ -23,14 +23,14 @@ INFO = StudentInfo(
     std=(0.25, 0.25, 0.25),
     precision="fp32",
     weights={"source": "none"},
-    licence="Apache-2.0",
+    license="Apache-2.0",
 )
 
 
 def expected(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
-    """What the student answers to [B, 32, 48, 3], in float64: each patch's mean colour, softmaxed and averaged."""
-    normalised = (images / 255.0 - 0.5) / 0.25
-    features = normalised.reshape(len(images), 4, 8, 6, 8, 3).mean(axis=(2, 4))
+    """What the student answers to [B, 32, 48, 3], in float64: each patch's mean color, softmaxed and averaged."""
+    normalized = (images / 255.0 - 0.5) / 0.25
+    features = normalized.reshape(len(images), 4, 8, 6, 8, 3).mean(axis=(2, 4))
     exponentials = np.exp(features - features.max(axis=(1, 2), keepdims=True))
     attention = exponentials / exponentials.sum(axis=(1, 2), keepdims=True)
     return {
@@ -46,8 +46,8 @@ def write_student(path: Path, info: StudentInfo = INFO, description: str | None 
     nodes = [
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["float", "scale"], ["scaled"]),
-        helper.make_node("Sub", ["scaled", "shift"], ["normalised"]),
-        helper.make_node("Transpose", ["normalised"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Sub", ["scaled", "shift"], ["normalized"]),
+        helper.make_node("Transpose", ["normalized"], ["planes"], perm=[0, 3, 1, 2]),
         helper.make_node("AveragePool", ["planes"], ["patches"], kernel_shape=[8, 8], strides=[8, 8]),
         helper.make_node("Transpose", ["patches"], ["features"], perm=[0, 2, 3, 1]),
         helper.make_node("Reshape", ["patches", "flat"], ["tokens"]),

@@ -40,9 +40,9 @@ def cubic_matrix(old: int, new: int) -> Array:
     """Bicubic interpolation along one axis (Keys 1981, a = -0.75), with the reference's step old / (new + 0.1)."""
     a, matrix = -0.75, np.zeros((new, old))
     for i in range(new):
-        centre = (i + 0.5) * old / (new + 0.1) - 0.5
-        for tap in range(math.floor(centre) - 1, math.floor(centre) + 3):
-            x = abs(centre - tap)
+        center = (i + 0.5) * old / (new + 0.1) - 0.5
+        for tap in range(math.floor(center) - 1, math.floor(center) + 3):
+            x = abs(center - tap)
             near, far = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * (x**3 - 5 * x**2 + 8 * x - 4)
             matrix[i, min(max(tap, 0), old - 1)] += near if x <= 1 else far
     return matrix
@@ -205,10 +205,10 @@ def test_a_vit_is_copied_stored_compiled_and_checkpointed_as_it_is() -> None:
 def rotation(rows: int, columns: int, dim: int) -> tuple[Array, Array]:
     """Cosine and sine, [rows * columns, dim], of DINOv3's rotary embedding (Siméoni et al. 2025, section 3.2).
 
-    Patch centres in [-1, 1] by row and by column, periods 100^(4i / dim), the two halves of a head turned together.
+    Patch centers in [-1, 1] by row and by column, periods 100^(4i / dim), the two halves of a head turned together.
     """
-    centres = [2 * (np.arange(n) + 0.5) / n - 1 for n in (rows, columns)]
-    grid = np.stack(np.meshgrid(*centres, indexing="ij"), axis=-1).reshape(-1, 2, 1)
+    centers = [2 * (np.arange(n) + 0.5) / n - 1 for n in (rows, columns)]
+    grid = np.stack(np.meshgrid(*centers, indexing="ij"), axis=-1).reshape(-1, 2, 1)
     angles = 2 * np.pi * grid / 100 ** (4 * np.arange(dim // 4) / dim)
     angles = np.tile(angles.reshape(len(grid), -1), 2)
     return np.cos(angles), np.sin(angles)

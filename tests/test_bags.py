@@ -28,15 +28,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "dino_train"
 
 
-def picture(width: int = 160, height: int = 120) -> NDArray[np.uint8]:
+def image(width: int = 160, height: int = 120) -> NDArray[np.uint8]:
     return RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def two_topics(count: int = 40) -> dict[str, list[Fields]]:
     """Big enough for several chunks of a megabyte."""
     return {
-        "/raw": [raw("rgb8", picture()) for _ in range(count)],
-        "/jpeg": [encoded("jpg", picture()) for _ in range(count - 3)],
+        "/raw": [raw("rgb8", image()) for _ in range(count)],
+        "/jpeg": [encoded("jpg", image()) for _ in range(count - 3)],
     }
 
 
@@ -98,15 +98,15 @@ def test_a_bag_in_several_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        *(raw(f"bayer_{pattern}8", picture()[:, :, 0]) for pattern in ("rggb", "bggr", "gbrg", "grbg")),
-        raw("bayer_rggb16", picture()[:, :, :2]),
-        raw("yuv422", picture()[:, :, :2]),
-        raw("yuv422_yuy2", picture()[:, :, :2]),
-        raw("mono8", picture()[:, :, 0]),
-        raw("mono16", picture()[:, :, :2]),
-        raw("bgr8", picture()),
-        encoded("jpg", picture()),
-        encoded("png", picture()),
+        *(raw(f"bayer_{pattern}8", image()[:, :, 0]) for pattern in ("rggb", "bggr", "gbrg", "grbg")),
+        raw("bayer_rggb16", image()[:, :, :2]),
+        raw("yuv422", image()[:, :, :2]),
+        raw("yuv422_yuy2", image()[:, :, :2]),
+        raw("mono8", image()[:, :, 0]),
+        raw("mono16", image()[:, :, :2]),
+        raw("bgr8", image()),
+        encoded("jpg", image()),
+        encoded("png", image()),
     ],
     ids=lambda value: value[1][2] if len(value[1]) > 2 else value[1][0],
 )
@@ -118,29 +118,29 @@ def test_every_encoding_through_a_bag(tmp_path: Path, storage: str, fields: Fiel
     np.testing.assert_array_equal(open_bag_frames(path)[0][0][0], expected)
 
 
-def test_topics_that_are_no_pictures_are_left_out_by_name(tmp_path: Path) -> None:
-    depth = raw("16UC1", picture()[:, :, :2])
+def test_topics_that_are_no_images_are_left_out_by_name(tmp_path: Path) -> None:
+    depth = raw("16UC1", image()[:, :, :2])
     compressed_depth = ("sensor_msgs/msg/CompressedImage", ("16UC1; compressedDepth png", np.zeros(9, np.uint8)))
-    topics = {"/colour": [raw("rgb8", picture())], "/depth": [depth], "/packed_depth": [compressed_depth]}
+    topics = {"/color": [raw("rgb8", image())], "/depth": [depth], "/packed_depth": [compressed_depth]}
     path = write_topics(tmp_path / "bag", topics)
     sources, left_out = open_bag_frames(path)
-    assert [source.topic for source in sources] == ["/colour"]
-    assert "'16UC1' is not a picture" in left_out["/depth"]
+    assert [source.topic for source in sources] == ["/color"]
+    assert "'16UC1' is not an image" in left_out["/depth"]
     assert "holds depth" in left_out["/packed_depth"]
-    with pytest.raises(UserError, match=r"/depth of .* holds no pictures .*16UC1"):
+    with pytest.raises(UserError, match=r"/depth of .* holds no images .*16UC1"):
         open_bag_frames(path, ["/depth"])
     write_bag(tmp_path / "other")
-    assert open_bag_frames(tmp_path / "other")[1] == {"/text": "it is of type std_msgs/msg/String, not of pictures"}
+    assert open_bag_frames(tmp_path / "other")[1] == {"/text": "it is of type std_msgs/msg/String, not of images"}
 
 
 @pytest.mark.parametrize("broken", [0, 3])
 def test_a_broken_message_is_named_and_the_others_are_read(tmp_path: Path, broken: int) -> None:
-    pictures = write_bag(tmp_path / "bag", frames=6, broken=broken)
+    images = write_bag(tmp_path / "bag", frames=6, broken=broken)
     source = open_bag_frames(tmp_path / "bag", ["/compressed"])[0][0]
     with pytest.raises(UserError, match=rf"topic /compressed, message at 1{broken}00000000 ns: .* does not decode"):
         source[broken]
     for number in {0, 1, 3, 5} - {broken}:
-        np.testing.assert_array_equal(source[number], pictures[number])
+        np.testing.assert_array_equal(source[number], images[number])
 
 
 def test_a_file_cut_short_after_it_was_indexed(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_file_cut_short_after_it_was_indexed(tmp_path: Path) -> None:
 
 
 def test_whole_files_compressed_are_refused_without_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_topics(tmp_path / "bag", {"/camera": [raw("rgb8", picture())]}, compression="file")
+    path = write_topics(tmp_path / "bag", {"/camera": [raw("rgb8", image())]}, compression="file")
     monkeypatch.setattr(index, "open_bag", None)
     with pytest.raises(UserError, match="compressed as whole files"):
         open_bag_frames(path)
@@ -216,5 +216,5 @@ def test_real_recording(test_data: Path) -> None:
         messages = list(reader.messages([c for c in reader.connections if c.topic == source.topic]))
     for number in (94, 0, 50):
         data = store.deserialize_cdr(messages[number][2], source._type).data  # type: ignore[attr-defined]
-        grey = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
-        np.testing.assert_array_equal(source[number], np.dstack([grey] * 3))
+        gray = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+        np.testing.assert_array_equal(source[number], np.dstack([gray] * 3))

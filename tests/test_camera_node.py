@@ -35,7 +35,7 @@ def client(ros: None) -> Iterator[Client]:
 @pytest.mark.parametrize("topic", ["/raw", "/compressed"])
 @pytest.mark.parametrize("transport", ["raw", "compressed"])
 def test_a_bag_is_played_as_it_was_recorded(client: Client, tmp_path: Path, topic: str, transport: str) -> None:
-    pictures = write_bag(tmp_path / "bag", frames=6)
+    images = write_bag(tmp_path / "bag", frames=6)
     kind = Image if transport == "raw" else CompressedImage
     received: list[Image | CompressedImage] = []
     name = "/image_raw" if transport == "raw" else "/image_raw/compressed"
@@ -47,10 +47,10 @@ def test_a_bag_is_played_as_it_was_recorded(client: Client, tmp_path: Path, topi
     assert [stamp_of(message) for message in received] == STAMPS
     assert {message.header.frame_id for message in received} == {"camera"}
     lossless = not (topic == "/raw" and transport == "compressed")  # that one becomes JPEG
-    for message, picture in zip(received, pictures, strict=True):
+    for message, image in zip(received, images, strict=True):
         if lossless:
-            np.testing.assert_array_equal(to_rgb(message), picture)
-        assert to_rgb(message).shape == picture.shape
+            np.testing.assert_array_equal(to_rgb(message), image)
+        assert to_rgb(message).shape == image.shape
     if topic == "/raw" and transport == "raw":
         assert (received[0].encoding, received[0].step) == ("bgr8", 200)  # unchanged, padding included
 

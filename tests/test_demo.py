@@ -1,4 +1,4 @@
-"""The demo command, whole: processes, DDS, pictures and numbers."""
+"""The demo command, whole: processes, DDS, images and numbers."""
 
 import json
 import subprocess

@@ -9,13 +9,15 @@ torch = pytest.importorskip("torch")
 
 from dino_train.objectives.collapse import effective_rank  # noqa: E402
 from dino_train.objectives.dino import Dino, DinoHead, dino_loss  # noqa: E402
-from dino_train.objectives.networks import follow  # noqa: E402
+from dino_train.objectives.networks import update_ema  # noqa: E402
 from dino_train.objectives.schedules import cosine_schedule, linear_schedule, warmup_cosine_schedule  # noqa: E402
 from dino_train.recipes import BackboneConfig, CropsConfig, DinoConfig, DinoRecipe  # noqa: E402
 
 TINY = DinoRecipe(
-    backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.0),
-    crops=CropsConfig(global_size=32, local_size=16, local_crops=3),
+    backbone=BackboneConfig(
+        "vit_tiny_patch16_224", patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path_rate=0.0
+    ),
+    crops=CropsConfig(global_crops_size=32, local_crops_size=16, local_crops_number=3),
     dino=DinoConfig(out_dim=48, hidden_dim=24, bottleneck_dim=12),
 )
 
@@ -26,16 +28,16 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def random_groups(batch: int = 4) -> list[torch.Tensor]:
-    """Two global and three local crops of each picture, crop by crop."""
+    """Two global and three local crops of each image, crop by crop."""
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(n * batch, 3, size, size, generator=generator) for n, size in ((2, 32), (3, 16))]
 
 
-def reference_loss(teacher: np.ndarray, student: np.ndarray, centre: np.ndarray, tau_t: float, tau_s: float) -> float:
+def reference_loss(teacher: np.ndarray, student: np.ndarray, center: np.ndarray, tau_t: float, tau_s: float) -> float:
     """Equation 3: teacher [2, B, K] and student [crops, B, K] logits; every pair of different crops counts alike."""
     terms = []
     for t in range(2):
-        target = softmax((teacher[t] - centre) / tau_t)
+        target = softmax((teacher[t] - center) / tau_t)
         for s in range(len(student)):
             if s != t:
                 terms.append(-(target * np.log(softmax(student[s] / tau_s))).sum(axis=-1).mean())
@@ -44,21 +46,21 @@ def reference_loss(teacher: np.ndarray, student: np.ndarray, centre: np.ndarray,
 
 def test_loss_is_the_papers_formula() -> None:
     rng = np.random.default_rng(0)
-    teacher, student, centre = (
+    teacher, student, center = (
         rng.normal(size=(2, 5, 16)),
         rng.normal(size=(6, 5, 16)),
         rng.normal(size=(1, 16)),
     )
-    targets = [torch.from_numpy(softmax((logits - centre) / 0.04)) for logits in teacher]
+    targets = [torch.from_numpy(softmax((logits - center) / 0.04)) for logits in teacher]
     loss = dino_loss(targets, [torch.from_numpy(logits) for logits in student], 0.1)
-    assert loss.item() == pytest.approx(reference_loss(teacher, student, centre, 0.04, 0.1), rel=1e-12)
+    assert loss.item() == pytest.approx(reference_loss(teacher, student, center, 0.04, 0.1), rel=1e-12)
 
 
-def test_whole_objective_loss_entropy_and_centre() -> None:
-    """The module's loss equals the formula on its own networks' outputs, crop by crop; its centre moves by eq. 4."""
+def test_whole_objective_loss_entropy_and_center() -> None:
+    """The module's loss equals the formula on its own networks' outputs, crop by crop; its center moves by eq. 4."""
     torch.manual_seed(0)
     dino = Dino(TINY)
-    dino.centre.normal_()
+    dino.center.normal_()
     with torch.no_grad():
         for parameter in dino.student.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))  # so that student and teacher differ
@@ -70,10 +72,10 @@ def test_whole_objective_loss_entropy_and_centre() -> None:
 
     teacher = np.stack([logits(dino.teacher, crop) for crop in crops[:2]])
     student = np.stack([logits(dino.student, crop) for crop in crops])
-    before = dino.centre.double().numpy().copy()
-    loss, said = dino(groups, {"teacher_temperature": 0.05})
+    before = dino.center.double().numpy().copy()
+    loss, said = dino(groups, {"teacher_temp": 0.05})
     health = dino.health(loss, said)
-    dino.update_centre(said.logits)
+    dino.update_center(said.logits)
 
     assert loss.item() == health["loss"] == pytest.approx(reference_loss(teacher, student, before, 0.05, 0.1), rel=1e-5)
     targets = softmax((teacher - before) / 0.05)
@@ -82,9 +84,9 @@ def test_whole_objective_loss_entropy_and_centre() -> None:
     mean = targets.reshape(-1, 48).mean(axis=0)
     assert health["marginal_entropy"] == pytest.approx(-(mean * np.log(mean)).sum(), rel=1e-5)
     assert health["kl"] == pytest.approx(loss.item() - entropy, rel=1e-4)
-    assert health["centre_norm"] == pytest.approx(np.linalg.norm(before), rel=1e-5)
+    assert health["center_norm"] == pytest.approx(np.linalg.norm(before), rel=1e-5)
     expected = 0.9 * before + 0.1 * teacher.reshape(-1, 48).mean(axis=0)
-    np.testing.assert_allclose(dino.centre.numpy(), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(dino.center.numpy(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_loss_is_float32_under_autocast() -> None:
@@ -92,7 +94,7 @@ def test_the_loss_is_float32_under_autocast() -> None:
     torch.manual_seed(0)
     dino = Dino(TINY)
     with torch.autocast("cpu", torch.bfloat16):
-        loss, said = dino(random_groups(), {"teacher_temperature": 0.015})
+        loss, said = dino(random_groups(), {"teacher_temp": 0.015})
     assert loss.dtype == said.logits.dtype == torch.float32
     steps = said.logits.flatten().sort().values.diff()
     assert (steps[steps > 0] < 2**-9).any(), "the logits are finer than bf16 could hold"
@@ -122,7 +124,7 @@ def test_only_the_student_learns_and_the_teacher_follows() -> None:
     for (name, s), t in zip(dino.student.named_parameters(), dino.teacher.parameters(), strict=True):
         assert torch.equal(s, t), f"{name} differs at the start"
         assert s is not t
-    loss, _ = dino(random_groups(), {"teacher_temperature": 0.04})
+    loss, _ = dino(random_groups(), {"teacher_temp": 0.04})
     loss.backward()
     assert all(p.grad is None for p in dino.teacher.parameters())
     assert all(p.grad is not None for p in dino.student.parameters() if p.requires_grad)
@@ -130,23 +132,23 @@ def test_only_the_student_learns_and_the_teacher_follows() -> None:
     with torch.no_grad():
         for p in dino.student.parameters():
             p.add_(torch.randn_like(p))
-    follow(dino.teacher, dino.student, 0.99)
+    update_ema(dino.teacher, dino.student, 0.99)
     for old, s, new in zip(before, dino.student.parameters(), dino.teacher.parameters(), strict=True):
         torch.testing.assert_close(new.double(), 0.99 * old + 0.01 * s.double(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm_last_layer", [True, False])
-def test_last_layer_is_weight_normalised(norm_last_layer: bool) -> None:
+def test_last_layer_is_weight_normalized(norm_last_layer: bool) -> None:
     head = DinoHead(8, DinoConfig(out_dim=20, hidden_dim=16, bottleneck_dim=6, norm_last_layer=norm_last_layer))
-    optimiser = torch.optim.SGD([p for p in head.parameters() if p.requires_grad], lr=10.0)
+    optimizer = torch.optim.SGD([p for p in head.parameters() if p.requires_grad], lr=10.0)
     head(torch.randn(4, 8)).square().sum().backward()
-    optimiser.step()
+    optimizer.step()
     norms = head.last_layer.weight.norm(dim=1)
     assert torch.allclose(norms, torch.ones(20), atol=1e-5) == norm_last_layer
 
 
 def test_logits_are_cosines_times_the_norm() -> None:
-    """With unit weights and a normalised bottleneck every logit lies in [-1, 1], whatever the input's scale."""
+    """With unit weights and a normalized bottleneck every logit lies in [-1, 1], whatever the input's scale."""
     head = DinoHead(8, DinoConfig(out_dim=20, hidden_dim=16, bottleneck_dim=6))
     assert head(1e4 * torch.randn(64, 8)).abs().max() <= 1 + 1e-5
 

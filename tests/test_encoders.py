@@ -21,7 +21,7 @@ from dino_train.cli import run  # noqa: E402
 from dino_train.evaluation import encoders  # noqa: E402
 from dino_train.evaluation.encoders import (  # noqa: E402
     TorchEncoder,
-    embed_pictures,
+    embed_images,
     open_encoders,
     perceive_all,
     random_vit,
@@ -36,7 +36,7 @@ MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 TINY = BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=48, depth=2, num_heads=3)
 
 
-def random_pictures(*shapes: tuple[int, int]) -> list[NDArray[np.uint8]]:
+def random_images(*shapes: tuple[int, int]) -> list[NDArray[np.uint8]]:
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
 
@@ -57,10 +57,10 @@ def exported(checkpoint: Path) -> Path:
 
 def test_a_checkpoint_says_what_its_teacher_and_its_student_file_say(checkpoint: Path, exported: Path) -> None:
     opened = open_encoders([str(checkpoint), str(exported)], (24, 40), "cpu")
-    (picture,) = random_pictures((24, 40))
-    ours, theirs = (encoder(picture, OUTPUTS) for encoder in opened.values())
+    (image,) = random_images((24, 40))
+    ours, theirs = (encoder(image, OUTPUTS) for encoder in opened.values())
     outputs = VitOutputs(checkpoint_backbone(load_checkpoint(checkpoint), "teacher").eval())
-    images = torch.from_numpy((picture / 255 - MEAN) / STD).permute(2, 0, 1)[None].float()
+    images = torch.from_numpy((image / 255 - MEAN) / STD).permute(2, 0, 1)[None].float()
     with torch.no_grad():
         direct = outputs(images)
     for name, tensor in zip(OUTPUTS, direct, strict=True):
@@ -72,15 +72,15 @@ def test_a_checkpoint_says_what_its_teacher_and_its_student_file_say(checkpoint:
 def test_a_student_file_is_what_runs_on_the_robot(student: Path) -> None:
     (encoder,) = open_encoders([str(student)], (8, 8)).values()  # it has its own size
     assert isinstance(encoder, Perceiver)
-    pictures = random_pictures((32, 48))
+    images = random_images((32, 48))
     np.testing.assert_allclose(
-        encoder(pictures[0], ("embedding",)).embedding, expected(np.stack(pictures))["embedding"][0], atol=1e-5
+        encoder(images[0], ("embedding",)).embedding, expected(np.stack(images))["embedding"][0], atol=1e-5
     )
 
 
 def test_only_what_is_asked_for_is_given() -> None:
     encoder = TorchEncoder(shake(build_backbone(TINY, 32)), (16, 24))
-    seen = encoder(random_pictures((16, 24))[0], ("attention",))
+    seen = encoder(random_images((16, 24))[0], ("attention",))
     assert seen.attention is not None
     assert seen.attention.shape == (3, 2, 3)
     assert (seen.features, seen.embedding, seen.mask) == (None, None, None)
@@ -88,11 +88,11 @@ def test_only_what_is_asked_for_is_given() -> None:
 
 def test_pictures_are_averaged_down_and_keep_their_size_unless_one_is_given() -> None:
     vit = build_backbone(TINY, 32)
-    (picture,) = random_pictures((48, 80))
-    halved = TorchEncoder(vit, (24, 40)).prepare(picture)[0].permute(1, 2, 0).numpy() * STD + MEAN
-    np.testing.assert_allclose(halved * 255, picture.reshape(24, 2, 40, 2, 3).mean(axis=(1, 3)), atol=0.51)
-    own = TorchEncoder(vit).prepare(picture)[0].permute(1, 2, 0).numpy() * STD + MEAN
-    np.testing.assert_allclose(own * 255, picture, atol=1e-3)
+    (image,) = random_images((48, 80))
+    halved = TorchEncoder(vit, (24, 40)).prepare(image)[0].permute(1, 2, 0).numpy() * STD + MEAN
+    np.testing.assert_allclose(halved * 255, image.reshape(24, 2, 40, 2, 3).mean(axis=(1, 3)), atol=0.51)
+    own = TorchEncoder(vit).prepare(image)[0].permute(1, 2, 0).numpy() * STD + MEAN
+    np.testing.assert_allclose(own * 255, image, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -107,18 +107,18 @@ def test_pictures_are_averaged_down_and_keep_their_size_unless_one_is_given() ->
 )
 def test_sizes_are_rounded_to_patches(size: tuple[int, int] | None, shape: tuple[int, int], side: int | None) -> None:
     encoder = TorchEncoder(build_backbone(TINY, 32), size)
-    assert tuple(encoder.prepare(random_pictures((49, 63))[0]).shape) == (1, 3, *shape)
+    assert tuple(encoder.prepare(random_images((49, 63))[0]).shape) == (1, 3, *shape)
     assert encoder.crop_side == side, "crops are for square sizes"
 
 
-def test_many_pictures_go_in_batches_of_one_size_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_images_go_in_batches_of_one_size_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoders, "BATCH", 2)
     encoder = TorchEncoder(shake(build_backbone(TINY, 32)))
-    pictures = random_pictures((16, 24), (16, 24), (16, 24), (24, 16), (16, 24), (16, 24))
-    one_by_one = [encoder(picture, OUTPUTS) for picture in pictures]
+    images = random_images((16, 24), (16, 24), (16, 24), (24, 16), (16, 24), (16, 24))
+    one_by_one = [encoder(image, OUTPUTS) for image in images]
     sizes: list[int] = []
     encoder._outputs.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    together = list(perceive_all(encoder, iter(pictures), OUTPUTS))
+    together = list(perceive_all(encoder, iter(images), OUTPUTS))
     assert sizes == [2, 1, 1, 2]
     for one, other in zip(one_by_one, together, strict=True):
         for name in OUTPUTS:
@@ -126,15 +126,15 @@ def test_many_pictures_go_in_batches_of_one_size_in_their_order(monkeypatch: pyt
 
 
 def test_embeddings_of_files(tmp_path: Path, student: Path) -> None:
-    pictures = random_pictures((32, 48), (32, 48), (32, 48))
+    images = random_images((32, 48), (32, 48), (32, 48))
     files = [tmp_path / f"{number}.png" for number in range(3)]
-    for file, picture in zip(files, pictures, strict=True):
-        cv2.imwrite(str(file), picture[:, :, ::-1])
-    embeddings = embed_pictures(Perceiver.load(student), files)
-    np.testing.assert_allclose(embeddings, expected(np.stack(pictures))["embedding"], atol=1e-5)
-    files[1].write_bytes(b"no picture")
+    for file, image in zip(files, images, strict=True):
+        cv2.imwrite(str(file), image[:, :, ::-1])
+    embeddings = embed_images(Perceiver.load(student), files)
+    np.testing.assert_allclose(embeddings, expected(np.stack(images))["embedding"], atol=1e-5)
+    files[1].write_bytes(b"no image")
     with pytest.raises(UserError, match=r"1\.png does not decode"):
-        embed_pictures(Perceiver.load(student), files)
+        embed_images(Perceiver.load(student), files)
 
 
 def same_shape_other_weights(vit: torch.nn.Module, trained: torch.nn.Module) -> None:
@@ -151,8 +151,8 @@ def test_random_has_the_shape_of_a_checkpoint(checkpoint: Path) -> None:
     assert isinstance(untrained, TorchEncoder)
     same_shape_other_weights(untrained.vit, trained.vit)
     again = open_encoders([str(checkpoint), "random"], (32, 32), "cpu")[f"random like {checkpoint}"]
-    (picture,) = random_pictures((32, 32))
-    first, second = (one(picture, ("embedding",)).embedding for one in (untrained, again))
+    (image,) = random_images((32, 32))
+    first, second = (one(image, ("embedding",)).embedding for one in (untrained, again))
     np.testing.assert_array_equal(first, second)
 
 

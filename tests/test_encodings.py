@@ -1,4 +1,4 @@
-"""Every encoding, against OpenCV's own conversion into it or a picture of known colours."""
+"""Every encoding, against OpenCV's own conversion into it or an image of known colors."""
 
 import struct
 import zlib
@@ -44,7 +44,7 @@ def message(pixels: NDArray[np.generic], encoding: str, padding: int = 0, bigend
 
 
 def scene() -> NDArray[np.uint8]:
-    """A smooth picture of many colours, RGB."""
+    """A smooth image of many colors, RGB."""
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     smooth = cv2.GaussianBlur(noise, (0, 0), 5).astype(np.float32)
     return cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
@@ -68,18 +68,18 @@ EXACT = {
 
 @pytest.mark.parametrize("padding", [0, 5])
 @pytest.mark.parametrize("encoding", EXACT)
-def test_colour_encodings_are_exact(encoding: str, padding: int) -> None:
+def test_color_encodings_are_exact(encoding: str, padding: int) -> None:
     rgb = scene()
     np.testing.assert_array_equal(to_rgb(message(EXACT[encoding](rgb), encoding, padding)), rgb)
 
 
 @pytest.mark.parametrize("padding", [0, 6])
 @pytest.mark.parametrize(("encoding", "order"), [("mono16", "<"), ("mono16", ">"), ("mono8", ""), ("8UC1", "")])
-def test_grey_encodings(encoding: str, order: str, padding: int) -> None:
-    grey = scene()[:, :, 0]
-    pixels = (grey.astype(np.uint16) * 256 + 77).astype(order + "u2") if order else grey
+def test_gray_encodings(encoding: str, order: str, padding: int) -> None:
+    gray = scene()[:, :, 0]
+    pixels = (gray.astype(np.uint16) * 256 + 77).astype(order + "u2") if order else gray
     got = to_rgb(message(pixels, encoding, padding, bigendian=order == ">"))
-    np.testing.assert_array_equal(got, np.repeat(grey[:, :, None], 3, axis=2))
+    np.testing.assert_array_equal(got, np.repeat(gray[:, :, None], 3, axis=2))
 
 
 @pytest.mark.parametrize("padding", [0, 4])
@@ -88,7 +88,7 @@ def test_grey_encodings(encoding: str, order: str, padding: int) -> None:
     [("yuv422", 1, 0, 2), ("uyvy", 1, 0, 2), ("yuyv", 0, 1, 3), ("yuv422_yuy2", 0, 1, 3)],
 )
 def test_yuv_422(encoding: str, luma: int, u: int, v: int, padding: int) -> None:
-    """ITU-R BT.601, limited range, written out; two neighbours share u and v."""
+    """ITU-R BT.601, limited range, written out; two neighbors share u and v."""
     rng = np.random.default_rng(1)
     y = rng.integers(16, 236, (HEIGHT, WIDTH)).astype(np.float64)
     cb, cr = rng.integers(90, 166, (2, HEIGHT, WIDTH // 2)).astype(np.float64)
@@ -105,34 +105,32 @@ def test_yuv_422(encoding: str, luma: int, u: int, v: int, padding: int) -> None
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
-@pytest.mark.parametrize("colour", [(200, 60, 20), (10, 180, 90), (30, 60, 240)])
-def test_bayer_patterns_by_their_name(pattern: str, bits: int, colour: tuple[int, int, int]) -> None:
-    """A picture of one colour, sampled as the encoding's name says, comes back in that colour."""
+@pytest.mark.parametrize("color", [(200, 60, 20), (10, 180, 90), (30, 60, 240)])
+def test_bayer_patterns_by_their_name(pattern: str, bits: int, color: tuple[int, int, int]) -> None:
+    """An image of one color, sampled as the encoding's name says, comes back in that color."""
     mosaic = np.zeros((HEIGHT, WIDTH), np.uint8)
     for place, letter in enumerate(pattern):
-        mosaic[place // 2 :: 2, place % 2 :: 2] = colour["rgb".index(letter)]
+        mosaic[place // 2 :: 2, place % 2 :: 2] = color["rgb".index(letter)]
     pixels = mosaic if bits == 8 else (mosaic.astype("<u2") << 8)
     got = to_rgb(message(pixels, f"bayer_{pattern}{bits}", padding=2))
-    np.testing.assert_allclose(got[2:-2, 2:-2].reshape(-1, 3), np.tile(colour, ((HEIGHT - 4) * (WIDTH - 4), 1)), atol=1)
+    np.testing.assert_allclose(got[2:-2, 2:-2].reshape(-1, 3), np.tile(color, ((HEIGHT - 4) * (WIDTH - 4), 1)), atol=1)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_compressed_colour_and_grey(suffix: str) -> None:
+def test_compressed_color_and_gray(suffix: str) -> None:
     rgb = scene()
     tolerance = 0 if suffix == ".png" else 40
-    colour = cv2.imencode(suffix, rgb[:, :, ::-1])[1].tobytes()
-    np.testing.assert_allclose(
-        to_rgb(Compressed("bgr8; jpeg compressed bgr8", colour)).astype(int), rgb, atol=tolerance
-    )
-    grey = cv2.imencode(suffix, rgb[:, :, 0])[1].tobytes()
-    decoded = to_rgb(Compressed("mono8; png compressed", grey))
+    color = cv2.imencode(suffix, rgb[:, :, ::-1])[1].tobytes()
+    np.testing.assert_allclose(to_rgb(Compressed("bgr8; jpeg compressed bgr8", color)).astype(int), rgb, atol=tolerance)
+    gray = cv2.imencode(suffix, rgb[:, :, 0])[1].tobytes()
+    decoded = to_rgb(Compressed("mono8; png compressed", gray))
     assert decoded.shape == rgb.shape
     np.testing.assert_allclose(decoded[:, :, 1].astype(int), rgb[:, :, 0], atol=tolerance)
 
 
 @pytest.mark.parametrize("size", [(20, 30), (46, 64), (90, 100), (30, 100)])
 @pytest.mark.parametrize("encoding", [*EXACT, "mono8", "8UC1", "mono16", "uyvy", "png"])
-def test_resizing_before_the_colours_gives_the_same_pixels(encoding: str, size: tuple[int, int]) -> None:
+def test_resizing_before_the_colors_gives_the_same_pixels(encoding: str, size: tuple[int, int]) -> None:
     rgb = scene()
     if encoding == "png":
         sent: Image | Compressed = Compressed("png", cv2.imencode(".png", rgb)[1].tobytes())
@@ -148,40 +146,40 @@ def test_resizing_before_the_colours_gives_the_same_pixels(encoding: str, size: 
     assert shape == (HEIGHT, WIDTH)
 
 
-def area_average(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float64]:
-    """Every pixel the mean of what it covers of the picture."""
+def area_average(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float64]:
+    """Every pixel the mean of what it covers of the image."""
 
     def shares(before: int, after: int) -> NDArray[np.float64]:
         edges, scale = np.arange(before), before / after
         starts = scale * np.arange(after)[:, None]
         return np.clip(np.minimum(edges + 1, starts + scale) - np.maximum(edges, starts), 0, None) / scale
 
-    return np.einsum("ir,js,rsc->ijc", shares(HEIGHT, height), shares(WIDTH, width), picture.astype(np.float64))
+    return np.einsum("ir,js,rsc->ijc", shares(HEIGHT, height), shares(WIDTH, width), image.astype(np.float64))
 
 
 @pytest.mark.parametrize("size", [(23, 32), (40, 60), (20, 30), (20, 60), (40, 20), (7, 9)])
-def test_a_smaller_picture_is_an_average(size: tuple[int, int]) -> None:
+def test_a_smaller_image_is_an_average(size: tuple[int, int]) -> None:
     differences = np.abs(resize(scene(), *size) - area_average(scene(), *size))
     assert differences.mean() < 1.5
 
 
 @pytest.mark.parametrize("width", [9, 14, 21, 32])
-def test_detail_too_fine_for_the_smaller_picture_becomes_its_mean(width: int) -> None:
+def test_detail_too_fine_for_the_smaller_image_becomes_its_mean(width: int) -> None:
     stripes = np.zeros((HEIGHT, WIDTH), np.uint8)
     stripes[:, ::2] = 255
     assert np.abs(resize(stripes, 23, width) - 127.5).max() < 1
 
 
 @pytest.mark.parametrize("size", [(46, 64), (90, 100), (30, 100)])
-def test_a_larger_picture_is_interpolated(size: tuple[int, int]) -> None:
+def test_a_larger_image_is_interpolated(size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(resize(scene(), *size), cv2.resize(scene(), size[::-1]))
 
 
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [
-        (Image("16UC1", 4, 4, 8, np.zeros(32, np.uint8)), "'16UC1' is not a picture.*accepted are mono8"),
-        (Image("nv12", 4, 4, 4, np.zeros(16, np.uint8)), "'nv12' is not a picture"),
+        (Image("16UC1", 4, 4, 8, np.zeros(32, np.uint8)), "'16UC1' is not an image.*accepted are mono8"),
+        (Image("nv12", 4, 4, 4, np.zeros(16, np.uint8)), "'nv12' is not an image"),
         (
             Image("rgb8", 4, 4, 11, np.zeros(44, np.uint8)),
             "needs a step of at least 12 bytes, its step is 11",

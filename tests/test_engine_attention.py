@@ -57,7 +57,7 @@ def test_a_student_moves_its_tokens_four_times_a_block(tmp_path: Path) -> None:
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
     count = Counter(node.op_type for node in model.graph.node)
     assert count["Split"] == DEPTH  # query, key and value
-    assert count["Transpose"] == 4 * DEPTH + 3  # query, key, value, result; picture, its patches, and keys for CLS
+    assert count["Transpose"] == 4 * DEPTH + 3  # query, key, value, result; image, its patches, and keys for CLS
     assert count["Softmax"] == DEPTH + 1
     rank = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.value_info}
     assert max(rank.values()) == 4

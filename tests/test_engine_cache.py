@@ -22,7 +22,7 @@ KEY = EngineKey(
     height=224,
     width=224,
     largest_batch=1,
-    flavour="tensorrt",
+    variant="tensorrt",
     version="10.3.0",
     device="Orin (nvgpu)",
     capability="8.7",
@@ -65,7 +65,7 @@ def test_an_engine_is_built_once(builder: Builder) -> None:
     [
         {"student": "6" * 64},
         {"largest_batch": 4},
-        {"flavour": "tensorrt_rtx"},
+        {"variant": "tensorrt_rtx"},
         {"device": "Thor"},
         {"capability": "11.0"},
     ],

@@ -54,22 +54,22 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def reference(vit: torch.nn.Module, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def reference(vit: torch.nn.Module, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features, attention and embedding by timm's own forward pass in float64, the whole attention matrix computed."""
     vit = vit.double().eval()
     config, prefix = vit.pretrained_cfg, vit.num_prefix_tokens
-    images = torch.from_numpy((pictures / 255.0 - config["mean"]) / config["std"]).permute(0, 3, 1, 2)
+    prepared = torch.from_numpy((images / 255.0 - config["mean"]) / config["std"]).permute(0, 3, 1, 2)
     with torch.no_grad():
-        tokens = vit.forward_features(images).numpy()
-    matrix = attention_matrix(vit, images)
-    batch, rows, columns = len(pictures), *(n // patch_size(vit) for n in pictures.shape[1:3])
+        tokens = vit.forward_features(prepared).numpy()
+    matrix = attention_matrix(vit, prepared)
+    batch, rows, columns = len(images), *(n // patch_size(vit) for n in images.shape[1:3])
     features = tokens[:, prefix:].reshape(batch, rows, columns, -1)
     return features, matrix[:, :, 0, prefix:].reshape(batch, -1, rows, columns), tokens[:, 0]
 
 
-def assert_says(student: Path, pictures: np.ndarray, expected: tuple[np.ndarray, ...], tolerance: float) -> None:
+def assert_says(student: Path, images: np.ndarray, expected: tuple[np.ndarray, ...], tolerance: float) -> None:
     """The student's outputs differ from what is expected by less than a share of its largest value."""
-    seen = Perceiver.load(student)(list(pictures))
+    seen = Perceiver.load(student)(list(images))
     for name, theirs in zip(("features", "attention", "embedding"), expected, strict=True):
         ours = np.stack([getattr(output, name) for output in seen])
         assert ours.shape == theirs.shape
@@ -96,9 +96,9 @@ def test_the_student_says_what_torch_says(
             network,
         ]
     )
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 24, 40, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, 24, 40, 3), dtype=np.uint8)
     vit = checkpoint_backbone(load_checkpoint(checkpoint), network)
-    assert_says(out, pictures, reference(vit, pictures), tolerance)
+    assert_says(out, images, reference(vit, images), tolerance)
     info = read_student(out)
     assert (info.grid, info.heads, info.embed_dim, info.precision) == ((3, 5), 2, 64, precision)
     assert info.weights["source"] == f"dino-train pretrain, {network}"
@@ -115,11 +115,11 @@ def test_students_of_other_recipes(name: str, prefix: int, tmp_path: Path, monke
     size = patch_size(vit)
     out = tmp_path / "student.onnx"
     run(["export", name, "--out", str(out), "--size", f"{3 * size}x{5 * size}"])
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 3 * size, 5 * size, 3), dtype=np.uint8)
-    assert_says(out, pictures, reference(vit, pictures), 2e-5)
+    images = np.random.default_rng(0).integers(0, 256, (2, 3 * size, 5 * size, 3), dtype=np.uint8)
+    assert_says(out, images, reference(vit, images), 2e-5)
     info, model = read_student(out), onnx.load(out)
     assert (info.registers, info.heads, info.grid) == (prefix - 1, 3, (3, 5))
-    assert info.licence == vit.pretrained_cfg["license"]
+    assert info.license == vit.pretrained_cfg["license"]
     assert model.opset_import[0].version == 18
     assert "Resize" not in {node.op_type for node in model.graph.node}
 
@@ -136,7 +136,7 @@ def test_official_dino_v1_file(tmp_path: Path) -> None:
     }
     torch.save(teacher.state_dict(), tmp_path / "backbone.pth")
     torch.save(full, tmp_path / "full.pth")
-    pictures = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
     out = tmp_path / "student.onnx"
     for name, network, vit in (
         ("backbone.pth", "teacher", teacher),
@@ -144,7 +144,7 @@ def test_official_dino_v1_file(tmp_path: Path) -> None:
         ("full.pth", "student", student),
     ):
         run(["export", str(tmp_path / name), "--out", str(out), "--size", "64x96", "--network", network])
-        assert_says(out, pictures, reference(vit, pictures), 1e-4)
+        assert_says(out, images, reference(vit, images), 1e-4)
         info = read_student(out)
         assert info.architecture == "vit_small_patch16_224.dino"
         assert info.mean == pytest.approx((0.485, 0.456, 0.406))
@@ -201,10 +201,10 @@ def test_timm_names_are_downloaded(tmp_path: Path) -> None:
         server.shutdown()
         server.server_close()
     unreachable = export("vit_small_patch16_224.dino", HF_HUB_OFFLINE="1")
-    pictures = np.random.default_rng(0).integers(0, 256, (1, 48, 32, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (1, 48, 32, 3), dtype=np.uint8)
     vit = create_vit("test_vit.r160_in1k")
     vit.load_state_dict(source.state_dict())
-    assert_says(out, pictures, reference(vit, pictures), 1e-4)
+    assert_says(out, images, reference(vit, images), 1e-4)
     assert read_student(out).weights["source"] == "timm test_vit.r160_in1k"
     for process in (missing, unreachable):
         assert process.returncode == 2
@@ -263,12 +263,12 @@ def test_evaluate_agrees_with_the_formula(checkpoint: Path, tmp_path: Path, caps
     from dino_ros.masks.attention import attention_mask
     from dino_ros.masks.binary import upsample_mask
     from dino_train.evaluation.segmentation.jaccard import jaccard_scores
-    from dino_train.evaluation.segmentation.labelled import labelled_bag
+    from dino_train.evaluation.segmentation.labeled import labeled_bag
 
     out = tmp_path / "student.onnx"
     run(["export", str(checkpoint), "--out", str(out), "--size", "48x64"])
     perceiver = Perceiver.load(out)
-    frames = [f for _, f in zip(range(5), labelled_bag(TABLE, "/camera/image_raw/compressed",
+    frames = [f for _, f in zip(range(5), labeled_bag(TABLE, "/camera/image_raw/compressed",
               "/ground_truth/mask/compressed"), strict=False)]  # fmt: skip
     best, mean, objects = [], [], []
     for rgb, ids in frames:
@@ -284,5 +284,5 @@ def test_evaluate_agrees_with_the_formula(checkpoint: Path, tmp_path: Path, caps
     assert scores.mean_of_heads == pytest.approx(np.mean(mean))
     assert scores.best_head == pytest.approx(np.mean(best))
     assert scores.best_head_per_object == pytest.approx(np.mean(objects))
-    assert (scores.pictures, scores.objects) == (5, len(objects))
+    assert (scores.images, scores.objects) == (5, len(objects))
     json.dumps(scores.__dict__)  # plain numbers

@@ -17,14 +17,14 @@ from onnx.reference import ReferenceEvaluator
 torch = pytest.importorskip("torch")
 
 from benchmarks.students import random_student  # noqa: E402
-from dino_ros.backends.parity import TOLERANCE, compare, shipped_pictures  # noqa: E402
+from dino_ros.backends.parity import TOLERANCE, compare, shipped_images  # noqa: E402
 from dino_train.export.student import OUTPUTS, StudentGraph, fix_size, write_onnx  # noqa: E402
 from dino_train.models.backbones import create_vit  # noqa: E402
 
 SIZE, OUTLIER = 64, 300.0
 
 
-def outlier_vit(pictures: np.ndarray) -> torch.nn.Module:
+def outlier_vit(images: np.ndarray) -> torch.nn.Module:
     """A small ViT in which two channels carry OUTLIER, and the norms after it undo what that does to the others."""
     torch.manual_seed(0)
     vit = create_vit("vit_tiny_patch16_224", patch_size=8, embed_dim=64, depth=3, num_heads=4)
@@ -43,7 +43,7 @@ def outlier_vit(pictures: np.ndarray) -> torch.nn.Module:
 
         norms = [module for module in vit.modules() if isinstance(module, torch.nn.LayerNorm)][2:]
         hooks = [norm.register_forward_pre_hook(make_up) for norm in norms]
-        StudentGraph(vit, "fp32")(torch.from_numpy(pictures))
+        StudentGraph(vit, "fp32")(torch.from_numpy(images))
         for hook in hooks:
             hook.remove()
     return vit
@@ -76,25 +76,25 @@ class Torch:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> np.ndarray:
-    return np.stack([cv2.resize(rgb, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for rgb in shipped_pictures()])
+def images() -> np.ndarray:
+    return np.stack([cv2.resize(rgb, (SIZE, SIZE), interpolation=cv2.INTER_AREA) for rgb in shipped_images()])
 
 
 @pytest.fixture(scope="module")
-def exported(pictures: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fp16") / "student.onnx"
     info = dataclasses.replace(random_student(Path(__file__), "vit_ti_16", SIZE, SIZE, "fp16"), patch_size=8)
-    write_onnx(StudentGraph(outlier_vit(pictures), "fp16").eval(), info, path)
+    write_onnx(StudentGraph(outlier_vit(images), "fp16").eval(), info, path)
     return path
 
 
-def test_outliers_do_not_spoil_a_student_of_fp16(exported: Path, pictures: np.ndarray) -> None:
-    found = compare(Evaluator(exported), Torch(outlier_vit(pictures)), pictures)
+def test_outliers_do_not_spoil_a_student_of_fp16(exported: Path, images: np.ndarray) -> None:
+    found = compare(Evaluator(exported), Torch(outlier_vit(images)), images)
     assert found.cosine > 0.9995
     assert found.mask_iou > 0.95
 
 
-def test_they_would_if_norms_were_computed_in_fp16(exported: Path, pictures: np.ndarray, tmp_path: Path) -> None:
+def test_they_would_if_norms_were_computed_in_fp16(exported: Path, images: np.ndarray, tmp_path: Path) -> None:
     model = onnx.load(exported)
     for node in model.graph.node:  # the casts around each norm, and its weights
         if node.op_type == "Cast" and any(node.output[0] in norm.input for norm in norms(model)):
@@ -104,7 +104,7 @@ def test_they_would_if_norms_were_computed_in_fp16(exported: Path, pictures: np.
             tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype("f2"), tensor.name))
     onnx.save(model, tmp_path / "all_fp16.onnx")
     with np.errstate(all="ignore"):
-        found = compare(Evaluator(tmp_path / "all_fp16.onnx"), Torch(outlier_vit(pictures)), pictures)
+        found = compare(Evaluator(tmp_path / "all_fp16.onnx"), Torch(outlier_vit(images)), images)
     assert not found.cosine >= TOLERANCE.cosine
 
 

@@ -1,4 +1,4 @@
-"""Pictures by number from every kind of data, in several processes at once."""
+"""Images by number from every kind of data, in several processes at once."""
 
 import multiprocessing
 import pickle
@@ -33,11 +33,11 @@ def write_video(path: Path, levels: range) -> Path:
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_bag_frames_at_random(tmp_path: Path, storage: str) -> None:
-    pictures = write_bag(tmp_path / "bag", storage, frames=6)
+    images = write_bag(tmp_path / "bag", storage, frames=6)
     frames = open_frames([tmp_path / "bag"], ["/compressed"])
     assert len(frames) == 6
     for number in (5, 0, 3, 3, 1):
-        np.testing.assert_array_equal(frames[number], pictures[number])
+        np.testing.assert_array_equal(frames[number], images[number])
     assert len(open_frames([tmp_path / "bag"])) == 12, "every image topic by default"
 
 
@@ -79,7 +79,7 @@ def test_what_cannot_be_read_gets_one_sentence(tmp_path: Path) -> None:
     for paths, topics, sentence in (
         ([], [], "No data given"),
         (["missing"], [], "does not exist"),
-        (["empty"], [], "holds no pictures, tar shards or videos"),
+        (["empty"], [], "holds no images, tar shards or videos"),
         (["notes.txt"], [], "of no kind that can be read"),
         (["bad.tar"], [], "not a whole, uncompressed tar archive"),
         (["bad.mp4"], [], "does not open as a video"),
@@ -106,7 +106,7 @@ def test_weights_by_path_name_and_topic(tmp_path: Path) -> None:
             open_frames(paths, weights={"bag": weight})
 
 
-def test_a_million_pictures_are_not_a_million_objects(tmp_path: Path) -> None:
+def test_a_million_images_are_not_a_million_objects(tmp_path: Path) -> None:
     """Python objects would be copied by every worker, as it counts references to them."""
     names = [f"n{number % 1000:08}/n{number % 1000:08}_{number}.JPEG" for number in range(100_000)]
     frames = FolderFrames("pictures", tmp_path, names)

@@ -25,7 +25,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shapes(tmp_path_factory.mktemp("shapes"), 320)
 
 
@@ -35,17 +35,17 @@ def recipe() -> DinoRecipe:
     return dataclasses.replace(RECIPE, epochs=4)
 
 
-def losses(pictures: Path, out: Path, **machine: object) -> list[float]:
+def losses(images: Path, out: Path, **machine: object) -> list[float]:
     settings = MachineConfig(device="cuda", workers=2, **machine)  # type: ignore[arg-type]
-    trainer.pretrain(recipe(), DataConfig([str(pictures)]), out, settings, EvaluationConfig(every=0))
+    trainer.pretrain(recipe(), DataConfig([str(images)]), out, settings, EvaluationConfig(every=0))
     return [json.loads(line)["loss"] for line in (out / LOG_NAME).read_text().splitlines()]
 
 
-def test_crops_coloured_on_the_gpu_are_those_of_the_cpu(pictures: Path) -> None:
+def test_crops_colored_on_the_gpu_are_those_of_the_cpu(images: Path) -> None:
     from dino_train.data.frames import open_frames
 
-    frames = open_frames([pictures])
-    short = dataclasses.replace(recipe(), crops=CropsConfig(64, 32, local_crops=3))
+    frames = open_frames([images])
+    short = dataclasses.replace(recipe(), crops=CropsConfig(64, 32, local_crops_number=3))
     groups = []
     for finish, device in ((True, "cpu"), (False, "cuda")):
         loader = crop_loader(frames, short, EpochSampler(frames, short), 2, finish=finish)
@@ -65,16 +65,16 @@ def test_crops_coloured_on_the_gpu_are_those_of_the_cpu(pictures: Path) -> None:
     ],
     ids=str,
 )
-def test_every_precision_learns_about_the_same(pictures: Path, tmp_path: Path, machine: dict[str, object]) -> None:
+def test_every_precision_learns_about_the_same(images: Path, tmp_path: Path, machine: dict[str, object]) -> None:
     on_cpu = tmp_path / "cpu"
     settings = MachineConfig(device="cpu", precision="fp32", workers=2)
-    trainer.pretrain(recipe(), DataConfig([str(pictures)]), on_cpu, settings, EvaluationConfig(every=0))
+    trainer.pretrain(recipe(), DataConfig([str(images)]), on_cpu, settings, EvaluationConfig(every=0))
     expected = [json.loads(line)["loss"] for line in (on_cpu / LOG_NAME).read_text().splitlines()]
-    np.testing.assert_allclose(losses(pictures, tmp_path / "gpu", **machine), expected, rtol=0.1)
+    np.testing.assert_allclose(losses(images, tmp_path / "gpu", **machine), expected, rtol=0.1)
 
 
-def test_a_run_goes_on_on_the_gpu(pictures: Path, tmp_path: Path) -> None:
-    losses(pictures, tmp_path / "run", precision="fp16")
+def test_a_run_goes_on_on_the_gpu(images: Path, tmp_path: Path) -> None:
+    losses(images, tmp_path / "run", precision="fp16")
     checkpoint = load_checkpoint(tmp_path / "run" / "last.pt")
     assert checkpoint.scaler["scale"] > 0
     assert checkpoint.step == 20

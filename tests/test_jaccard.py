@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 pytest.importorskip("torch")
 
-from test_labelled import write_palette, write_picture
+from test_labeled import write_palette, write_picture
 
 from dino_ros.errors import UserError
 from dino_ros.perception.perceiver import Perception
 from dino_train.cli import run
 from dino_train.evaluation.segmentation.jaccard import jaccard_scores
-from dino_train.evaluation.segmentation.labelled import VOID, Labelled
+from dino_train.evaluation.segmentation.labeled import VOID, Labeled
 
 
 class GivenAttention:
@@ -25,7 +25,7 @@ class GivenAttention:
     def __init__(self, *attentions: NDArray[np.float32]) -> None:
         self.attentions = iter(attentions)
 
-    def __call__(self, picture: NDArray[np.uint8], outputs: Collection[str]) -> Perception:
+    def __call__(self, image: NDArray[np.uint8], outputs: Collection[str]) -> Perception:
         return Perception(None, next(self.attentions), None, None)
 
 
@@ -48,11 +48,11 @@ def slow_jaccard(mask: Pixels, truth: Pixels, void: Pixels) -> float:
 
 
 def slow_scores(
-    attentions: list[NDArray[np.float32]], labelled: list[NDArray[np.uint8]], keep: float
+    attentions: list[NDArray[np.float32]], labeled: list[NDArray[np.uint8]], keep: float
 ) -> dict[str, float]:
     """All but the 80 % variant."""
-    per_picture, per_object, best, united, mean = [], [], [], [], []
-    for attention, objects in zip(attentions, labelled, strict=True):
+    per_image, per_object, best, united, mean = [], [], [], [], []
+    for attention, objects in zip(attentions, labeled, strict=True):
         pixels = {n: {(int(y), int(x)) for y, x in np.argwhere(objects == n)} for n in np.unique(objects)}
         void = pixels.pop(VOID, set())
         pixels.pop(0, None)
@@ -60,12 +60,12 @@ def slow_scores(
         every = set().union(*pixels.values())
         of_objects = [max(slow_jaccard(head, truth, void) for head in heads) for truth in pixels.values()]
         per_object += of_objects
-        per_picture.append(sum(of_objects) / len(of_objects))
+        per_image.append(sum(of_objects) / len(of_objects))
         best.append(max(slow_jaccard(head, every, void) for head in heads))
         united.append(slow_jaccard(set().union(*heads), every, void))
         mean.append(slow_jaccard(slow_mask(sum(attention) / len(attention), keep), every, void))
     return {
-        "paper": float(np.mean(per_picture)),
+        "paper": float(np.mean(per_image)),
         "best_head_per_object": float(np.mean(per_object)),
         "best_head": float(np.mean(best)),
         "united_heads": float(np.mean(united)),
@@ -85,11 +85,11 @@ def test_scores_are_those_of_a_loop_over_pixels(keep: float) -> None:
     for number, mask in enumerate(objects):
         mask[2:6, 3:9] = 3
         mask[1:3, 9:13] = 1
-        mask[6:8, : 2 * number] = 2  # the first picture has one object less
+        mask[6:8, : 2 * number] = 2  # the first image has one object less
         mask[6, :] = VOID
         mask[:, 8] = VOID
-    labelled: list[Labelled] = [(np.zeros((9, 14, 3), np.uint8), mask) for mask in objects]
-    scores = jaccard_scores(GivenAttention(*attentions), labelled, keep)
+    labeled: list[Labeled] = [(np.zeros((9, 14, 3), np.uint8), mask) for mask in objects]
+    scores = jaccard_scores(GivenAttention(*attentions), labeled, keep)
     expected = slow_scores(attentions, objects, keep)
     assert len({round(value, 6) for value in expected.values()}) == len(expected), "the case tells the scores apart"
     assert {name: getattr(scores, name) for name in expected} == pytest.approx(expected)
@@ -111,13 +111,13 @@ def test_void_pixels_count_neither_in_the_intersection_nor_in_the_union() -> Non
 
 def test_pictures_without_objects_are_left_out() -> None:
     attention = np.ones((1, 2, 2), np.float32)
-    picture, nothing = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
+    image, nothing = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
     void, thing = nothing + np.uint8(VOID), nothing + np.uint8(1)
-    labelled = [(picture, mask) for mask in (nothing, void, thing)]
-    scores = jaccard_scores(GivenAttention(attention), labelled, keep=1)
-    assert (scores.pictures, scores.objects, scores.paper) == (1, 1, 1)
-    with pytest.raises(UserError, match="No picture has an object"):
-        jaccard_scores(GivenAttention(), labelled[:2])
+    labeled = [(image, mask) for mask in (nothing, void, thing)]
+    scores = jaccard_scores(GivenAttention(attention), labeled, keep=1)
+    assert (scores.images, scores.objects, scores.paper) == (1, 1, 1)
+    with pytest.raises(UserError, match="No image has an object"):
+        jaccard_scores(GivenAttention(), labeled[:2])
 
 
 def test_voc_through_the_command(student: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""k-NN classification against a slow loop, and labelled folders against Pillow and real pictures."""
+"""k-NN classification against a slow loop, and labeled folders against Pillow and real images."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from dino_ros.errors import UserError  # noqa: E402
 from dino_train.evaluation import knn  # noqa: E402
-from dino_train.evaluation.classification.class_folder import centre_crop, embed_files, open_class_folder  # noqa: E402
+from dino_train.evaluation.classification.class_folder import center_crop, embed_files, open_class_folder  # noqa: E402
 from dino_train.models.backbones import build_backbone  # noqa: E402
 from dino_train.recipes import BackboneConfig  # noqa: E402
 
@@ -21,7 +21,7 @@ TINY = BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=48, depth=
 def slow_accuracy(
     train: NDArray[np.float64], labels: NDArray[np.int64], test: NDArray[np.float64], truth: NDArray[np.int64], k: int
 ) -> float:
-    """Picture by picture, vote by vote."""
+    """Image by image, vote by vote."""
     correct = 0
     for vector, label in zip(test, truth, strict=True):
         similarities = [float(vector @ other / np.linalg.norm(vector) / np.linalg.norm(other)) for other in train]
@@ -33,25 +33,25 @@ def slow_accuracy(
 
 
 def test_accuracies_are_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(knn, "CHUNK", 37)  # so that the test pictures do not fit one chunk
+    monkeypatch.setattr(knn, "CHUNK", 37)  # so that the test images do not fit one chunk
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(7, 16))
+    centers = rng.normal(size=(7, 16))
     labels, truth = rng.integers(0, 7, 150), rng.integers(0, 7, 90)
-    train, test = (centres[kinds] + 1.6 * rng.normal(size=(len(kinds), 16)) for kinds in (labels, truth))
+    train, test = (centers[kinds] + 1.6 * rng.normal(size=(len(kinds), 16)) for kinds in (labels, truth))
     tensors = [torch.from_numpy(array) for array in (train, labels, test, truth)]
-    neighbours = [1, 5, 20, 150, 999]
-    expected = {k: slow_accuracy(train, labels, test, truth, k) for k in neighbours}
+    neighbors = [1, 5, 20, 150, 999]
+    expected = {k: slow_accuracy(train, labels, test, truth, k) for k in neighbors}
     assert len(set(expected.values())) > 2, "the case tells the k apart"
-    assert knn.knn_accuracies(*tensors, neighbours) == pytest.approx(expected)
+    assert knn.knn_accuracies(*tensors, neighbors) == pytest.approx(expected)
     assert knn.knn_accuracy(*tensors) == pytest.approx(expected[20])
 
 
 def test_accuracies_are_those_of_scikit_learn() -> None:
-    neighbours = pytest.importorskip("sklearn.neighbors")
+    neighbors = pytest.importorskip("sklearn.neighbors")
     rng = np.random.default_rng(6)
-    centres = rng.normal(size=(9, 12))
+    centers = rng.normal(size=(9, 12))
     labels, truth = rng.integers(0, 9, 400), rng.integers(0, 9, 150)
-    train, test = (centres[kinds] + 1.5 * rng.normal(size=(len(kinds), 12)) for kinds in (labels, truth))
+    train, test = (centers[kinds] + 1.5 * rng.normal(size=(len(kinds), 12)) for kinds in (labels, truth))
     unit_train, unit_test = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (train, test))
 
     def weight(distances: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -59,28 +59,28 @@ def test_accuracies_are_those_of_scikit_learn() -> None:
         return np.exp((1 - distances**2 / 2) / 0.07)
 
     expected = {
-        k: neighbours.KNeighborsClassifier(k, weights=weight).fit(unit_train, labels).score(unit_test, truth)
-        for k in knn.NEIGHBOURS
+        k: neighbors.KNeighborsClassifier(k, weights=weight).fit(unit_train, labels).score(unit_test, truth)
+        for k in knn.NEIGHBORS
     }
     assert len(set(expected.values())) > 1, "the case tells the k apart"
     tensors = [torch.from_numpy(array) for array in (train, labels, test, truth)]
-    assert knn.knn_accuracies(*tensors, knn.NEIGHBOURS) == pytest.approx(expected)
+    assert knn.knn_accuracies(*tensors, knn.NEIGHBORS) == pytest.approx(expected)
 
 
 def test_nothing_to_compare_is_refused() -> None:
     some, none = torch.ones(3, 4), torch.ones(0, 4)
     labels = torch.zeros(3, dtype=torch.int64)
     for train, test in ((some, none), (none, some)):
-        with pytest.raises(UserError, match="at least one training and one test picture"):
+        with pytest.raises(UserError, match="at least one training and one test image"):
             knn.knn_accuracies(train, labels[: len(train)], test, labels[: len(test)], [20])
 
 
 @pytest.mark.parametrize("shape", [(90, 200), (300, 61), (24, 20), (73, 73)])
-def test_the_centre_crop_is_pillows(tmp_path: Path, shape: tuple[int, int]) -> None:
+def test_the_center_crop_is_pillows(tmp_path: Path, shape: tuple[int, int]) -> None:
     images = pytest.importorskip("PIL.Image")
     rgb = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8), (0, 0), 1.5)
-    cv2.imwrite(str(tmp_path / "picture.png"), rgb[:, :, ::-1])
-    crop = centre_crop(tmp_path / "picture.png", 56).permute(1, 2, 0).numpy()
+    cv2.imwrite(str(tmp_path / "image.png"), rgb[:, :, ::-1])
+    crop = center_crop(tmp_path / "image.png", 56).permute(1, 2, 0).numpy()
     assert crop.shape == (56, 56, 3)
     height, width = (round(side * 64 / min(shape)) for side in shape)
     whole = np.asarray(images.fromarray(rgb).resize((width, height), images.Resampling.BICUBIC))
@@ -92,7 +92,7 @@ def test_the_centre_crop_is_pillows(tmp_path: Path, shape: tuple[int, int]) -> N
 
 
 def class_folder(folder: Path, train: dict[str, int], val: dict[str, int]) -> Path:
-    """Labelled pictures of one grey each."""
+    """Labeled images of one gray each."""
     for part, classes in (("train", train), ("val", val)):
         for name, count in classes.items():
             (folder / part / name).mkdir(parents=True)
@@ -114,9 +114,9 @@ def test_labels_count_through_the_classes_of_train(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "val", "sentence"),
     [
-        (None, None, "labelled is not a folder"),
+        (None, None, "labeled is not a folder"),
         ({"cup": 1}, {}, "val is not a folder"),
-        ({"cup": 0}, {"cup": 1}, "train holds no folder with pictures"),
+        ({"cup": 0}, {"cup": 1}, "train holds no folder with images"),
         ({"cup": 1}, {"cup": 1, "dog": 2, "elk": 1}, "val has 2 classes that are not in train, such as 'dog'"),
     ],
 )
@@ -124,24 +124,24 @@ def test_a_folder_that_cannot_be_used_gets_one_sentence(
     tmp_path: Path, train: dict[str, int] | None, val: dict[str, int] | None, sentence: str
 ) -> None:
     if train is not None and val is not None:
-        class_folder(tmp_path / "labelled", train, val)
+        class_folder(tmp_path / "labeled", train, val)
     with pytest.raises(UserError, match=sentence):
-        open_class_folder(tmp_path / "labelled")
+        open_class_folder(tmp_path / "labeled")
 
 
-def test_few_pictures_all_vote(tmp_path: Path) -> None:
+def test_few_images_all_vote(tmp_path: Path) -> None:
     folder = open_class_folder(class_folder(tmp_path, {"cup": 4, "dog": 3}, {"cup": 1}))
     assert list(knn.knn_on_folder(build_backbone(TINY, 16), folder, 16)) == [7]
 
 
-def test_a_picture_that_does_not_decode_is_named(tmp_path: Path) -> None:
+def test_a_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
     folder = open_class_folder(class_folder(tmp_path, {"cup": 2}, {"cup": 1}))
-    folder.val.files[0].write_bytes(b"no picture")
+    folder.val.files[0].write_bytes(b"no image")
     with pytest.raises(UserError, match=r"val/cup/0\.png does not decode"):
         knn.knn_on_folder(build_backbone(TINY, 16), folder, 16)
 
 
-def test_real_pictures_are_told_apart_better_than_by_chance(test_data: Path, tmp_path: Path) -> None:
+def test_real_images_are_told_apart_better_than_by_chance(test_data: Path, tmp_path: Path) -> None:
     names = ["Faces_easy", "Leopards", "Motorbikes", "airplanes", "car_side"]
     for part in ("train", "val"):
         (tmp_path / part).mkdir()

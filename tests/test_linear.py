@@ -17,7 +17,7 @@ from test_backbones import FAMILIES, shake  # noqa: E402
 
 from dino_ros.errors import UserError  # noqa: E402
 from dino_train.cli import run  # noqa: E402
-from dino_train.evaluation.classification.class_folder import LabelledFiles, open_class_folder  # noqa: E402
+from dino_train.evaluation.classification.class_folder import LabeledFiles, open_class_folder  # noqa: E402
 from dino_train.evaluation.classification.frozen_features import CropFeatures, WholeFeatures  # noqa: E402
 from dino_train.evaluation.classification.linear import (  # noqa: E402
     LinearSettings,
@@ -36,13 +36,13 @@ Array = NDArray[np.float64]
 TINY = BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=48, depth=5, num_heads=3)
 
 
-def block_by_block(vit: torch.nn.Module, pictures: torch.Tensor) -> list[torch.Tensor]:
-    """Tokens [B, N, C] after each block, normed, of uint8 pictures [B, 3, H, W]; `vit` becomes float64."""
+def block_by_block(vit: torch.nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    """Tokens [B, N, C] after each block, normed, of uint8 images [B, 3, H, W]; `vit` becomes float64."""
     mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in mean_and_std(vit))
     seen: list[torch.Tensor] = []
     handles = [block.register_forward_hook(lambda *call: seen.append(call[-1])) for block in vit.double().blocks]
     with torch.no_grad():
-        vit((pictures.double() / 255 - mean) / std)
+        vit((images.double() / 255 - mean) / std)
         normed = [vit.norm(tokens) for tokens in seen]
     for handle in handles:
         handle.remove()
@@ -83,16 +83,16 @@ def test_more_blocks_than_there_are_are_refused() -> None:
         CropFeatures(build_backbone(TINY, 32), 32, blocks=6)
 
 
-def test_whole_pictures_are_mirrored_before_the_encoder(tmp_path: Path) -> None:
+def test_whole_images_are_mirrored_before_the_encoder(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    pictures = rng.integers(0, 256, (3, 24, 40, 3), np.uint8)
+    images = rng.integers(0, 256, (3, 24, 40, 3), np.uint8)
     files = [tmp_path / f"{i}.png" for i in range(3)]
-    for file, picture in zip(files, pictures, strict=True):
-        cv2.imwrite(str(file), picture[:, :, ::-1])
+    for file, image in zip(files, images, strict=True):
+        cv2.imwrite(str(file), image[:, :, ::-1])
     vit = shake(build_backbone(TINY, 32))
     features = WholeFeatures(TorchEncoder(vit, (24, 40)), patches=True)
     got = [features.of_files(files, mirrored) for mirrored in (False, True)]
-    for found, shown in zip(got, (pictures, pictures[:, :, ::-1]), strict=True):
+    for found, shown in zip(got, (images, images[:, :, ::-1]), strict=True):
         tokens = block_by_block(vit, torch.from_numpy(shown.copy()).permute(0, 3, 1, 2))[-1]
         expected = torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
@@ -142,7 +142,7 @@ def test_training_ends_where_logistic_regression_does() -> None:
     assert np.abs(ours - optimum.predict_proba(features)).max() < 0.01
 
 
-def test_an_epoch_sees_every_picture_once_in_one_of_its_versions() -> None:
+def test_an_epoch_sees_every_image_once_in_one_of_its_versions() -> None:
     numbers = torch.arange(50.0)
     batches = StoredBatches(torch.stack([numbers, -1 - numbers])[..., None], torch.arange(50) % 7, 16)
     epochs = []
@@ -150,16 +150,16 @@ def test_an_epoch_sees_every_picture_once_in_one_of_its_versions() -> None:
         drawn = list(batches)
         assert [len(labels) for _, labels in drawn] == [16, 16, 16, 2]
         features = torch.cat([features[:, 0] for features, _ in drawn])
-        pictures = torch.where(features < 0, -1 - features, features)
-        assert sorted(pictures.tolist()) == numbers.tolist()
-        assert torch.equal(pictures.long() % 7, torch.cat([labels for _, labels in drawn]))
+        images = torch.where(features < 0, -1 - features, features)
+        assert sorted(images.tolist()) == numbers.tolist()
+        assert torch.equal(images.long() % 7, torch.cat([labels for _, labels in drawn]))
         assert 10 < (features < 0).sum() < 40
         epochs.append(features)
     assert not torch.equal(*epochs)
 
 
 class Corners(CropFeatures):
-    """Shows the crops themselves: the colours at the left and right of the middle row, top and bottom of the column."""
+    """Shows the crops themselves: the colors at the left and right of the middle row, top and bottom of the column."""
 
     def __init__(self) -> None:
         self.side = 32
@@ -174,7 +174,7 @@ def test_random_crops_are_those_of_imagenet(tmp_path: Path) -> None:
     ramp = np.zeros((200, 240, 3), np.uint8)
     ramp[:, :, 2], ramp[:, :, 1] = np.arange(240), np.arange(200)[:, None]  # BGR
     cv2.imwrite(str(tmp_path / "ramp.png"), ramp)
-    part = LabelledFiles([tmp_path / "ramp.png"] * 150, list(range(150)))
+    part = LabeledFiles([tmp_path / "ramp.png"] * 150, list(range(150)))
     batches = RandomCropBatches(Corners(), part, 64)
     epochs = [list(batches) for _ in range(2)]
     assert [len(labels) for _, labels in epochs[0]] == [64, 64, 22]
@@ -225,8 +225,8 @@ def test_shapes_are_learnt_from_either_kind_of_features(shapes: Path, augmentati
     assert scores.accuracies[1e-7].top1 < scores.accuracies[0.3].top1, "the classifiers learn at their own rates"
 
 
-def test_a_training_picture_that_does_not_decode_is_named(shapes: Path) -> None:
-    (shapes / "train" / "kind1" / "3.png").write_bytes(b"no picture")
+def test_a_training_image_that_does_not_decode_is_named(shapes: Path) -> None:
+    (shapes / "train" / "kind1" / "3.png").write_bytes(b"no image")
     encoder = TorchEncoder(build_backbone(TINY, 32), (32, 32))
     for augmentation in ("crops", "flips"):
         settings = LinearSettings(1, augmentation=augmentation)  # type: ignore[arg-type]
@@ -254,14 +254,14 @@ def test_the_command_says_what_each_encoder_was_trained_on(shapes: Path, student
     )
     rows = json.loads(out.read_text())["rows"]
     assert [(row["features"], row["trained on"], row["learning rate"]) for row in rows] == [
-        ("embedding", "whole pictures, mirrored", "0.001"),
-        ("embedding", "whole pictures, mirrored", "1"),
+        ("embedding", "whole images, mirrored", "0.001"),
+        ("embedding", "whole images, mirrored", "1"),
     ]
-    assert rows[1]["top-1"] > 0.6, "the student tells mean colours, and each kind has its own"
+    assert rows[1]["top-1"] > 0.6, "the student tells mean colors, and each kind has its own"
     assert [row["best"] for row in rows] == ["", "best"]
 
 
-def test_real_pictures_are_told_apart(test_data: Path, tmp_path: Path) -> None:
+def test_real_images_are_told_apart(test_data: Path, tmp_path: Path) -> None:
     names = ["Faces_easy", "Leopards", "Motorbikes", "airplanes", "car_side"]
     for part in ("train", "val"):
         (tmp_path / part).mkdir()

@@ -1,4 +1,4 @@
-"""The order of pictures: shuffled, weighted, split among processes and workers, and the same again after a pause."""
+"""The order of images: shuffled, weighted, split among processes and workers, and the same again after a pause."""
 
 import collections
 import dataclasses
@@ -16,11 +16,11 @@ from dino_ros.errors import UserError  # noqa: E402
 from dino_train.data.loader import CropDataset, EpochSampler, crop_loader, finish_crops, split  # noqa: E402
 from dino_train.recipes import CropsConfig, DinoRecipe  # noqa: E402
 
-RECIPE = DinoRecipe(crops=CropsConfig(32, 16, local_crops=2), epochs=3, batch_size=6, seed=5)
+RECIPE = DinoRecipe(crops=CropsConfig(32, 16, local_crops_number=2), epochs=3, batch_size=6, seed=5)
 
 
 class Numbers:
-    """Sources of pictures whose every pixel is their number."""
+    """Sources of images whose every pixel is their number."""
 
     name = "numbers"
 
@@ -40,7 +40,7 @@ def drawn(sampler: EpochSampler) -> list[int]:
     return [number for batch in sampler for number, _ in batch]
 
 
-def test_each_epoch_draws_every_picture_at_most_once_in_a_new_order() -> None:
+def test_each_epoch_draws_every_image_at_most_once_in_a_new_order() -> None:
     sampler = EpochSampler(Numbers(), RECIPE)
     numbers = drawn(sampler)
     epochs = [numbers[i : i + 18] for i in (0, 18, 36)]
@@ -78,7 +78,7 @@ def test_a_loader_that_starts_later_gives_the_same_batches(first_step: int, work
     def batches(start: int, workers: int) -> list[list[torch.Tensor]]:
         frames = Numbers()
         loader = crop_loader(frames, RECIPE, EpochSampler(frames, RECIPE, start), workers)
-        return [[*batch.crops, batch.pictures] for batch in loader]
+        return [[*batch.crops, batch.images] for batch in loader]
 
     rest = batches(first_step, workers)
     assert len(rest) == 9 - first_step
@@ -86,19 +86,19 @@ def test_a_loader_that_starts_later_gives_the_same_batches(first_step: int, work
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_crops_of_a_batch_stand_crop_by_crop_and_split_by_picture() -> None:
+def test_crops_of_a_batch_stand_crop_by_crop_and_split_by_image() -> None:
     frames = Numbers()
-    recipe = dataclasses.replace(RECIPE, crops=dataclasses.replace(RECIPE.crops, colour=0.0))
+    recipe = dataclasses.replace(RECIPE, crops=dataclasses.replace(RECIPE.crops, color=0.0))
     batch = next(iter(crop_loader(frames, recipe, EpochSampler(frames, recipe), 0)))
-    numbers = batch.pictures.tolist()
+    numbers = batch.images.tolist()
     for group, crops in zip(finish_crops(batch, torch.device("cpu")), (2, 2), strict=True):
         assert group[:, 0, 0, 0].tolist() == numbers * crops
-    parts = [part.pictures.tolist() for part in split(batch, 3)]
+    parts = [part.images.tolist() for part in split(batch, 3)]
     assert parts == [numbers[:2], numbers[2:4], numbers[4:]]
 
 
 def test_crops_left_to_the_gpu_end_up_alike() -> None:
-    """The colours that a GPU would apply to the whole batch, applied here, are those of the workers."""
+    """The colors that a GPU would apply to the whole batch, applied here, are those of the workers."""
     frames = Numbers()
     finished, raw = (
         next(iter(crop_loader(frames, RECIPE, EpochSampler(frames, RECIPE), 0, finish=finish)))
@@ -111,21 +111,21 @@ def test_crops_left_to_the_gpu_end_up_alike() -> None:
         assert (expected.float() - got).abs().mean() < 1.5
 
 
-def test_a_picture_that_does_not_decode_is_replaced_by_the_next(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_image_that_does_not_decode_is_replaced_by_the_next(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Numbers):
         def __getitem__(self, index: int) -> np.ndarray:
             if index == 7:
-                raise UserError("picture 7 does not decode")
+                raise UserError("image 7 does not decode")
             return super().__getitem__(index)
 
     dataset = CropDataset(Broken(), RECIPE)
     assert all(torch.equal(a, b) for a, b in zip(dataset[7, 0].crops, dataset[8, 0].crops, strict=True))
-    assert "picture 7 does not decode" in caplog.text
+    assert "image 7 does not decode" in caplog.text
 
 
-def test_fewer_pictures_than_a_batch_are_refused() -> None:
+def test_fewer_images_than_a_batch_are_refused() -> None:
     frames = Numbers((4,))
-    with pytest.raises(UserError, match="4 pictures, fewer than one batch: set batch_size to 4"):
+    with pytest.raises(UserError, match="4 images, fewer than one batch: set batch_size to 4"):
         crop_loader(frames, RECIPE, EpochSampler(frames, RECIPE), 0)
 
 
@@ -141,7 +141,7 @@ class Engine:
 
 
 class CollectingNumbers(Numbers):
-    """Collects garbage with every picture."""
+    """Collects garbage with every image."""
 
     def __getitem__(self, index: int) -> np.ndarray:
         gc.collect()

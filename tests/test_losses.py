@@ -120,14 +120,14 @@ def test_moco_v3_is_info_nce_over_the_batch() -> None:
 
 
 @pytest.mark.parametrize(("pictures", "outputs", "epsilon"), [(6, 4, 0.05), (5, 9, 0.3), (40, 8, 0.015)])
-def test_sinkhorn_shares_pictures_out(pictures: int, outputs: int, epsilon: float) -> None:
-    scores = np.random.default_rng(1).uniform(-1, 1, (pictures, outputs))
+def test_sinkhorn_shares_images_out(images: int, outputs: int, epsilon: float) -> None:
+    scores = np.random.default_rng(1).uniform(-1, 1, (images, outputs))
     codes = sinkhorn(torch.from_numpy(scores), epsilon, 3).numpy()
     np.testing.assert_allclose(codes, sinkhorn_reference(scores, epsilon, 3), rtol=1e-9)
     np.testing.assert_allclose(codes.sum(axis=1), 1, rtol=1e-12)
     many = sinkhorn(torch.from_numpy(scores), epsilon, 20_000).numpy()
     np.testing.assert_allclose(many.sum(axis=1), 1, rtol=1e-12)
-    np.testing.assert_allclose(many.sum(axis=0), pictures / outputs, rtol=1e-2, err_msg="every output gets as many")
+    np.testing.assert_allclose(many.sum(axis=0), images / outputs, rtol=1e-2, err_msg="every output gets as many")
 
 
 def test_swav_is_the_cross_entropy_with_the_codes() -> None:

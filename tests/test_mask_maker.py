@@ -26,16 +26,16 @@ GROUND = cv2.GaussianBlur(np.random.default_rng(9).integers(0, 256, (*SIZE, 3), 
 
 
 def film(*tops_and_lefts: tuple[int, int], seed: int = 0, noise: float = 0.3) -> tuple[Outputs, NDArray, NDArray]:
-    """A frame: the student's outputs, the picture, and where its squares of 96 pixels are."""
+    """A frame: the student's outputs, the image, and where its squares of 96 pixels are."""
     inside = np.zeros(SIZE, bool)
-    picture = GROUND.copy()
+    image = GROUND.copy()
     for top, left in tops_and_lefts:
         square = np.s_[max(top, 0) : top + 96, max(left, 0) : left + 96]
         inside[square] = True
-        picture[square] = (220, 40, 40)
+        image[square] = (220, 40, 40)
     patches = cv2.resize(inside.astype(np.float32), GRID[::-1], interpolation=cv2.INTER_AREA) > 0.5
     features, attention = render_scene(patches, seed, noise=noise)
-    return {"features": features, "attention": attention}, picture, inside
+    return {"features": features, "attention": attention}, image, inside
 
 
 def make(maker: MaskMaker, frame: tuple[Outputs, NDArray, NDArray], stamp: int, mask: MaskParameters) -> Masks:
@@ -48,8 +48,8 @@ def flicker(masks: list[NDArray[np.uint8]]) -> float:
     return float(np.mean([(a != b).mean() for a, b in pairwise(masks)]))
 
 
-@pytest.mark.parametrize(("method", "noise"), [("background", 1.8), ("normalised_cut", 0.95)])
-def test_steady_masks_flicker_less_on_a_still_picture(method: str, noise: float) -> None:
+@pytest.mark.parametrize(("method", "noise"), [("background", 1.8), ("normalized_cut", 0.95)])
+def test_steady_masks_flicker_less_on_a_still_image(method: str, noise: float) -> None:
     frames = [film((64, 96), seed=seed, noise=noise) for seed in range(12)]
     made = {}
     for steady in (0.0, 0.5):
@@ -79,7 +79,7 @@ def test_what_appears_and_what_leaves_does_so_at_once() -> None:
         assert jaccard(make(maker, frame, i * FRAME, STEADY).mask > 0, frame[2]) > 0.93
 
 
-@pytest.mark.parametrize("method", ["background", "normalised_cut", "lost", "attention"])
+@pytest.mark.parametrize("method", ["background", "normalized_cut", "lost", "attention"])
 @pytest.mark.parametrize("jump", [JUMP + 1, -1])
 def test_after_a_jump_all_starts_anew(method: str, jump: int) -> None:
     maker, mask = MaskMaker(), MaskParameters(method)
@@ -169,12 +169,12 @@ def test_objects_that_nobody_asked_for_in_between_start_anew() -> None:
 
 
 @pytest.mark.parametrize("size", [(120, 160), (240, 100), (1, 1), (9, 500), (480, 640)])
-def test_a_picture_of_another_size_in_between(size: tuple[int, int]) -> None:
+def test_a_image_of_another_size_in_between(size: tuple[int, int]) -> None:
     maker = MaskMaker()
-    seen, picture, _ = frame = film((60, 60))
+    seen, image, _ = frame = film((60, 60))
     make(maker, frame, 0, STEADY)
     for i in (1, 2):
-        other = maker(seen, size, cv2.resize(picture, size[::-1]), i * FRAME, STEADY, objects=True)
+        other = maker(seen, size, cv2.resize(image, size[::-1]), i * FRAME, STEADY, objects=True)
         assert other.mask.shape == other.objects.shape == size
     again = make(maker, frame, 3 * FRAME, STEADY)
     assert again.mask.shape == SIZE
@@ -182,7 +182,7 @@ def test_a_picture_of_another_size_in_between(size: tuple[int, int]) -> None:
 
 
 def test_a_student_with_another_grid_in_between() -> None:
-    for method in ("background", "normalised_cut"):
+    for method in ("background", "normalized_cut"):
         maker, mask = MaskMaker(), MaskParameters(method)
         frame = film((60, 60))
         make(maker, frame, 0, mask)
@@ -206,8 +206,8 @@ def test_the_foreground_head_is_taken_as_it_is() -> None:
         (dataclasses.replace(ATTENTION, steady=0.1), False, True),
     ],
 )
-def test_the_picture_is_asked_for_only_where_it_is_needed(mask: MaskParameters, objects: bool, needed: bool) -> None:
-    assert mask.needs_picture(objects) == needed
+def test_the_image_is_asked_for_only_where_it_is_needed(mask: MaskParameters, objects: bool, needed: bool) -> None:
+    assert mask.needs_image(objects) == needed
     if not needed:
         assert MaskMaker()(film((60, 60))[0], SIZE, None, 0, mask, objects).mask.any()
 
@@ -225,8 +225,8 @@ def test_outputs_that_are_not_finite_are_refused_and_forgotten(method: str, valu
     assert {*np.unique(maker(seen, SIZE, frame[1], FRAME, mask).mask)} <= {0, 255}
 
 
-def test_the_edges_of_large_pictures_are_followed_on_a_smaller_one() -> None:
-    small, inside = disc((240, 320), grey=False)
+def test_the_edges_of_large_images_are_followed_on_a_smaller_one() -> None:
+    small, inside = disc((240, 320), gray=False)
     large = cv2.resize(small, (1920, 1440), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
     grid = (cv2.resize(inside.astype(np.float32), (10, 8), interpolation=cv2.INTER_AREA) > 0.3).astype(np.float32)
     made = MaskMaker()({"foreground": grid}, large.shape[:2], large, 0, MaskParameters("foreground"))

@@ -11,9 +11,9 @@ from scenes import rectangle, render_scene
 
 from dino_ros.masks.background import ALIKE, ROUNDS, background_mask
 from dino_ros.masks.lost import SHARE, lost_mask
-from dino_ros.masks.normalised_cut import ALIKE as EDGE
-from dino_ros.masks.normalised_cut import APART, WARM_STEPS, normalised_cut_mask, second_eigenvector
-from dino_ros.masks.normalised_cut import STEPS as COLD_STEPS
+from dino_ros.masks.normalized_cut import ALIKE as EDGE
+from dino_ros.masks.normalized_cut import APART, WARM_STEPS, normalized_cut_mask, second_eigenvector
+from dino_ros.masks.normalized_cut import STEPS as COLD_STEPS
 from dino_ros.masks.soft import otsu_threshold, soft_mask
 
 SCENE = rectangle(14, 18, 3, 5, 9, 11)
@@ -76,8 +76,8 @@ def slow_background(features: NDArray[np.float32], attention: NDArray[np.float32
     ranking = attention.astype(np.float64).mean(axis=0).ravel()
     for _ in range(1 + ROUNDS):
         ranked = sorted(range(len(tokens)), key=lambda patch: ranking[patch])
-        centre = sum(tokens[patch] for patch in ranked[: len(tokens) // 2]) / (len(tokens) // 2)
-        likeness = np.array([token @ centre / np.sqrt(centre @ centre) for token in tokens])
+        center = sum(tokens[patch] for patch in ranked[: len(tokens) // 2]) / (len(tokens) // 2)
+        likeness = np.array([token @ center / np.sqrt(center @ center) for token in tokens])
         ranking = -likeness
     return likeness.reshape(features.shape[:2])
 
@@ -100,7 +100,7 @@ def test_objects_are_found_whatever_they_look_like() -> None:
     for seed in range(5):
         features, attention = render_scene(SCENE, seed)
         np.testing.assert_array_equal(background_mask(features, attention) > 0.5, SCENE)
-        np.testing.assert_array_equal(normalised_cut_mask(features, attention)[0] > 0.5, SCENE)
+        np.testing.assert_array_equal(normalized_cut_mask(features, attention)[0] > 0.5, SCENE)
         np.testing.assert_array_equal(lost_mask(features) > 0.5, SCENE)
 
 
@@ -122,7 +122,7 @@ def test_random_and_constant_features_give_masks(shape: tuple[int, int]) -> None
             for mask in (
                 background_mask(features, attention),
                 lost_mask(features),
-                normalised_cut_mask(features, attention)[0],
+                normalized_cut_mask(features, attention)[0],
             ):
                 assert mask.dtype == np.float32
                 assert mask.shape == shape or mask.size * 2 < np.prod(shape)  # a cut's pooled grid
@@ -176,7 +176,7 @@ def graph(features: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def exact_cut(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The second generalised eigenvector, of length 1 under D."""
+    """The second generalized eigenvector, of length 1 under D."""
     degrees = np.diag(weights.sum(axis=1))
     return np.asarray(scipy.linalg.eigh(degrees - weights, degrees)[1][:, 1])
 
@@ -221,17 +221,17 @@ def test_two_equal_blocks_are_parted() -> None:
 
 def test_the_cut_of_the_last_frame_is_taken_up() -> None:
     features, attention = render_scene(SCENE, noise=0.7)
-    mask, cut = normalised_cut_mask(features, attention)
-    again, _ = normalised_cut_mask(features, attention, cut)
+    mask, cut = normalized_cut_mask(features, attention)
+    again, _ = normalized_cut_mask(features, attention, cut)
     np.testing.assert_allclose(again, mask, atol=0.02)
-    other_size = normalised_cut_mask(features, attention, cut[:7])[0]
+    other_size = normalized_cut_mask(features, attention, cut[:7])[0]
     np.testing.assert_array_equal(other_size, mask)
 
 
 def test_attention_tells_on_which_side_objects_are() -> None:
     features, attention = render_scene(SCENE)
-    mask, _ = normalised_cut_mask(features, attention)
-    turned, _ = normalised_cut_mask(features, 1 - attention)
+    mask, _ = normalized_cut_mask(features, attention)
+    turned, _ = normalized_cut_mask(features, 1 - attention)
     np.testing.assert_array_equal(turned > 0.5, mask <= 0.5)
 
 
@@ -244,6 +244,6 @@ def test_patches_of_large_grids_are_put_together() -> None:
             square = np.s_[3 * y : 3 * y + 3, 3 * x : 3 * x + 3]
             pooled[y, x] = features[square].reshape(9, -1).mean(axis=0)
             looked_at[:, y, x] = attention[(slice(None), *square)].reshape(2, 9).mean(axis=1)
-    mask, _ = normalised_cut_mask(features, attention)
-    np.testing.assert_allclose(mask, normalised_cut_mask(pooled, looked_at)[0], atol=1e-3)
+    mask, _ = normalized_cut_mask(features, attention)
+    np.testing.assert_allclose(mask, normalized_cut_mask(pooled, looked_at)[0], atol=1e-3)
     np.testing.assert_array_equal(mask > 0.5, rectangle(15, 20, 3, 4, 9, 11))

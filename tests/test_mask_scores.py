@@ -18,11 +18,11 @@ from dino_ros.errors import UserError
 from dino_ros.masks.parameters import ATTENTION, METHODS, MaskParameters
 from dino_ros.perception.perceiver import Perceiver
 from dino_train.cli import run
-from dino_train.evaluation.segmentation.labelled import VOID
+from dino_train.evaluation.segmentation.labeled import VOID
 from dino_train.evaluation.segmentation.masks import (
-    LabelledFrame,
+    LabeledFrame,
     Tally,
-    labelled_sequences,
+    labeled_sequences,
     mask_scores,
     methods_of,
     motion,
@@ -43,7 +43,7 @@ def slow_iou(mask: NDArray[np.bool_], objects: NDArray[np.uint8]) -> float:
     return both / either
 
 
-def scene(count: int) -> list[LabelledFrame]:
+def scene(count: int) -> list[LabeledFrame]:
     """A textured ground that moves to the right with a bright block on it, 20 frames a second."""
     rng = np.random.default_rng(0)
     ground = cv2.GaussianBlur(rng.integers(0, 150, (96, 240, 3), np.uint8), (0, 0), 1.5)
@@ -54,7 +54,7 @@ def scene(count: int) -> list[LabelledFrame]:
     for number in range(count):
         left = 60 - SHIFT * number
         view = slice(left, left + 128)
-        frames.append(LabelledFrame(ground[:, view].copy(), objects[:, view].copy(), number * 50_000_000))
+        frames.append(LabeledFrame(ground[:, view].copy(), objects[:, view].copy(), number * 50_000_000))
     return frames
 
 
@@ -72,18 +72,18 @@ def test_overlap_and_outline_are_slow_ones_and_leave_void_out() -> None:
     objects = np.zeros((30, 40), np.uint8)
     objects[5:20, 8:30] = 2
     objects[18:24, :] = VOID
-    frame = LabelledFrame(np.zeros((30, 40, 3), np.uint8), objects, 0)
+    frame = LabeledFrame(np.zeros((30, 40, 3), np.uint8), objects, 0)
     mask = np.roll(objects > 0, 3, axis=1) | (rng.random(objects.shape) < 0.01)
     tally = Tally()
     tally.add(mask, frame, None)
     judged = objects != VOID
     assert tally.ious == pytest.approx([slow_iou(mask, objects)])
     assert tally.boundaries == pytest.approx([slow_f(mask & judged, (objects > 0) & judged)])
-    tally.add(mask, LabelledFrame(frame.rgb, np.zeros_like(objects), 1), None)
+    tally.add(mask, LabeledFrame(frame.rgb, np.zeros_like(objects), 1), None)
     assert len(tally.ious) == 1, "a frame without objects does not count"
 
 
-def test_steadiness_is_of_masks_that_move_with_the_picture() -> None:
+def test_steadiness_is_of_masks_that_move_with_the_image() -> None:
     frames = scene(10)
     origins = [motion(before, frame) for before, frame in zip([None, *frames], frames, strict=False)]
     assert origins[0] is None
@@ -103,12 +103,12 @@ def test_frames_that_do_not_follow_each_other_have_no_motion() -> None:
     first, second = scene(2)
     assert motion(first, second) is not None
     for stamp in (0, 101_000_000, -1):
-        assert motion(first, LabelledFrame(second.rgb, second.objects, stamp)) is None
-    assert motion(first, LabelledFrame(second.rgb[:50], second.objects[:50], second.stamp)) is None
+        assert motion(first, LabeledFrame(second.rgb, second.objects, stamp)) is None
+    assert motion(first, LabeledFrame(second.rgb[:50], second.objects[:50], second.stamp)) is None
 
 
 def test_every_layout_is_read(tmp_path: Path) -> None:
-    (frames,) = map(list, labelled_sequences(write_scene(tmp_path / "davis", 3)))
+    (frames,) = map(list, labeled_sequences(write_scene(tmp_path / "davis", 3)))
     assert [round(frame.stamp / 1e9 * 24) for frame in frames] == [0, 2, 4]
     for frame, expected in zip(frames, scene(3), strict=True):
         np.testing.assert_array_equal(frame.rgb, expected.rgb)
@@ -119,18 +119,18 @@ def test_every_layout_is_read(tmp_path: Path) -> None:
         "/mask": [encoded("png", np.dstack([frame.objects] * 3)) for frame in scene(3)],
     }
     bag = write_topics(tmp_path / "bag", topics)
-    (in_bag,) = labelled_sequences(bag, "/mask", "/image")
+    (in_bag,) = labeled_sequences(bag, "/mask", "/image")
     assert [frame.stamp for frame in in_bag] == [10**9, 11 * 10**8, 12 * 10**8], "a frame without mask is left out"
     with pytest.raises(UserError, match="name its topic of masks with --masks"):
-        [list(frames) for frames in labelled_sequences(bag, topic="/image")]
+        [list(frames) for frames in labeled_sequences(bag, topic="/image")]
 
-    stills = labelled_sequences(tmp_path / "davis" / "images", str(tmp_path / "davis" / "masks"))
+    stills = labeled_sequences(tmp_path / "davis" / "images", str(tmp_path / "davis" / "masks"))
     assert [len(list(frames)) for frames in stills] == [1, 1, 1]
     flat = tmp_path / "flat"
     flat.mkdir()
     for part in ("images", "masks"):
         (tmp_path / "davis" / part / "block").rename(flat / part)
-    assert [len(list(frames)) for frames in labelled_sequences(flat)] == [1, 1, 1]
+    assert [len(list(frames)) for frames in labeled_sequences(flat)] == [1, 1, 1]
 
 
 def test_scores_of_a_student_are_those_of_its_perceiver(student: Path) -> None:
@@ -153,7 +153,7 @@ def test_scores_of_a_student_are_those_of_its_perceiver(student: Path) -> None:
 def test_sequences_count_alike_however_long(student: Path) -> None:
     perceiver = Perceiver.load(student, "onnxruntime")
     frames = scene(6)
-    blank = LabelledFrame(frames[0].rgb, np.zeros_like(frames[0].objects), 0)
+    blank = LabeledFrame(frames[0].rgb, np.zeros_like(frames[0].objects), 0)
     one, other = (mask_scores(perceiver, [part], [ATTENTION])[0].iou for part in (frames[:5], frames[5:]))
     both = mask_scores(perceiver, [frames[:5], frames[5:], [blank]], [ATTENTION])[0]
     assert both.iou == pytest.approx((one + other) / 2)
@@ -183,7 +183,7 @@ def test_the_command_scores_every_method_on_several_data(
 
 def test_the_bundled_students_default_is_better_than_the_papers_mask() -> None:
     perceiver = Perceiver.load(backend="onnxruntime")
-    (frames,) = labelled_sequences(TABLE, TRUTH_TOPIC, TOPIC)
+    (frames,) = labeled_sequences(TABLE, TRUTH_TOPIC, TOPIC)
     default = MaskParameters().resolve(perceiver.info)
     some = [frame for number, frame in enumerate(frames) if number % 30 == 0]
     paper, ours = mask_scores(perceiver, [some], [ATTENTION, default])

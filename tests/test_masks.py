@@ -50,7 +50,7 @@ def test_head_and_mean_of_heads() -> None:
         np.testing.assert_array_equal(mask, slow_keep_mass(attention[head], 0.3))
     mean = attention.mean(axis=0)
     np.testing.assert_array_equal(attention_mask(attention, 0.3), slow_keep_mass(mean, 0.3))
-    with pytest.raises(UserError, match="mask_head is 3, but the student has the heads 0 to 2"):
+    with pytest.raises(UserError, match="mask_attention_head is 3, but the student has the heads 0 to 2"):
         attention_mask(attention, head=3)
 
 
@@ -94,14 +94,14 @@ def test_largest_components(count: int) -> None:
 def test_upsampled_mask_keeps_resolution_and_area() -> None:
     mask = np.zeros((6, 8), bool)
     mask[2:4, 3:6] = True
-    picture = upsample_mask(mask, 480, 640)
-    assert picture.shape == (480, 640)
-    assert set(np.unique(picture)) == {0, 255}
+    image = upsample_mask(mask, 480, 640)
+    assert image.shape == (480, 640)
+    assert set(np.unique(image)) == {0, 255}
     nearest = cv2.resize(mask.astype(np.uint8) * 255, (640, 480), interpolation=cv2.INTER_NEAREST)
-    assert (picture != nearest).mean() < 0.01  # only the corners are rounded
-    assert picture[241, 360] == 255
-    assert picture[160, 240] == 0  # a corner of the patches, rounded off
-    assert picture[0, 0] == 0
+    assert (image != nearest).mean() < 0.01  # only the corners are rounded
+    assert image[241, 360] == 255
+    assert image[160, 240] == 0  # a corner of the patches, rounded off
+    assert image[0, 0] == 0
 
 
 def test_jaccard() -> None:
@@ -116,9 +116,9 @@ def test_jaccard() -> None:
     "values",
     [
         {"method": "guess"},
-        {"keep": 0.0},
-        {"keep": 1.1},
-        {"head": -2},
+        {"attention_mass": 0.0},
+        {"attention_mass": 1.1},
+        {"attention_head": -2},
         {"components": -1},
         {"steady": -0.1},
         {"steady": 1.0},

@@ -23,13 +23,13 @@ from dino_ros.errors import UserError  # noqa: E402
 from dino_ros.student import read_student  # noqa: E402
 from dino_train.cli import run  # noqa: E402
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
-from dino_train.data.multicrop import MultiCrop, normalise  # noqa: E402
+from dino_train.data.multicrop import MultiCrop, normalize  # noqa: E402
 from dino_train.export.student import export  # noqa: E402
 from dino_train.machine.distributed import Processes  # noqa: E402
 from dino_train.machine.precision import prepare  # noqa: E402
 from dino_train.models.backbones import mean_and_std  # noqa: E402
 from dino_train.models.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint  # noqa: E402
-from dino_train.models.dino_v1 import initialise  # noqa: E402
+from dino_train.models.dino_v1 import initialize  # noqa: E402
 from dino_train.objectives.methods import build_objective  # noqa: E402
 from dino_train.recipes import (  # noqa: E402
     ByolConfig,
@@ -38,21 +38,21 @@ from dino_train.recipes import (  # noqa: E402
     DinoRecipe,
     MocoConfig,
     MocoRecipe,
-    OptimiserConfig,
+    OptimizerConfig,
     PretrainRecipe,
     SwavConfig,
     SwavRecipe,
 )
 from dino_train.recipes.files import load_recipe  # noqa: E402
 from dino_train.runs.folder import read_run  # noqa: E402
-from dino_train.runs.health import verdict  # noqa: E402
+from dino_train.runs.health import health_summary  # noqa: E402
 from dino_train.runs.log import LAST_NAME, LOG_NAME  # noqa: E402
 from dino_train.training import trainer  # noqa: E402
 
 Array = np.ndarray
-OPTIMISER = OptimiserConfig(lr=1e-2, warmup_epochs=1)
-SHARED = {"backbone": RECIPE.backbone, "optimiser": OPTIMISER, "epochs": 4, "batch_size": 64}
-TWO_VIEWS = dataclasses.replace(RECIPE.crops, local_crops=0)
+OPTIMIZER = OptimizerConfig(lr=1e-2, warmup_epochs=1)
+SHARED = {"backbone": RECIPE.backbone, "optimizer": OPTIMIZER, "epochs": 4, "batch_size": 64}
+TWO_VIEWS = dataclasses.replace(RECIPE.crops, local_crops_number=0)
 RECIPES: dict[str, PretrainRecipe] = {
     "byol": ByolRecipe(crops=TWO_VIEWS, byol=ByolConfig(hidden_dim=128, out_dim=32, momentum=0.9), **SHARED),
     "moco_v2": MocoRecipe(
@@ -61,7 +61,7 @@ RECIPES: dict[str, PretrainRecipe] = {
     "moco_v3": MocoRecipe(
         crops=TWO_VIEWS,
         moco=MocoConfig(version=3, hidden_dim=128, out_dim=32, momentum=0.95, freeze_patches=True),
-        **{**SHARED, "optimiser": dataclasses.replace(OPTIMISER, lr=4e-3)},
+        **{**SHARED, "optimizer": dataclasses.replace(OPTIMIZER, lr=4e-3)},
     ),
     "swav": SwavRecipe(
         crops=RECIPE.crops,
@@ -77,12 +77,12 @@ CPU = MachineConfig(device="cpu", workers=0)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shapes(tmp_path_factory.mktemp("shapes"), 320)
 
 
-def pretrain(recipe: PretrainRecipe, pictures: Path, out: Path) -> Checkpoint:
-    return load_checkpoint(trainer.pretrain(recipe, DataConfig([str(pictures)]), out, CPU, QUIET))
+def pretrain(recipe: PretrainRecipe, images: Path, out: Path) -> Checkpoint:
+    return load_checkpoint(trainer.pretrain(recipe, DataConfig([str(images)]), out, CPU, QUIET))
 
 
 def read_log(out: Path) -> list[dict[str, float]]:
@@ -91,12 +91,12 @@ def read_log(out: Path) -> list[dict[str, float]]:
 
 def random_groups(recipe: PretrainRecipe, batch: int, seed: int = 0) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    shapes = [(2, recipe.crops.global_size), (recipe.crops.local_crops, recipe.crops.local_size)]
+    shapes = [(2, recipe.crops.global_crops_size), (recipe.crops.local_crops_number, recipe.crops.local_crops_size)]
     return [torch.randn(n * batch, 3, size, size, generator=generator) for n, size in shapes if n]
 
 
 def stepped(name: str, batch: int, steps: int) -> tuple[torch.nn.Module, list[object]]:
-    """An objective after some steps without optimiser, and what it said in each."""
+    """An objective after some steps without optimizer, and what it said in each."""
     torch.manual_seed(0)
     objective = build_objective(dataclasses.replace(RECIPES[name], batch_size=batch), new=True).train()
     said = []
@@ -191,23 +191,23 @@ def test_dinos_variants() -> None:
         return build_objective(dataclasses.replace(RECIPE, dino=dataclasses.replace(RECIPE.dino, **settings)), new=True)
 
     copied, epochs = dino(teacher="copy"), dino(teacher="previous_epoch")
-    assert {copied.schedule(step, 20, 5)["teacher_momentum"] for step in range(20)} == {0.0}
-    moved = [step for step in range(20) if epochs.schedule(step, 20, 5)["teacher_momentum"] == 0.0]
+    assert {copied.schedule(step, 20, 5)["momentum_teacher"] for step in range(20)} == {0.0}
+    moved = [step for step in range(20) if epochs.schedule(step, 20, 5)["momentum_teacher"] == 0.0]
     assert moved == [4, 9, 14, 19], "at the end of each epoch, and never between"
-    assert {epochs.schedule(step, 20, 5)["teacher_momentum"] for step in range(20)} == {0.0, 1.0}
+    assert {epochs.schedule(step, 20, 5)["momentum_teacher"] for step in range(20)} == {0.0, 1.0}
 
-    for centring in ("sinkhorn", "none"):
-        objective = dino(centring=centring)
+    for centering in ("sinkhorn", "none"):
+        objective = dino(centering=centering)
         scheduled = objective.schedule(0, 10, 5)
         _, said = objective(groups, scheduled)
         logits = said.logits.double().numpy()
-        expected = sinkhorn_reference(logits, scheduled["teacher_temperature"], 3)
-        if centring == "none":
-            expected = np.exp(logits / scheduled["teacher_temperature"])
+        expected = sinkhorn_reference(logits, scheduled["teacher_temp"], 3)
+        if centering == "none":
+            expected = np.exp(logits / scheduled["teacher_temp"])
             expected /= expected.sum(axis=1, keepdims=True)
         np.testing.assert_allclose(said.targets.numpy(), expected, rtol=2e-3, atol=1e-6)
         objective.after_step(said, scheduled)
-        assert not objective.centre.any()
+        assert not objective.center.any()
 
     plain, predicting = dino(), dino(predictor=True)
     assert plain.state_dict().keys() < predicting.state_dict().keys()
@@ -230,31 +230,31 @@ def test_batch_norm_is_over_all_processes(name: str) -> None:
 
 
 def found_across_crops(vit: torch.nn.Module) -> float:
-    """Share of fresh pictures whose most similar crop, among other crops of all of them, is of their kind."""
+    """Share of fresh images whose most similar crop, among other crops of all of them, is of their kind."""
     rng, crop = np.random.default_rng(99), MultiCrop(TWO_VIEWS)
     kinds = torch.arange(200) % KINDS
     views = torch.stack([crop(render_shape(int(kind), rng), rng)[0] for kind in kinds], dim=1)
     with torch.inference_mode():
-        a, b = (functional.normalize(vit.eval()(normalise(view, *mean_and_std(vit))), dim=-1) for view in views)
+        a, b = (functional.normalize(vit.eval()(normalize(view, *mean_and_std(vit))), dim=-1) for view in views)
     similarity = (a - a.mean(dim=0)) @ (b - b.mean(dim=0)).T
     return (kinds[similarity.argmax(dim=1)] == kinds).float().mean().item()
 
 
 @METHODS
-def test_a_run_learns_and_is_exported(pictures: Path, tmp_path: Path, name: str) -> None:
+def test_a_run_learns_and_is_exported(images: Path, tmp_path: Path, name: str) -> None:
     recipe = RECIPES[name]
     torch.manual_seed(recipe.seed)
     before = found_across_crops(build_objective(recipe, new=True).student.backbone)
-    checkpoint = pretrain(recipe, pictures, tmp_path)
+    checkpoint = pretrain(recipe, images, tmp_path)
     log = read_log(tmp_path)
     assert log[-1]["loss"] < 0.95 * (recipe.chance_loss or log[0]["loss"])
     after = found_across_crops(checkpoint_backbone(checkpoint, checkpoint.network))
     assert after > before + 0.03, f"{after}, of the random ViT {before}, chance 0.25"
-    said = verdict(read_run(tmp_path))
+    said = health_summary(read_run(tmp_path))
     assert "collapsed" not in said
     assert "Nothing is learnt" not in said
-    assert "pictures apart" in said
-    info = export(str(tmp_path / LAST_NAME), tmp_path / "student.onnx", 32, 48, data=[str(pictures)])
+    assert "images apart" in said
+    info = export(str(tmp_path / LAST_NAME), tmp_path / "student.onnx", 32, 48, data=[str(images)])
     assert read_student(tmp_path / "student.onnx").weights == info.weights
     assert info.weights["source"] == "dino-train pretrain, student"
     if name == "swav":
@@ -266,7 +266,7 @@ def test_a_run_learns_and_is_exported(pictures: Path, tmp_path: Path, name: str)
 
 @METHODS
 def test_a_stopped_run_goes_on_bit_for_bit(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """In the third epoch: the queues have wrapped, the prototypes move, and every buffer ends up the same."""
 
@@ -274,9 +274,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(
         pass
 
     recipe = dataclasses.replace(
-        RECIPES[name], epochs=1.6, backbone=dataclasses.replace(RECIPE.backbone, drop_path=0.1)
+        RECIPES[name], epochs=1.6, backbone=dataclasses.replace(RECIPE.backbone, drop_path_rate=0.1)
     )
-    whole = pretrain(recipe, pictures, tmp_path / "whole")
+    whole = pretrain(recipe, images, tmp_path / "whole")
     assert whole.step == 8
     save = trainer.save_checkpoint
 
@@ -289,7 +289,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
         patched.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         patched.setattr(trainer, "save_checkpoint", save_and_stop)
         with pytest.raises(Stopped):
-            pretrain(recipe, pictures, tmp_path / "cut")
+            pretrain(recipe, images, tmp_path / "cut")
     resumed = load_checkpoint(trainer.resume_run(tmp_path / "cut", CPU))
     assert resumed.objective.keys() == whole.objective.keys()
     for key, tensor in whole.objective.items():
@@ -297,11 +297,11 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert resumed.recipe == recipe
 
 
-def test_the_command_takes_a_recipe_by_name_and_changes_it(pictures: Path, tmp_path: Path) -> None:
+def test_the_command_takes_a_recipe_by_name_and_changes_it(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run(
         [
-            *("pretrain", str(pictures), "--config", "small_byol", "--byol.out_dim", "16", "--epochs", "0.2"),
+            *("pretrain", str(images), "--config", "small_byol", "--byol.out_dim", "16", "--epochs", "0.2"),
             *("--backbone.embed_dim", "32", "--backbone.num_heads", "2", "--out", str(out)),
             *("--machine.device", "cpu", "--machine.workers", "0", "--evaluation.every", "0"),
         ]
@@ -313,18 +313,18 @@ def test_the_command_takes_a_recipe_by_name_and_changes_it(pictures: Path, tmp_p
     assert recipe.byol == dataclasses.replace(by_name.byol, out_dim=16)
     assert recipe.backbone == dataclasses.replace(by_name.backbone, embed_dim=32, num_heads=2)
     with pytest.raises(UserError, match="several methods, dino and byol"):
-        run(["pretrain", str(pictures), "--config", "small_byol", "--dino.out_dim", "16", "--out", str(tmp_path / "b")])
+        run(["pretrain", str(images), "--config", "small_byol", "--dino.out_dim", "16", "--out", str(tmp_path / "b")])
 
 
-def test_one_method_starts_from_the_backbone_of_another(pictures: Path, tmp_path: Path) -> None:
+def test_one_method_starts_from_the_backbone_of_another(images: Path, tmp_path: Path) -> None:
     short = {name: dataclasses.replace(recipe, epochs=0.2) for name, recipe in RECIPES.items()}
-    swav = pretrain(short["swav"], pictures, tmp_path / "swav")
+    swav = pretrain(short["swav"], images, tmp_path / "swav")
     vit = checkpoint_backbone(swav, "student")
     objectives = {name: build_objective(recipe, new=True) for name, recipe in RECIPES.items()}
     objectives["dino"] = build_objective(DinoRecipe(RECIPE.backbone, RECIPE.crops, dino=DinoConfig(64)), new=True)
     for name, objective in objectives.items():
         head = {key: tensor.clone() for key, tensor in objective.state_dict().items() if ".head." in key}
-        initialise(objective, tmp_path / "swav" / LAST_NAME)
+        initialize(objective, tmp_path / "swav" / LAST_NAME)
         for network in objective.children():
             assert all(torch.equal(a, b) for a, b in zip(network.backbone.parameters(), vit.parameters(), strict=True))
         same = all(torch.equal(tensor, head[key]) for key, tensor in objective.state_dict().items() if ".head." in key)

@@ -1,4 +1,4 @@
-"""Motion between pictures that were moved by a known distance."""
+"""Motion between images that were moved by a known distance."""
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ def textured(height: int = 120, width: int = 160, seed: int = 0) -> NDArray[np.u
 
 
 def shifted(values: NDArray[np.generic], x: float, y: float) -> NDArray[np.generic]:
-    """The picture moved right by x and down by y pixels."""
+    """The image moved right by x and down by y pixels."""
     matrix = np.array([[1, 0, x], [0, 1, y]], np.float64)
     return cv2.warpAffine(values, matrix, values.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
 
@@ -30,7 +30,7 @@ def motion(before: NDArray[np.uint8], now: NDArray[np.uint8]) -> Motion:
 
 
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (3.0, 0.0), (0.0, -4.0), (2.5, 1.25), (-6.0, 5.0)])
-def test_the_origin_is_where_the_picture_was(shift: tuple[float, float]) -> None:
+def test_the_origin_is_where_the_image_was(shift: tuple[float, float]) -> None:
     before = textured()
     found = motion(before, shifted(before, *shift))
     ys, xs = np.mgrid[:120, :160]
@@ -81,7 +81,7 @@ def test_it_starts_anew_where_a_frame_is_no_continuation() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 160), (160, 2), (8, 160), (12, 160), (20, 160), (31, 160), (25, 31)])
-def test_narrow_pictures_too(size: tuple[int, int]) -> None:
+def test_narrow_images_too(size: tuple[int, int]) -> None:
     rgb = textured(*size)
     found = motion(rgb, rgb)
     ys, xs = np.mgrid[: size[0], : size[1]]
@@ -89,7 +89,7 @@ def test_narrow_pictures_too(size: tuple[int, int]) -> None:
     assert found.explained.all()
 
 
-def test_a_narrow_picture_that_moves() -> None:
+def test_a_narrow_image_that_moves() -> None:
     before = textured(20, 160)
     found = motion(before, shifted(before, 3, 0))
     assert np.median(found.origin[4:-4, 20:-20, 0] - np.arange(20, 140)) == pytest.approx(-3, abs=0.3)

@@ -9,14 +9,20 @@ torch = pytest.importorskip("torch")
 from torchvision.transforms.v2 import functional as reference  # noqa: E402
 
 from dino_train.data import multicrop  # noqa: E402
-from dino_train.data.multicrop import Draws, MultiCrop, colour, colour_batch, normalise  # noqa: E402
+from dino_train.data.multicrop import Draws, MultiCrop, color, color_batch, normalize  # noqa: E402
 from dino_train.recipes import CropsConfig  # noqa: E402
 
-CONFIG = CropsConfig(global_size=64, local_size=32, local_crops=5, global_scale=(0.4, 1.0), local_scale=(0.05, 0.4))
+CONFIG = CropsConfig(
+    global_crops_size=64,
+    local_crops_size=32,
+    local_crops_number=5,
+    global_crops_scale=(0.4, 1.0),
+    local_crops_scale=(0.05, 0.4),
+)
 
 
 def photo(height: int = 120, width: int = 160, seed: int = 0) -> np.ndarray:
-    """A smooth colourful picture, RGB [H, W, 3]."""
+    """A smooth colorful image, RGB [H, W, 3]."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     smooth = cv2.GaussianBlur(noise, (0, 0), 6)
     return cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX)
@@ -29,9 +35,9 @@ def neutral(n: int) -> Draws:
         flip=np.zeros(n, bool),
         order=np.tile(np.arange(4), (n, 1)),
         jitter=np.tile(np.array([1, 1, 1, 0], np.float32), (n, 1)),
-        grey=np.zeros(n, bool),
+        gray=np.zeros(n, bool),
         sigma=np.zeros(n, np.float32),
-        solarise=np.zeros(n, bool),
+        solarize=np.zeros(n, bool),
     )
 
 
@@ -39,14 +45,14 @@ def test_numbers_sizes_and_types() -> None:
     crops = MultiCrop(CONFIG)(photo(), np.random.default_rng(0))
     assert [tuple(group.shape) for group in crops] == [(2, 3, 64, 64), (5, 3, 32, 32)]
     assert {group.dtype for group in crops} == {torch.uint8}
-    alone = MultiCrop(CropsConfig(64, 32, local_crops=0))(photo(), np.random.default_rng(0))
+    alone = MultiCrop(CropsConfig(64, 32, local_crops_number=0))(photo(), np.random.default_rng(0))
     assert [tuple(group.shape) for group in alone] == [(2, 3, 64, 64)]
 
 
 def test_draws_have_the_papers_shares_and_probabilities() -> None:
     crop = MultiCrop(CONFIG)
     drawn = [crop.draw(200, 300, np.random.default_rng([7, i])) for i in range(1500)]
-    for group, (low, high) in ((0, CONFIG.global_scale), (1, CONFIG.local_scale)):
+    for group, (low, high) in ((0, CONFIG.global_crops_scale), (1, CONFIG.local_crops_scale)):
         boxes = np.concatenate([draws[group].box for draws in drawn])
         top, left, height, width = boxes.T
         assert np.all((top >= 0) & (left >= 0) & (top + height <= 200) & (left + width <= 300))
@@ -56,14 +62,14 @@ def test_draws_have_the_papers_shares_and_probabilities() -> None:
         assert np.median(shares[inside]) == pytest.approx((low + min(high, 0.6)) / 2, abs=0.02)
         assert ratios.min() > 0.72
         assert ratios.max() < 1.37
-    first, second = (np.array([[d[0].sigma[i] > 0, d[0].solarise[i]] for d in drawn]).mean(axis=0) for i in (0, 1))
+    first, second = (np.array([[d[0].sigma[i] > 0, d[0].solarize[i]] for d in drawn]).mean(axis=0) for i in (0, 1))
     local = [d[1] for d in drawn]
     assert first == pytest.approx([1.0, 0.0], abs=0.001)
     assert second == pytest.approx([0.1, 0.2], abs=0.04)
     assert np.mean([d.sigma > 0 for d in local]) == pytest.approx(0.5, abs=0.03)
-    assert not any(d.solarise.any() for d in local)
+    assert not any(d.solarize.any() for d in local)
     assert np.mean([d.flip for d in local]) == pytest.approx(0.5, abs=0.03)
-    assert np.mean([d.grey for d in local]) == pytest.approx(0.2, abs=0.03)
+    assert np.mean([d.gray for d in local]) == pytest.approx(0.2, abs=0.03)
     values = np.concatenate([d.jitter for d in local])
     jittered = values[np.any(values != (1, 1, 1, 0), axis=1)]
     assert len(jittered) / len(values) == pytest.approx(0.8, abs=0.03)
@@ -74,21 +80,21 @@ def test_draws_have_the_papers_shares_and_probabilities() -> None:
     assert max(d.sigma.max() for d in local) == pytest.approx(2.0 * 32 / 96, rel=0.02)
 
 
-def test_weaker_colour_is_weaker_in_everything() -> None:
-    crop = MultiCrop(CropsConfig(64, 32, colour=0.0))
+def test_weaker_color_is_weaker_in_everything() -> None:
+    crop = MultiCrop(CropsConfig(64, 32, color=0.0))
     for i in range(50):
         for draws in crop.draw(100, 100, np.random.default_rng(i)):
-            np.testing.assert_array_equal(draws.jitter, np.tile([1, 1, 1, 0], (len(draws.grey), 1)))
-            assert not draws.grey.any()
-            assert not draws.solarise.any()
+            np.testing.assert_array_equal(draws.jitter, np.tile([1, 1, 1, 0], (len(draws.gray), 1)))
+            assert not draws.gray.any()
+            assert not draws.solarize.any()
 
 
 def test_cuts_are_torchvisions() -> None:
-    picture, crop = photo(), MultiCrop(CONFIG)
-    draws = crop.draw(*picture.shape[:2], np.random.default_rng(3))
-    for group, drawn, size in zip(crop.cut(picture, draws), draws, (64, 32), strict=True):
+    image, crop = photo(), MultiCrop(CONFIG)
+    draws = crop.draw(*image.shape[:2], np.random.default_rng(3))
+    for group, drawn, size in zip(crop.cut(image, draws), draws, (64, 32), strict=True):
         for cut, (top, left, height, width), flip in zip(group, drawn.box, drawn.flip, strict=True):
-            part = torch.from_numpy(picture[top : top + height, left : left + width]).permute(2, 0, 1)
+            part = torch.from_numpy(image[top : top + height, left : left + width]).permute(2, 0, 1)
             expected = reference.resize(part, [size, size], reference.InterpolationMode.BICUBIC, antialias=True)
             assert torch.equal(cut, reference.horizontal_flip(expected) if flip else expected)
 
@@ -108,42 +114,42 @@ def test_each_jitter_is_torchvisions(name: str) -> None:
     draws = neutral(1)
     draws.jitter[0, operation] = value
     exact = expected(crop.float() / 255) * 255
-    assert (colour_batch(crop, draws) - exact).abs().max() < 0.01
-    rounded = (colour(crop, draws).float() - exact).abs()
+    assert (color_batch(crop, draws) - exact).abs().max() < 0.01
+    rounded = (color(crop, draws).float() - exact).abs()
     assert rounded.mean() < 1.0  # OpenCV rounds to 8 bits, hue to 256 steps
     assert rounded.max() < 6.0
 
 
-def test_grey_blur_and_solarise() -> None:
+def test_gray_blur_and_solarize() -> None:
     crop = torch.from_numpy(photo(64, 64)).permute(2, 0, 1)[None]
     floats = crop.float()
-    grey = neutral(1)._replace(grey=np.array([True]))
+    gray = neutral(1)._replace(gray=np.array([True]))
     blur = neutral(1)._replace(sigma=np.array([1.3], np.float32))
-    solarise = neutral(1)._replace(solarise=np.array([True]))
+    solarize = neutral(1)._replace(solarize=np.array([True]))
     blurred = cv2.GaussianBlur(crop[0].permute(1, 2, 0).numpy().astype(np.float64), (0, 0), 1.3)
     for draws, expected in (
-        (grey, reference.rgb_to_grayscale(floats, 3)),
+        (gray, reference.rgb_to_grayscale(floats, 3)),
         (blur, torch.from_numpy(blurred).permute(2, 0, 1)[None]),
-        (solarise, reference.solarize(crop, 128).float()),
+        (solarize, reference.solarize(crop, 128).float()),
         (neutral(1), floats),
     ):
-        assert (colour(crop, draws).float() - expected).abs().max() < 2.0
-        assert (colour_batch(crop, draws) - expected).abs().max() < 1.0
+        assert (color(crop, draws).float() - expected).abs().max() < 2.0
+        assert (color_batch(crop, draws) - expected).abs().max() < 1.0
 
 
-def test_both_ways_to_colour_agree() -> None:
+def test_both_ways_to_color_agree() -> None:
     """Draw by draw, all operations together: what is cropped on a GPU is what a CPU would have made."""
     crop = MultiCrop(CropsConfig(64, 32))
     for i in range(20):
-        picture = photo(seed=i)
-        draws = crop.draw(*picture.shape[:2], np.random.default_rng(i))
-        for cut, drawn in zip(crop.cut(picture, draws), draws, strict=True):
-            smooth = drawn._replace(solarise=np.zeros_like(drawn.solarise))  # rounding decides at its threshold
-            assert (colour(cut, smooth).float() - colour_batch(cut, smooth)).abs().mean() < 1.5
+        image = photo(seed=i)
+        draws = crop.draw(*image.shape[:2], np.random.default_rng(i))
+        for cut, drawn in zip(crop.cut(image, draws), draws, strict=True):
+            smooth = drawn._replace(solarize=np.zeros_like(drawn.solarize))  # rounding decides at its threshold
+            assert (color(cut, smooth).float() - color_batch(cut, smooth)).abs().mean() < 1.5
 
 
-def test_normalise() -> None:
+def test_normalize() -> None:
     crops = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     expected = (crops.double() / 255 - torch.tensor(mean).double().view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-    torch.testing.assert_close(normalise(crops, mean, std).double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(normalize(crops, mean, std).double(), expected, atol=1e-5, rtol=1e-5)

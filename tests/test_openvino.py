@@ -1,4 +1,4 @@
-"""OpenVINO against ONNX Runtime on the bundled student and the demo's pictures."""
+"""OpenVINO against ONNX Runtime on the bundled student and the demo's images."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dino_ros.backends import Backend, open_backend
-from dino_ros.backends.parity import prepare, shipped_pictures
+from dino_ros.backends.parity import prepare, shipped_images
 from dino_ros.errors import UserError
 from dino_ros.student import find_student, read_student
 
@@ -22,9 +22,9 @@ def engines() -> tuple[Backend, Backend]:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> NDArray[np.uint8]:
+def images() -> NDArray[np.uint8]:
     info = read_student(find_student(""))
-    return prepare(shipped_pictures(), info.height, info.width)
+    return prepare(shipped_images(), info.height, info.width)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4])
@@ -32,20 +32,20 @@ def pictures() -> NDArray[np.uint8]:
     "outputs", [["attention"], ["embedding", "features"], ["attention", "embedding", "features"]], ids=",".join
 )
 def test_outputs_are_those_of_onnx_runtime(
-    engines: tuple[Backend, Backend], pictures: NDArray[np.uint8], batch: int, outputs: list[str]
+    engines: tuple[Backend, Backend], images: NDArray[np.uint8], batch: int, outputs: list[str]
 ) -> None:
-    ours, theirs = (engine(pictures[:batch], outputs) for engine in engines)
+    ours, theirs = (engine(images[:batch], outputs) for engine in engines)
     assert list(ours) == outputs
     for name in outputs:
         assert ours[name].dtype == np.float32
         np.testing.assert_allclose(ours[name], theirs[name], atol=1e-4 * np.abs(theirs[name]).max())
 
 
-def test_results_are_the_callers(engines: tuple[Backend, Backend], pictures: NDArray[np.uint8]) -> None:
+def test_results_are_the_callers(engines: tuple[Backend, Backend], images: NDArray[np.uint8]) -> None:
     engine = engines[0]
-    first = engine(pictures[:1], ["attention"])["attention"]
+    first = engine(images[:1], ["attention"])["attention"]
     kept = first.copy()
-    engine(pictures[1:2], ["attention"])
+    engine(images[1:2], ["attention"])
     np.testing.assert_array_equal(first, kept)
 
 

@@ -1,4 +1,4 @@
-"""The overlay: heat where attention lies, an outline around the mask, the camera's picture elsewhere."""
+"""The overlay: heat where attention lies, an outline around the mask, the camera's image elsewhere."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,7 @@ import numpy as np
 from dino_ros.images.overlay import HEAT, OUTLINE, overlay
 
 
-def test_heat_lies_where_attention_is_and_blends_with_the_picture() -> None:
+def test_heat_lies_where_attention_is_and_blends_with_the_image() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (123, 164, 3), dtype=np.uint8)
     untouched = rgb.copy()
     attention = np.zeros((2, 3, 4), np.float32)
@@ -21,7 +21,7 @@ def test_heat_lies_where_attention_is_and_blends_with_the_picture() -> None:
     np.testing.assert_array_equal(drawn[:, 125:], rgb[:, 125:])
 
 
-def test_even_attention_leaves_the_picture_as_it_is() -> None:
+def test_even_attention_leaves_the_image_as_it_is() -> None:
     rgb = np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     for value in (0.0, 0.1, 0.25):
         drawn = overlay(rgb, np.zeros((48, 64), np.uint8), np.full((3, 6, 8), value, np.float32))

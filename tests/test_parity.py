@@ -10,7 +10,7 @@ from students import changed, write_student
 from wrong_backends import Array, Wrong
 
 from dino_ros.backends import Backend, open_backend
-from dino_ros.backends.parity import compare, gate, prepare, shipped_pictures
+from dino_ros.backends.parity import compare, gate, prepare, shipped_images
 from dino_ros.errors import UserError
 from dino_ros.files import cache_folder, file_sha256
 from dino_ros.masks.attention import attention_mask
@@ -90,7 +90,7 @@ def test_a_head_that_says_something_else_is_refused_though_all_else_is_right() -
 
 def test_the_numbers_are_those_of_the_formulas(student: Path, reference: Backend) -> None:
     info = read_student(student)
-    batch = prepare(shipped_pictures(), info.height, info.width)
+    batch = prepare(shipped_images(), info.height, info.width)
     assert len(batch) >= 4
     other = Wrong(reference, noisy(0.1))
     kept: list[dict[str, Array]] = []
@@ -101,8 +101,8 @@ def test_the_numbers_are_those_of_the_formulas(student: Path, reference: Backend
 
     found = compare(keep, reference, batch)  # type: ignore[arg-type]
     cosines, ious = [], []
-    for picture, ours in zip(batch, kept, strict=True):
-        theirs = reference(picture[None], ["features", "attention"])
+    for image, ours in zip(batch, kept, strict=True):
+        theirs = reference(image[None], ["features", "attention"])
         patches = [seen["features"].reshape(-1, info.embed_dim) for seen in (ours, theirs)]
         for a, b in zip(*patches, strict=True):
             cosines.append(np.dot(a, b) / np.sqrt(np.dot(a, a) * np.dot(b, b)))
@@ -124,11 +124,11 @@ def test_a_verdict_is_remembered_for_engine_and_student(student: Path, reference
             gate(student, other)
     assert other.calls == calls
     other_student = tmp_path / "other.onnx"
-    write_student(other_student, changed(licence="MIT"))
+    write_student(other_student, changed(license="MIT"))
     with pytest.raises(UserError, match=r"engine A sees something else in other\.onnx"):
         gate(other_student, Wrong(reference, noisy(0.5), "engine A"))
     assert gate(student, right, [np.zeros((100, 100, 3), np.uint8)]).cosine == pytest.approx(1)
-    assert right.calls == calls + 1  # pictures of one's own are always looked at
+    assert right.calls == calls + 1  # images of one's own are always looked at
 
 
 @pytest.mark.parametrize(

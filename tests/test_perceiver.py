@@ -18,7 +18,7 @@ from dino_ros.masks.parameters import ATTENTION, MaskParameters
 from dino_ros.perception.perceiver import OUTPUTS, Perceiver
 
 
-def picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+def image(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return cv2.GaussianBlur(noise, (0, 0), 3)
 
@@ -29,7 +29,7 @@ def enlarged(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def test_outputs_at_the_students_own_size(student: Path) -> None:
-    rgb = picture(32, 48)
+    rgb = image(32, 48)
     seen = Perceiver.load(student)(rgb, mask=ATTENTION)
     answer = expected(rgb[None])
     np.testing.assert_allclose(seen.features, answer["features"][0], atol=1e-5)
@@ -40,17 +40,17 @@ def test_outputs_at_the_students_own_size(student: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(480, 640), (17, 23), (720, 40)])
 def test_any_size_goes_in_and_the_mask_has_it(student: Path, shape: tuple[int, int]) -> None:
-    rgb = picture(*shape)
+    rgb = image(*shape)
     seen = Perceiver.load(student)(rgb)
     resized = resize(rgb, 32, 48)
     np.testing.assert_allclose(seen.features, expected(resized[None])["features"][0], atol=1e-5)
     assert seen.mask.shape == shape
 
 
-def test_a_batch_equals_its_pictures_one_by_one(student: Path) -> None:
+def test_a_batch_equals_its_images_one_by_one(student: Path) -> None:
     perceiver = Perceiver.load(student)
-    pictures = [picture(50, 60, 1), picture(32, 48, 2), picture(200, 100, 3)]
-    for together, rgb in zip(perceiver(pictures), pictures, strict=True):
+    images = [image(50, 60, 1), image(32, 48, 2), image(200, 100, 3)]
+    for together, rgb in zip(perceiver(images), images, strict=True):
         alone = perceiver(rgb)
         np.testing.assert_allclose(together.features, alone.features, atol=1e-6)
         np.testing.assert_array_equal(together.mask, alone.mask)
@@ -84,7 +84,7 @@ class CountingBackend:
 )
 def test_only_what_is_asked_for_is_computed(outputs: list[str], mask: MaskParameters, asked: list[str] | None) -> None:
     backend = CountingBackend()
-    seen = Perceiver(INFO, backend)(picture(32, 48), outputs, mask)
+    seen = Perceiver(INFO, backend)(image(32, 48), outputs, mask)
     assert backend.asked == ([asked] if asked else [])
     for name in OUTPUTS:
         assert (getattr(seen, name) is not None) == (name in outputs)
@@ -99,7 +99,7 @@ def test_only_what_is_asked_for_is_computed(outputs: list[str], mask: MaskParame
         np.zeros((0, 48, 3), np.uint8),
     ],
 )
-def test_what_is_no_picture_is_refused(student: Path, bad: NDArray[np.generic]) -> None:
+def test_what_is_no_image_is_refused(student: Path, bad: NDArray[np.generic]) -> None:
     perceiver = Perceiver.load(student)
     for images in (bad, [bad]):
         with pytest.raises(UserError, match=re.escape(f"uint8 RGB array [H, W, 3], not {bad.dtype} {list(bad.shape)}")):
@@ -107,9 +107,9 @@ def test_what_is_no_picture_is_refused(student: Path, bad: NDArray[np.generic]) 
 
 
 def test_mask_parameters_reach_the_mask(student: Path) -> None:
-    rgb = picture(32, 48)
+    rgb = image(32, 48)
     perceiver = Perceiver.load(student)
-    seen = perceiver(rgb, mask=dataclasses.replace(ATTENTION, keep=0.2, head=1))
+    seen = perceiver(rgb, mask=dataclasses.replace(ATTENTION, attention_mass=0.2, attention_head=1))
     np.testing.assert_array_equal(seen.mask, enlarged(attention_mask(seen.attention, 0.2, 1)))
     assert not np.array_equal(seen.mask, perceiver(rgb, mask=ATTENTION).mask)
 
@@ -118,11 +118,11 @@ def test_mask_parameters_that_do_not_suit_the_student_are_refused(student: Path)
     perceiver = Perceiver.load(student)
     for mask, sentence in ((MaskParameters("foreground"), "has no such head"), (MaskParameters(head=3), "0 to 2")):
         with pytest.raises(UserError, match=sentence):
-            perceiver(picture(32, 48), mask=mask)
+            perceiver(image(32, 48), mask=mask)
 
 
 def test_objects_are_the_parts_of_the_mask(student: Path) -> None:
-    seen = Perceiver.load(student)(picture(96, 144))
+    seen = Perceiver.load(student)(image(96, 144))
     assert seen.objects.dtype == np.uint16
     assert seen.objects.any()
     assert not seen.objects[seen.mask == 0].any()
@@ -130,6 +130,6 @@ def test_objects_are_the_parts_of_the_mask(student: Path) -> None:
 
 def test_unknown_names_are_refused(student: Path) -> None:
     with pytest.raises(UserError, match="no output depth: choose among features"):
-        Perceiver.load(student)(picture(32, 48), ["depth"])
+        Perceiver.load(student)(image(32, 48), ["depth"])
     with pytest.raises(UserError, match="no backend 'abacus': choose one of auto, tensorrt, tensorrt_rtx, "):
         Perceiver.load(student, backend="abacus")

@@ -30,7 +30,7 @@ from dino_ros.nodes.parameters import PARAMETERS
 from dino_ros.perception.perceiver import OUTPUTS, Perceiver
 
 
-def picture(seed: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
+def image(seed: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return cv2.GaussianBlur(noise, (0, 0), 5)
 
@@ -60,7 +60,7 @@ def test_every_output_is_what_the_perceiver_says(active: Client, student: Path) 
     perceiver, maker = Perceiver.load(student), MaskMaker()
     mask = MaskParameters().resolve(perceiver.info)
     for number in range(1, 9):
-        rgb = picture(1 + number // 3)  # three frames of each, so that something is carried along
+        rgb = image(1 + number // 3)  # three frames of each, so that something is carried along
         sent = active.send(number, rgb)
         active.wait(lambda n=number: all(len(messages) == n for messages in received.values()), "all outputs")
         result = perceiver.infer([perceiver.prepare(rgb)], ("attention", "embedding", "features"))[0]
@@ -84,10 +84,10 @@ def test_nothing_is_computed_that_nobody_subscribes_to(active: Client) -> None:
     assert "nobody subscribes: the camera is left alone" in report.message
     for number in (1, 2):
         assert active.camera.get_subscription_count() == 0
-        active.send(number, picture(0))
+        active.send(number, image(0))
         masks = active.listen("/dino/attention_mask")
         active.camera_heard()
-        active.send(10 + number, picture(number))
+        active.send(10 + number, image(number))
         active.wait(lambda masks=masks: masks, "a mask now that somebody listens")
         assert [m.header.frame_id for m in masks] == [f"camera {10 + number}"]
         active.destroy_subscription(active.subscriptions_by_topic.pop("/dino/attention_mask"))
@@ -97,7 +97,7 @@ def test_nothing_is_computed_that_nobody_subscribes_to(active: Client) -> None:
 def test_the_newest_frame_wins_and_the_others_are_counted(active: Client) -> None:
     overlays = active.listen("/dino/overlay")
     active.camera_heard()
-    frames = [picture(0, 1080, 1920) for _ in range(3)]
+    frames = [image(0, 1080, 1920) for _ in range(3)]
     for number in range(1, 41):
         active.send(number, frames[number % 3])
     active.wait(lambda: overlays and overlays[-1].header.frame_id == "camera 40", "the newest frame")
@@ -111,9 +111,9 @@ def test_the_newest_frame_wins_and_the_others_are_counted(active: Client) -> Non
 def test_mask_parameters_change_live_and_the_others_are_refused(active: Client, student: Path) -> None:
     masks = active.listen("/dino/attention_mask")
     active.camera_heard()
-    rgb = picture(3)
+    rgb = image(3)
     changes = [("mask_steady", 0.0), ("mask_method", "attention"), ("mask_refine", False)]
-    changes += [("mask_keep", 0.2), ("mask_head", 2), ("mask_components", 1)]
+    changes += [("mask_attention_mass", 0.2), ("mask_attention_head", 2), ("mask_components", 1)]
     for number, (name, value) in enumerate(changes, start=1):
         assert active.set_parameter(name, value) == (True, "")
         active.send(number, rgb)
@@ -122,8 +122,8 @@ def test_mask_parameters_change_live_and_the_others_are_refused(active: Client, 
         expected = Perceiver.load(student)(rgb, ["mask"], MaskParameters(**so_far)).mask
         np.testing.assert_array_equal(to_array(masks[-1]), expected)
     for name, value, reason in (
-        ("mask_head", 3, "student has the heads 0 to 2"),
-        ("mask_keep", 1.5, "mask_keep"),
+        ("mask_attention_head", 3, "student has the heads 0 to 2"),
+        ("mask_attention_mass", 1.5, "mask_attention_mass"),
         ("mask_steady", 1.0, "mask_steady"),
         ("mask_method", "guess", "mask_method is 'guess': choose one of auto, foreground, background"),
         ("mask_method", "foreground", "the student has no such head"),
@@ -151,7 +151,7 @@ def test_every_parameter_is_described(active: Client) -> None:
     [
         ({"step": 100}, "needs a step of at least 192 bytes, its step is 100"),
         ({"data": b"too short"}, "needs 9216 bytes, it has 9"),
-        ({"encoding": "16UC1"}, "'16UC1' is not a picture that can be used"),
+        ({"encoding": "16UC1"}, "'16UC1' is not an image that can be used"),
         ({"height": 0, "data": b""}, "is empty"),
     ],
 )
@@ -160,11 +160,11 @@ def test_a_frame_that_cannot_be_used_is_named_and_the_next_one_served(
 ) -> None:
     masks = active.listen("/dino/attention_mask")
     active.camera_heard()
-    active.send(1, picture(1), **fields)
+    active.send(1, image(1), **fields)
     warning = active.diagnosis(lambda s: sentence in s.message)
     assert warning.level == DiagnosticStatus.WARN
     assert values(warning)["frames unusable"] == "1"
-    active.send(2, picture(2))
+    active.send(2, image(2))
     active.wait(lambda: masks, "the next frame's mask")
     assert masks[0].header.frame_id == "camera 2"
 
@@ -189,7 +189,7 @@ def test_lifecycle_round_trips(client: Client, student: Path) -> None:
                 masks = client.listen("/dino/attention_mask")
                 assert change_state(client, PERCEPTION, Transition.TRANSITION_ACTIVATE)
                 client.camera_heard()
-                client.send(round_trip, picture(1))
+                client.send(round_trip, image(1))
                 client.wait(lambda masks=masks: masks, "a mask")
                 client.destroy_subscription(client.subscriptions_by_topic.pop("/dino/attention_mask"))
                 assert change_state(client, PERCEPTION, Transition.TRANSITION_DEACTIVATE)
@@ -207,7 +207,7 @@ def test_compressed_transport_and_remapping(ros: None, student: Path) -> None:
         assert bring_up(client, "/robot/eyes/perception")
         masks = client.listen("/robot/eyes/attention_mask")
         client.camera_heard()
-        rgb = picture(5, 100, 120)
+        rgb = image(5, 100, 120)
         png = cv2.imencode(".png", rgb[:, :, ::-1])[1].tobytes()
         client.camera.publish(CompressedImage(format="png", data=b"broken"))
         client.camera.publish(CompressedImage(format="png", data=png))
@@ -216,10 +216,10 @@ def test_compressed_transport_and_remapping(ros: None, student: Path) -> None:
     client.destroy_node()
 
 
-@pytest.mark.parametrize("value", ["mask_keep:=1", "mask_keep:=2.0"])
+@pytest.mark.parametrize("value", ["mask_attention_mass:=1", "mask_attention_mass:=2.0"])
 def test_a_start_with_a_bad_parameter_says_so(value: str) -> None:
     command = [sys.executable, "-m", "dino_ros.nodes.perception_node", "--ros-args", "-p", value]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 2
-    assert "The parameter mask_keep" in finished.stderr
+    assert "The parameter mask_attention_mass" in finished.stderr
     assert "Traceback" not in finished.stderr

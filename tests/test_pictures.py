@@ -1,4 +1,4 @@
-"""Sheets and videos of what an encoder sees: the colours against scikit-learn, the files against the frames."""
+"""Sheets and videos of what an encoder sees: the colors against scikit-learn, the files against the frames."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from dino_ros.errors import UserError  # noqa: E402
 from dino_ros.images.sources import open_source  # noqa: E402
 from dino_ros.perception.perceiver import Perceiver  # noqa: E402
 from dino_train import cli  # noqa: E402
-from dino_train.evaluation.pictures.pictures import draw, fit_colours, rate, see, spread, write_video  # noqa: E402
+from dino_train.evaluation.pictures.pictures import draw, fit_colors, rate, see, spread, write_video  # noqa: E402
 
 
 def tokens(seed: int, shape: tuple[int, int] = (10, 12)) -> NDArray[np.float32]:
@@ -23,50 +23,50 @@ def tokens(seed: int, shape: tuple[int, int] = (10, 12)) -> NDArray[np.float32]:
     return (rng.normal(size=(*shape, 8)) * np.arange(8, 0, -1) + 3).astype(np.float32)
 
 
-def test_colours_are_the_first_components_of_all_pictures_together() -> None:
+def test_colors_are_the_first_components_of_all_pictures_together() -> None:
     decomposition = pytest.importorskip("sklearn.decomposition")
     features = [tokens(0), tokens(1, (5, 20))]
     together = np.concatenate([one.reshape(-1, 8) for one in features])
     components = decomposition.PCA(3, svd_solver="full").fit_transform(together)
-    rgb = np.concatenate([one.reshape(-1, 3) for one in map(fit_colours(features), features)]).astype(float)
-    for colour, component in zip(rgb.T, components.T, strict=True):
+    rgb = np.concatenate([one.reshape(-1, 3) for one in map(fit_colors(features), features)]).astype(float)
+    for color, component in zip(rgb.T, components.T, strict=True):
         low, high = np.quantile(component, (0.01, 0.99))
         shares = np.clip((component - low) / (high - low), 0, 1)
-        assert min(np.abs(colour - 255 * one).max() for one in (shares, 1 - shares)) < 0.51, "either sign"
-        assert (colour.min(), colour.max()) == (0, 255)
+        assert min(np.abs(color - 255 * one).max() for one in (shares, 1 - shares)) < 0.51, "either sign"
+        assert (color.min(), color.max()) == (0, 255)
 
 
-def test_a_colour_means_the_same_in_every_picture() -> None:
+def test_a_color_means_the_same_in_every_picture() -> None:
     one, other = tokens(0), tokens(1)
     other[2, 3] = one[7, 7]
-    colours = fit_colours([one, other])
-    np.testing.assert_array_equal(colours(other)[2, 3], colours(one)[7, 7])
-    np.testing.assert_array_equal(colours(one[:4]), colours(one)[:4])
-    np.testing.assert_array_equal(fit_colours([one, other])(one), fit_colours([other, one])(one))
+    colors = fit_colors([one, other])
+    np.testing.assert_array_equal(colors(other)[2, 3], colors(one)[7, 7])
+    np.testing.assert_array_equal(colors(one[:4]), colors(one)[:4])
+    np.testing.assert_array_equal(fit_colors([one, other])(one), fit_colors([other, one])(one))
 
 
-def test_tokens_of_fewer_directions_leave_colours_dark() -> None:
+def test_tokens_of_fewer_directions_leave_colors_dark() -> None:
     line = np.linspace(-1, 1, 24, dtype=np.float32).reshape(4, 6, 1) * np.ones(5, np.float32)
-    rgb = fit_colours([line])(line)
+    rgb = fit_colors([line])(line)
     assert np.ptp(rgb[:, :, 0]) == 255
     assert not rgb[:, :, 1:].any()
     same = np.ones((4, 6, 5), np.float32)
-    assert not fit_colours([same])(same).any()
+    assert not fit_colors([same])(same).any()
 
 
-def test_the_row_shows_picture_mask_colours_and_heads(student: Path) -> None:
+def test_the_row_shows_picture_mask_colors_and_heads(student: Path) -> None:
     picture = np.full((32, 48, 3), 128, np.uint8)
     picture[8:16, 24:32] = (255, 0, 0)
     seen = see(Perceiver.load(student), picture)
     np.testing.assert_allclose(seen.features, expected(picture[None])["features"][0], atol=1e-5)
-    row = seen.row(fit_colours([seen.features]))
+    row = seen.row(fit_colors([seen.features]))
     assert row.shape == (246, 3 * 326 + 2 * 163, 3)
     tiles = [row[:, start : start + 326].astype(int) for start in (0, 326, 652)]
     # Row 1 and column 3 of 4 x 6 patches; a tile's picture is 213 pixels high.
     inside, outside = (16 + 80, 3 + 186), (16 + 80, 3 + 80)
     assert np.abs(tiles[0][inside] - (255, 0, 0)).max() < 3
     assert np.abs(tiles[1][outside] - 128).max() < 60
-    assert np.abs(tiles[2][inside] - tiles[2][outside]).max() > 200, "the only patch that differs has its own colour"
+    assert np.abs(tiles[2][inside] - tiles[2][outside]).max() > 200, "the only patch that differs has its own color"
     assert tiles[2][inside][1] == tiles[2][outside][1] == 0
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from test_encodings import message
-from test_perceiver import picture
+from test_perceiver import image
 
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.perception.perceiver import Perceiver, Perception
-from dino_ros.perception.pipeline import PICTURE, Frame, Pipeline
+from dino_ros.perception.pipeline import IMAGE, Frame, Pipeline
 
 
 class MemoryCamera:
@@ -95,20 +95,20 @@ def run() -> Iterator[Callable[[Perceiver], Pipeline]]:
 
 
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8"])
-@pytest.mark.parametrize("wanted", [("mask",), ("mask", "features", PICTURE)])
+@pytest.mark.parametrize("wanted", [("mask",), ("mask", "features", IMAGE)])
 def test_results_are_those_of_the_perceiver(
     student: Path, run: Callable[[Perceiver], Pipeline], encoding: str, wanted: tuple[str, ...]
 ) -> None:
     perceiver = Perceiver.load(student, "onnxruntime")
     pipeline, camera = run(perceiver), MemoryCamera(wanted)
     for number in range(3):
-        rgb = picture(100, 120, number)
+        rgb = image(100, 120, number)
         pipeline.offer(camera, message(rgb if encoding == "rgb8" else rgb[:, :, ::-1], encoding, padding=5), 0)
         camera.wait(lambda n=number: len(camera.delivered) > n)
         frame, seen = camera.delivered[-1]
         alone = perceiver(rgb)
         np.testing.assert_array_equal(seen.mask, alone.mask)
-        if PICTURE in wanted:
+        if IMAGE in wanted:
             np.testing.assert_allclose(seen.features, alone.features, atol=1e-6)
             np.testing.assert_array_equal(frame.rgb, rgb)
 
@@ -118,21 +118,21 @@ def test_frames_that_wait_together_are_one_batch_and_an_absent_camera_delays_non
 ) -> None:
     pipeline, backend = run(gated), gated.backend
     cameras = [MemoryCamera() for _ in range(4)]  # the last sends nothing
-    pictures = [picture(40, 60, number) for number in range(3)]
-    pipeline.offer(cameras[0], message(pictures[0], "rgb8"), 0)
+    images = [image(40, 60, number) for number in range(3)]
+    pipeline.offer(cameras[0], message(images[0], "rgb8"), 0)
     backend.entered.acquire(timeout=20)
-    for camera, rgb in zip(cameras, pictures, strict=False):
+    for camera, rgb in zip(cameras, images, strict=False):
         pipeline.offer(camera, message(rgb, "rgb8"), 0)
     # Frames are prepared in their order: when the last is looked at, the others wait for the engine.
     last = MemoryCamera(wanted=())
-    pipeline.offer(last, message(pictures[0], "rgb8"), 0)
+    pipeline.offer(last, message(images[0], "rgb8"), 0)
     last.wait(lambda: last.asked)
     backend.gate.release(2)
     cameras[0].wait(lambda: cameras[0].accounted() == 2)
     for camera in cameras[1:3]:
         camera.wait(lambda c=camera: c.delivered)
     assert backend.batches == [1, 3]
-    for camera, rgb in zip(cameras, pictures, strict=False):
+    for camera, rgb in zip(cameras, images, strict=False):
         expected = Perceiver(gated.info, backend._backend)(rgb).mask
         np.testing.assert_array_equal(camera.delivered[-1][1].mask, expected)
     assert cameras[3].accounted() == 0
@@ -143,7 +143,7 @@ def test_slow_delivery_never_delays_the_next_inference(gated: Perceiver, run: Ca
     camera.may_deliver.clear()
     backend.gate.release(100)
     for _ in range(5):  # the first is being delivered all the while
-        pipeline.offer(camera, message(picture(40, 60), "rgb8"), 0)
+        pipeline.offer(camera, message(image(40, 60), "rgb8"), 0)
         assert backend.entered.acquire(timeout=20)
     camera.may_deliver.set()
     camera.wait(lambda: camera.accounted() == 5)
@@ -153,7 +153,7 @@ def test_slow_delivery_never_delays_the_next_inference(gated: Perceiver, run: Ca
 def test_every_frame_is_delivered_or_superseded_or_failed(student: Path, run: Callable[[Perceiver], Pipeline]) -> None:
     pipeline = run(Perceiver.load(student, "onnxruntime"))
     cameras = [MemoryCamera() for _ in range(3)]
-    good, bad = message(picture(480, 640), "rgb8"), message(picture(480, 640), "rgb8")
+    good, bad = message(image(480, 640), "rgb8"), message(image(480, 640), "rgb8")
     bad.step = 3
     for number in range(200):
         for camera in cameras:
@@ -170,10 +170,10 @@ def test_a_frame_on_its_way_keeps_its_student_when_another_takes_over(
 ) -> None:
     pipeline, camera, other, backend = run(gated), MemoryCamera(), MemoryCamera(), gated.backend
     following = Perceiver.load(student, "onnxruntime")
-    pipeline.offer(camera, message(picture(40, 60, 1), "rgb8"), 0)
+    pipeline.offer(camera, message(image(40, 60, 1), "rgb8"), 0)
     backend.entered.acquire(timeout=20)
     pipeline.use(following, MaskParameters())
-    pipeline.offer(other, message(picture(40, 60, 2), "rgb8"), 0)
+    pipeline.offer(other, message(image(40, 60, 2), "rgb8"), 0)
     backend.gate.release()
     camera.wait(lambda: camera.delivered)
     other.wait(lambda: other.delivered)
@@ -196,17 +196,17 @@ def test_an_engine_that_fails_is_said_so_and_tried_again(
 
     backend = Failing()
     pipeline, camera = run(Perceiver(gated.info, backend)), MemoryCamera()
-    pipeline.offer(camera, message(picture(40, 60), "rgb8"), 0)
+    pipeline.offer(camera, message(image(40, 60), "rgb8"), 0)
     camera.wait(lambda: camera.sentences)
     assert camera.sentences == ["A frame could not be processed: RuntimeError: out of memory"]
     backend.fail = False
-    pipeline.offer(camera, message(picture(40, 60), "rgb8"), 0)
+    pipeline.offer(camera, message(image(40, 60), "rgb8"), 0)
     camera.wait(lambda: camera.delivered)
 
 
 def test_nothing_is_prepared_that_nobody_wants(gated: Perceiver, run: Callable[[Perceiver], Pipeline]) -> None:
     pipeline, camera, backend = run(gated), MemoryCamera(wanted=()), gated.backend
-    pipeline.offer(camera, message(picture(40, 60), "rgb8"), 0)
+    pipeline.offer(camera, message(image(40, 60), "rgb8"), 0)
     pipeline.stop()
     assert backend.batches == []
     assert not camera.delivered

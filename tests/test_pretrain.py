@@ -19,36 +19,40 @@ from shapes import KINDS, render_shape, write_shapes  # noqa: E402
 from dino_ros.errors import UserError  # noqa: E402
 from dino_train.cli import run  # noqa: E402
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
-from dino_train.data.multicrop import normalise  # noqa: E402
+from dino_train.data.multicrop import normalize  # noqa: E402
 from dino_train.evaluation.classification.knn import knn_accuracy  # noqa: E402
 from dino_train.models.backbones import mean_and_std  # noqa: E402
 from dino_train.models.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint  # noqa: E402
 from dino_train.objectives.dino import Dino  # noqa: E402
-from dino_train.recipes import BackboneConfig, CropsConfig, DinoConfig, DinoRecipe, OptimiserConfig  # noqa: E402
+from dino_train.recipes import BackboneConfig, CropsConfig, DinoConfig, DinoRecipe, OptimizerConfig  # noqa: E402
 from dino_train.runs.log import LAST_NAME, LOG_NAME  # noqa: E402
 from dino_train.training import trainer  # noqa: E402
 
 RECIPE = DinoRecipe(
-    backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=64, depth=3, num_heads=2, drop_path=0.0),
-    crops=CropsConfig(32, 16, local_crops=2, global_scale=(0.6, 1.0), local_scale=(0.25, 0.6), colour=0.3),
+    backbone=BackboneConfig(
+        "vit_tiny_patch16_224", patch_size=8, embed_dim=64, depth=3, num_heads=2, drop_path_rate=0.0
+    ),
+    crops=CropsConfig(
+        32, 16, local_crops_number=2, global_crops_scale=(0.6, 1.0), local_crops_scale=(0.25, 0.6), color=0.3
+    ),
     dino=DinoConfig(
         out_dim=256,
         hidden_dim=256,
         bottleneck_dim=64,
-        teacher_temperature_start=0.015,
-        teacher_temperature=0.03,
-        teacher_temperature_epochs=4,
-        centre_momentum=0.8,
-        teacher_momentum=0.98,
+        warmup_teacher_temp=0.015,
+        teacher_temp=0.03,
+        warmup_teacher_temp_epochs=4,
+        center_momentum=0.8,
+        momentum_teacher=0.98,
     ),
-    optimiser=OptimiserConfig(lr=4e-3, warmup_epochs=2),
+    optimizer=OptimizerConfig(lr=4e-3, warmup_epochs=2),
     epochs=12,
     batch_size=64,
 )
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shapes(tmp_path_factory.mktemp("shapes"), 640)
 
 
@@ -60,8 +64,8 @@ def cpu(**changes: object) -> MachineConfig:
     return dataclasses.replace(MachineConfig(device="cpu", workers=0), **changes)  # type: ignore[arg-type]
 
 
-def pretrain(recipe: DinoRecipe, pictures: Path, out: Path, **machine: object) -> Checkpoint:
-    last = trainer.pretrain(recipe, DataConfig([str(pictures)]), out, cpu(**machine), QUIET)
+def pretrain(recipe: DinoRecipe, images: Path, out: Path, **machine: object) -> Checkpoint:
+    last = trainer.pretrain(recipe, DataConfig([str(images)]), out, cpu(**machine), QUIET)
     return load_checkpoint(last)
 
 
@@ -70,18 +74,18 @@ def read_log(out: Path) -> list[dict[str, float]]:
 
 
 def shapes_accuracy(vit: torch.nn.Module) -> float:
-    """k-NN on fresh pictures, whose kind is the label."""
+    """k-NN on fresh images, whose kind is the label."""
     rng = np.random.default_rng(99)
     kinds = torch.arange(400) % KINDS
     rgb = np.stack([render_shape(int(kind), rng, size=32) for kind in kinds])
-    inputs = normalise(torch.from_numpy(rgb).permute(0, 3, 1, 2), *mean_and_std(vit))
+    inputs = normalize(torch.from_numpy(rgb).permute(0, 3, 1, 2), *mean_and_std(vit))
     with torch.inference_mode():
         embeddings = vit.eval()(inputs)
     return knn_accuracy(embeddings[:200], kinds[:200], embeddings[200:], kinds[200:])
 
 
-def test_a_run_learns(pictures: Path, tmp_path: Path) -> None:
-    checkpoint = pretrain(RECIPE, pictures, tmp_path, workers=1)
+def test_a_run_learns(images: Path, tmp_path: Path) -> None:
+    checkpoint = pretrain(RECIPE, images, tmp_path, workers=1)
     log = read_log(tmp_path)
     losses = [line["loss"] for line in log]
     top = math.log(RECIPE.dino.out_dim)
@@ -96,7 +100,7 @@ def test_a_run_learns(pictures: Path, tmp_path: Path) -> None:
 
 STOCHASTIC = dataclasses.replace(
     RECIPE,
-    backbone=dataclasses.replace(RECIPE.backbone, drop_path=0.2),  # so that the networks draw random numbers too
+    backbone=dataclasses.replace(RECIPE.backbone, drop_path_rate=0.2),  # so that the networks draw random numbers too
     epochs=2,
     seed=3,
 )
@@ -109,7 +113,7 @@ from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.recipes.files import recipe_from_dict
 import json
 
-recipe, pictures, out, stop_after = recipe_from_dict(json.loads(sys.argv[1])), *sys.argv[2:4], int(sys.argv[4])
+recipe, images, out, stop_after = recipe_from_dict(json.loads(sys.argv[1])), *sys.argv[2:4], int(sys.argv[4])
 save, saved = trainer.save_checkpoint, []
 
 def save_and_die(checkpoint, path):
@@ -120,15 +124,15 @@ def save_and_die(checkpoint, path):
 
 trainer.SECONDS_BETWEEN_CHECKPOINTS, trainer.save_checkpoint = 0.0, save_and_die
 machine = MachineConfig(device="cpu", workers=2)
-trainer.pretrain(recipe, DataConfig([pictures]), Path(out), machine, EvaluationConfig(every=0))
+trainer.pretrain(recipe, DataConfig([images]), Path(out), machine, EvaluationConfig(every=0))
 """
 
 
 @pytest.mark.parametrize("stop_after", [7, 13])
-def test_a_killed_run_goes_on_exactly(pictures: Path, tmp_path: Path, stop_after: int) -> None:
+def test_a_killed_run_goes_on_exactly(images: Path, tmp_path: Path, stop_after: int) -> None:
     """Killed without warning, with workers; every loss afterwards is that of the unbroken run, bit for bit."""
-    whole = pretrain(STOCHASTIC, pictures, tmp_path / "whole")
-    arguments = [json.dumps(dataclasses.asdict(STOCHASTIC)), str(pictures), str(tmp_path / "cut"), str(stop_after)]
+    whole = pretrain(STOCHASTIC, images, tmp_path / "whole")
+    arguments = [json.dumps(dataclasses.asdict(STOCHASTIC)), str(images), str(tmp_path / "cut"), str(stop_after)]
     killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert load_checkpoint(tmp_path / "cut" / LAST_NAME).step == stop_after
@@ -137,40 +141,40 @@ def test_a_killed_run_goes_on_exactly(pictures: Path, tmp_path: Path, stop_after
     assert resumed.step == whole.step
     for name, tensor in whole.objective.items():
         assert torch.equal(tensor, resumed.objective[name]), name
-    for name in ("loss", "gradient_norm", "lr", "teacher_momentum"):
+    for name in ("loss", "gradient_norm", "lr", "momentum_teacher"):
         ours, theirs = ([line[name] for line in read_log(tmp_path / run)] for run in ("cut", "whole"))
         assert ours == theirs
 
 
-def test_parts_of_a_batch_add_up_to_the_whole(pictures: Path, tmp_path: Path) -> None:
+def test_parts_of_a_batch_add_up_to_the_whole(images: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=1)
-    whole = pretrain(recipe, pictures, tmp_path / "whole", precision="fp32")
-    parts = pretrain(recipe, pictures, tmp_path / "parts", precision="fp32", accumulate=4)
-    for name in ("loss", "gradient_norm", "teacher_entropy", "marginal_entropy", "centre_norm"):
+    whole = pretrain(recipe, images, tmp_path / "whole", precision="fp32")
+    parts = pretrain(recipe, images, tmp_path / "parts", precision="fp32", accumulate=4)
+    for name in ("loss", "gradient_norm", "teacher_entropy", "marginal_entropy", "center_norm"):
         assert read_log(tmp_path / "parts")[0][name] == pytest.approx(read_log(tmp_path / "whole")[0][name], rel=1e-3)
-    torch.testing.assert_close(parts.objective["centre"], whole.objective["centre"], rtol=1e-2, atol=1e-4)
+    torch.testing.assert_close(parts.objective["center"], whole.objective["center"], rtol=1e-2, atol=1e-4)
 
 
-def test_activations_computed_again_change_nothing(pictures: Path, tmp_path: Path) -> None:
+def test_activations_computed_again_change_nothing(images: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(STOCHASTIC, epochs=1)
-    kept = pretrain(recipe, pictures, tmp_path / "kept", precision="fp32")
-    again = pretrain(recipe, pictures, tmp_path / "again", precision="fp32", checkpoint_activations=True)
+    kept = pretrain(recipe, images, tmp_path / "kept", precision="fp32")
+    again = pretrain(recipe, images, tmp_path / "again", precision="fp32", checkpoint_activations=True)
     for name, tensor in kept.objective.items():
         torch.testing.assert_close(tensor, again.objective[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_bf16_learns_about_the_same(pictures: Path, tmp_path: Path) -> None:
+def test_bf16_learns_about_the_same(images: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=2)
     losses = []
     for precision in ("fp32", "bf16"):
-        pretrain(recipe, pictures, tmp_path / precision, precision=precision)
+        pretrain(recipe, images, tmp_path / precision, precision=precision)
         losses.append([line["loss"] for line in read_log(tmp_path / precision)])
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 def test_what_is_not_finite_stops_before_the_step(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: str
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: str
 ) -> None:
     forward = Dino.forward
     calls = []
@@ -185,7 +189,7 @@ def test_what_is_not_finite_stops_before_the_step(
     monkeypatch.setattr(Dino, "forward", poisoned)
     sentence = r"loss of step 4 is .*norm of its gradient (nan|inf).*not applied.*non_finite.pt.*--init .*last.pt"
     with pytest.raises(UserError, match=sentence):
-        pretrain(RECIPE, pictures, tmp_path)
+        pretrain(RECIPE, images, tmp_path)
     kept = load_checkpoint(tmp_path / LAST_NAME)
     assert kept.step == 4
     assert all(torch.equal(tensor, calls[4][name]) for name, tensor in kept.objective.items())
@@ -196,18 +200,18 @@ def test_what_is_not_finite_stops_before_the_step(
     assert any(not torch.isfinite(norm) for norm in facts["gradient_norms"].values())
 
 
-def test_a_run_tells_all_about_itself(pictures: Path, tmp_path: Path) -> None:
+def test_a_run_tells_all_about_itself(images: Path, tmp_path: Path) -> None:
     """Recipe, environment, log, TensorBoard and the evaluations beside the loop, all in the folder of the run."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     recipe = dataclasses.replace(
-        RECIPE, epochs=2, dino=dataclasses.replace(RECIPE.dino, out_dim="auto", teacher_momentum="auto")
+        RECIPE, epochs=2, dino=dataclasses.replace(RECIPE.dino, out_dim="auto", momentum_teacher="auto")
     )
     out = tmp_path / "run"
-    data = DataConfig([str(pictures)])
+    data = DataConfig([str(images)])
     trainer.pretrain(recipe, data, out, cpu(), EvaluationConfig(every=1))
     written = yaml.safe_load((out / "recipe.yaml").read_text())
-    assert (written["dino"]["out_dim"], written["dino"]["teacher_momentum"]) == (1024, 0.99)
+    assert (written["dino"]["out_dim"], written["dino"]["momentum_teacher"]) == (1024, 0.99)
     assert json.loads((out / "environment.json").read_text())["torch"] == torch.__version__
     events = EventAccumulator(str(out / "tensorboard")).Reload()
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(
@@ -221,45 +225,45 @@ def test_a_run_tells_all_about_itself(pictures: Path, tmp_path: Path) -> None:
         trainer.pretrain(recipe, data, out, cpu(), QUIET)
 
 
-def test_a_run_starts_from_another_ones_weights(pictures: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_another_ones_weights(images: Path, tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=1)
-    first = pretrain(recipe, pictures, tmp_path / "first")
+    first = pretrain(recipe, images, tmp_path / "first")
     still = dataclasses.replace(
-        recipe, init=str(tmp_path / "first" / LAST_NAME), optimiser=OptimiserConfig(lr=0.0, min_lr=0.0, warmup_epochs=0)
+        recipe, init=str(tmp_path / "first" / LAST_NAME), optimizer=OptimizerConfig(lr=0.0, min_lr=0.0, warmup_epochs=0)
     )
-    second = pretrain(still, pictures, tmp_path / "second")
+    second = pretrain(still, images, tmp_path / "second")
     for name in ("backbone.blocks.0.attn.qkv.weight", "head.mlp.0.weight"):
         torch.testing.assert_close(
             second.objective[f"student.{name}"], first.objective[f"student.{name}"], rtol=0, atol=1e-6
         )
 
 
-def test_a_run_resumes_only_on_the_same_data(pictures: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_only_on_the_same_data(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     for number in range(70):
-        (folder / f"{number:04d}.png").write_bytes((pictures / f"{number:04d}.png").read_bytes())
+        (folder / f"{number:04d}.png").write_bytes((images / f"{number:04d}.png").read_bytes())
     recipe = dataclasses.replace(RECIPE, epochs=1)
     pretrain(recipe, folder, tmp_path / "run")
     (folder / "0000.png").unlink()
-    with pytest.raises(UserError, match="now has 69 pictures, the checkpoint was made with 70"):
+    with pytest.raises(UserError, match="now has 69 images, the checkpoint was made with 70"):
         trainer.resume_run(tmp_path / "run")
 
 
-def test_bad_settings_get_one_sentence(pictures: Path, tmp_path: Path) -> None:
+def test_bad_settings_get_one_sentence(images: Path, tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "run"), "--machine.device", "cpu"]
     for arguments, sentence in (
-        ([str(pictures), "--config", "nothing"], "no recipe 'nothing'.*robot_bag"),
-        ([str(pictures), "--batch_size", "1000"], "has 640 pictures, fewer than one batch: set batch_size to 640"),
-        ([str(pictures), "--crops.global_size", "100"], "global_size is 100, .* patch size 16: choose 96"),
-        ([str(pictures), "--backbone.name", "vit_nothing"], "cannot make the backbone 'vit_nothing'"),
-        ([str(pictures), "--backbone.name", "resnet18"], "'resnet18'"),
-        ([str(pictures), "--backbone.embed_dim", "100"], "cannot make the backbone"),
+        ([str(images), "--config", "nothing"], "no recipe 'nothing'.*robot_bag"),
+        ([str(images), "--batch_size", "1000"], "has 640 images, fewer than one batch: set batch_size to 640"),
+        ([str(images), "--crops.global_crops_size", "100"], "global_crops_size is 100, .* patch size 16: choose 96"),
+        ([str(images), "--backbone.name", "vit_nothing"], "cannot make the backbone 'vit_nothing'"),
+        ([str(images), "--backbone.name", "resnet18"], "'resnet18'"),
+        ([str(images), "--backbone.embed_dim", "100"], "cannot make the backbone"),
         (["/nowhere"], "/nowhere does not exist"),
         (["--resume", str(tmp_path / "none")], "no checkpoint .*none"),
-        ([str(pictures), "--machine.accumulate", "3"], "batch_size is 64, which 1 processes cannot split into 3 parts"),
-        ([str(pictures), "--machine.precision", "fp16"], "fp16, which a CPU cannot train in"),
-        ([str(pictures), "--init", "/nowhere.pth"], "/nowhere.pth"),
+        ([str(images), "--machine.accumulate", "3"], "batch_size is 64, which 1 processes cannot split into 3 parts"),
+        ([str(images), "--machine.precision", "fp16"], "fp16, which a CPU cannot train in"),
+        ([str(images), "--init", "/nowhere.pth"], "/nowhere.pth"),
     ):
         with pytest.raises(UserError, match=sentence) as caught:
             run(["pretrain", *arguments, *out])

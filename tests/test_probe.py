@@ -84,15 +84,15 @@ def test_the_parameter_is_chosen_before_the_test_and_for_each_number() -> None:
 def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recording of 16 s: the red of all pixels and the place of a square are said by a topic, and noise is."""
     rng = np.random.default_rng(0)
-    pictures, points, joints = [], [], []
+    images, points, joints = [], [], []
     for _ in range(160):
         red, x, y = int(rng.integers(0, 256)), int(rng.integers(0, 40)), int(rng.integers(0, 24))
-        picture = np.full((32, 48, 3), (red, 60, 90), np.uint8)
-        cv2.rectangle(picture, (x, y), (x + 7, y + 7), (red, 255, 255), -1)
-        pictures.append(encoded("png", picture))
+        image = np.full((32, 48, 3), (red, 60, 90), np.uint8)
+        cv2.rectangle(image, (x, y), (x + 7, y + 7), (red, 255, 255), -1)
+        images.append(encoded("png", image))
         points.append(("geometry_msgs/msg/PointStamped", (POINT(red / 255, float(x), 1.0),)))
         joints.append(("sensor_msgs/msg/JointState", (["noise"], rng.normal(size=1), np.zeros(0), np.zeros(0))))
-    topics = {"/camera": pictures, "/point": points, "/joints": joints}
+    topics = {"/camera": images, "/point": points, "/joints": joints}
     return write_topics(tmp_path_factory.mktemp("probe") / "bag", topics)
 
 
@@ -103,7 +103,7 @@ def test_known_functions_of_the_pixels_are_found_and_noise_is_not(student: Path,
         cli.run(command)
     rows = json.loads((tmp_path / "point.json").read_text())["rows"]
     r2 = {(row["features"], row["number"]): (row["ridge R2"], row["k-NN R2"]) for row in rows}
-    # The student's embedding is the mean colour, its features those of the patches; see students.py.
+    # The student's embedding is the mean color, its features those of the patches; see students.py.
     assert set(r2) == {
         (features, number)
         for features in ("embedding (3)", "patches (48)", "PCA (3)", "PCA (48)")
@@ -111,7 +111,7 @@ def test_known_functions_of_the_pixels_are_found_and_noise_is_not(student: Path,
     }, "point.z is always 1"
     assert min(r2["embedding (3)", "point.x"]) > 0.99
     assert min(r2["patches (48)", "point.x"]) > 0.9
-    assert r2["embedding (3)", "point.y"][0] < 0.1, "the mean colour does not say where the square is"
+    assert r2["embedding (3)", "point.y"][0] < 0.1, "the mean color does not say where the square is"
     assert r2["patches (48)", "point.y"][0] > 0.9
     assert r2["PCA (48)", "point.y"][0] > 0.8
     for features in ("embedding (3)", "patches (48)"):

@@ -28,7 +28,7 @@ from dino_train.recipes import (  # noqa: E402
     DinoRecipe,
     MocoConfig,
     MocoRecipe,
-    OptimiserConfig,
+    OptimizerConfig,
     PretrainRecipe,
     SwavConfig,
     SwavRecipe,
@@ -38,10 +38,12 @@ from dino_train.training import trainer  # noqa: E402
 from dino_train.training.slurm import PretrainJob, slurm_executor, submit  # noqa: E402
 
 RECIPE = DinoRecipe(
-    backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path=0.0),
-    crops=CropsConfig(32, 16, local_crops=2),
-    dino=DinoConfig(out_dim=128, hidden_dim=64, bottleneck_dim=32, teacher_temperature_epochs=1),
-    optimiser=OptimiserConfig(lr=4e-3, warmup_epochs=1),
+    backbone=BackboneConfig(
+        "vit_tiny_patch16_224", patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path_rate=0.0
+    ),
+    crops=CropsConfig(32, 16, local_crops_number=2),
+    dino=DinoConfig(out_dim=128, hidden_dim=64, bottleneck_dim=32, warmup_teacher_temp_epochs=1),
+    optimizer=OptimizerConfig(lr=4e-3, warmup_epochs=1),
     epochs=5,
     batch_size=16,
 )
@@ -51,15 +53,15 @@ QUIET = EvaluationConfig(every=0)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shapes(tmp_path_factory.mktemp("shapes"), 70)
 
 
 @pytest.fixture(scope="module")
-def alone(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process."""
     out = tmp_path_factory.mktemp("runs") / "alone"
-    trainer.pretrain(RECIPE, DataConfig([str(pictures)]), out, CPU, QUIET)
+    trainer.pretrain(RECIPE, DataConfig([str(images)]), out, CPU, QUIET)
     return out
 
 
@@ -70,18 +72,18 @@ def lines(out: Path) -> list[dict[str, float]]:
 def assert_same_run(ours: Path, theirs: Path) -> None:
     """Equal up to the order of float32 sums, over the 20 steps of the run."""
     for our, their in zip(lines(ours), lines(theirs), strict=True):
-        for name in ("step", "loss", "teacher_entropy", "kl", "marginal_entropy", "centre_norm", "lr"):
+        for name in ("step", "loss", "teacher_entropy", "kl", "marginal_entropy", "center_norm", "lr"):
             assert our[name] == pytest.approx(their[name], rel=2e-3), (our["step"], name)
-    ours_centre, theirs_centre = (load_checkpoint(run / LAST_NAME).objective["centre"] for run in (ours, theirs))
-    torch.testing.assert_close(ours_centre, theirs_centre, rtol=0.02, atol=2e-3)
+    ours_center, theirs_center = (load_checkpoint(run / LAST_NAME).objective["center"] for run in (ours, theirs))
+    torch.testing.assert_close(ours_center, theirs_center, rtol=0.02, atol=2e-3)
 
 
-def two_processes(recipe: PretrainRecipe, pictures: Path, folder: Path, accumulate: int = 1) -> str:
+def two_processes(recipe: PretrainRecipe, images: Path, folder: Path, accumulate: int = 1) -> str:
     """Run a recipe through torchrun into `folder/two`; returns what is printed."""
     (folder / "recipe.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(recipe)))))
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dino_train"),
-        *("pretrain", str(pictures), "--config", str(folder / "recipe.yaml"), "--out", str(folder / "two")),
+        *("pretrain", str(images), "--config", str(folder / "recipe.yaml"), "--out", str(folder / "two")),
         *("--machine.device", "cpu", "--machine.precision", "fp32", "--machine.workers", "1"),
         *("--machine.accumulate", str(accumulate), "--evaluation.every", "0"),
     ]
@@ -92,8 +94,8 @@ def two_processes(recipe: PretrainRecipe, pictures: Path, folder: Path, accumula
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_give_the_losses_of_one(pictures: Path, alone: Path, tmp_path: Path, accumulate: int) -> None:
-    printed = two_processes(RECIPE, pictures, tmp_path, accumulate)
+def test_two_processes_give_the_losses_of_one(images: Path, alone: Path, tmp_path: Path, accumulate: int) -> None:
+    printed = two_processes(RECIPE, images, tmp_path, accumulate)
     assert_same_run(tmp_path / "two", alone)
     assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
     assert printed.count("go on with `dino-train export") == 1, "one process talks"
@@ -104,22 +106,22 @@ def test_two_processes_give_the_losses_of_one(pictures: Path, alone: Path, tmp_p
     [
         MocoRecipe(
             RECIPE.backbone,
-            CropsConfig(32, 16, local_crops=0),
-            RECIPE.optimiser,
+            CropsConfig(32, 16, local_crops_number=0),
+            RECIPE.optimizer,
             epochs=3,
             batch_size=16,
             moco=MocoConfig(queue=40, hidden_dim=64, out_dim=32, momentum=0.95),
         ),
-        dataclasses.replace(RECIPE, epochs=3, dino=dataclasses.replace(RECIPE.dino, centring="sinkhorn")),
+        dataclasses.replace(RECIPE, epochs=3, dino=dataclasses.replace(RECIPE.dino, centering="sinkhorn")),
     ],
     ids=["moco", "sinkhorn"],
 )
 def test_what_is_over_the_whole_batch_is_so_over_processes(
-    pictures: Path, tmp_path: Path, recipe: PretrainRecipe
+    images: Path, tmp_path: Path, recipe: PretrainRecipe
 ) -> None:
     """The queue of keys, in its order, and the shares of Sinkhorn-Knopp."""
-    trainer.pretrain(recipe, DataConfig([str(pictures)]), tmp_path / "one", CPU, QUIET)
-    two_processes(recipe, pictures, tmp_path)
+    trainer.pretrain(recipe, DataConfig([str(images)]), tmp_path / "one", CPU, QUIET)
+    two_processes(recipe, images, tmp_path)
     for our, their in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
         for name in ("step", "loss", "gradient_norm", "lr"):
             assert our[name] == pytest.approx(their[name], rel=2e-3), (our["step"], name)
@@ -145,7 +147,7 @@ def assign_with_queue(rank: int, count: int, folder: str) -> None:
 
 
 def test_the_queue_of_swav_is_of_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each process assigns its pictures together with a part of the queue: the codes are those of one process."""
+    """Each process assigns its images together with a part of the queue: the codes are those of one process."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.multiprocessing.spawn(assign_with_queue, (2, str(tmp_path)), nprocs=2)
@@ -162,7 +164,7 @@ def test_the_queue_of_swav_is_of_all_processes(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_job_that_was_stopped_goes_on(
-    pictures: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run is cut off; the same job, submitted again as SLURM's requeue does, ends as if nothing had happened."""
 
@@ -175,7 +177,7 @@ def test_a_job_that_was_stopped_goes_on(
             raise Stopped
 
     save = trainer.save_checkpoint
-    job = PretrainJob(RECIPE, DataConfig([str(pictures)]), tmp_path / "run", CPU, QUIET)
+    job = PretrainJob(RECIPE, DataConfig([str(images)]), tmp_path / "run", CPU, QUIET)
     monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     monkeypatch.setattr(trainer, "save_checkpoint", save_and_stop)
     with pytest.raises(Stopped):

@@ -16,10 +16,10 @@ HEALTHY = {
     "marginal_entropy": 5.5,
     "effective_rank": 30.0,
     "lr": 1e-3,
-    "teacher_temperature": 0.04,
-    "teacher_momentum": 0.996,
+    "teacher_temp": 0.04,
+    "momentum_teacher": 0.996,
     "gradient_norm": 1.0,
-    "pictures_per_second": 120.0,
+    "images_per_second": 120.0,
 }
 
 
@@ -36,8 +36,8 @@ def warnings(lines: list[dict[str, float]], window: int = 5) -> list[str]:
             "stays at that of chance, 6.93",
             "temperature_start",
         ),
-        ({"loss": 0.5, "teacher_entropy": 0.4, "marginal_entropy": 0.45}, "every picture the same output", "raise"),
-        ({"effective_rank": 1.3}, "fill 1.3 directions", "lower optimiser.lr"),
+        ({"loss": 0.5, "teacher_entropy": 0.4, "marginal_entropy": 0.45}, "every image the same output", "raise"),
+        ({"effective_rank": 1.3}, "fill 1.3 directions", "lower optimizer.lr"),
     ],
 )
 def test_each_collapse_is_named_once(wrong: dict[str, float], sentence: str, advice: str) -> None:
@@ -48,10 +48,10 @@ def test_each_collapse_is_named_once(wrong: dict[str, float], sentence: str, adv
 
 
 def test_methods_without_a_distribution_are_watched_by_their_spread() -> None:
-    line = {"step": 10, "loss": 0.01, "spread": 0.8, "effective_rank": 30.0}
+    line = {"step": 10, "loss": 0.01, "embedding_std": 0.8, "effective_rank": 30.0}
     monitor = HealthMonitor(ByolRecipe(), 5)
     assert [monitor.check(line) for _ in range(10)] == [None] * 10
-    said = [monitor.check({**line, "spread": 0.02}) for _ in range(10)]
+    said = [monitor.check({**line, "embedding_std": 0.02}) for _ in range(10)]
     assert [one for one in said if one] == [said[4]]
     assert "spread 0.02" in said[4]
     assert "byol.momentum" in said[4]
@@ -71,6 +71,6 @@ def test_the_line_shows_what_matters(capsys: pytest.CaptureFixture[str]) -> None
     with progress_bar(0, 3, shown=True) as advance:
         advance({})
         advance(HEALTHY)
-    for part in ("loss 4.00", "KL 2.00", "1.0e-03", "0.040", "EMA 0.9960", "gradient 1.00", "120 pictures/s"):
+    for part in ("loss 4.00", "KL 2.00", "1.0e-03", "0.040", "EMA 0.9960", "gradient 1.00", "120 images/s"):
         assert part in summary(HEALTHY)
     assert "2/3" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Retrieval and its scores, against scikit-learn, cases by hand, and a student whose embedding is a mean colour."""
+"""Retrieval and its scores, against scikit-learn, cases by hand, and a student whose embedding is a mean color."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def query(name: str, positives: set[str], ignored: set[str] = frozenset()) -> Qu
     return Query(name, frozenset(positives), frozenset(ignored))
 
 
-def test_ignored_pictures_are_taken_out_of_the_ranking() -> None:
+def test_ignored_images_are_taken_out_of_the_ranking() -> None:
     """The ranking is d, a, b, c; without d it is a, b, c."""
     vectors = at_angles(0, 10, 20, 30, 5)
     plain = ranking_scores(truth([query("q", {"a", "c"})], *"abcd"), vectors)
@@ -86,15 +86,15 @@ def test_collapsed_embeddings_score_nothing_for_the_order_of_names() -> None:
             assert scores.recall[1] == 0
 
 
-def write_colours(folder: Path, colours: dict[str, tuple[int, int, int]]) -> Path:
-    """Pictures of one RGB colour each."""
-    for name, colour in colours.items():
+def write_colors(folder: Path, colors: dict[str, tuple[int, int, int]]) -> Path:
+    """Images of one RGB color each."""
+    for name, color in colors.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(folder / name), np.full((20, 30, 3), colour[::-1], np.uint8))
+        cv2.imwrite(str(folder / name), np.full((20, 30, 3), color[::-1], np.uint8))
     return folder
 
 
-COLOURS = {
+COLORS = {
     "queries/red.png": (250, 60, 40),
     "queries/blue.png": (30, 50, 240),
     "red.png": (240, 50, 30),
@@ -104,8 +104,8 @@ COLOURS = {
 }
 
 
-def test_retrieval_ranks_whole_pictures(tmp_path: Path, student: Path) -> None:
-    folder = write_colours(tmp_path / "places", COLOURS)
+def test_retrieval_ranks_whole_images(tmp_path: Path, student: Path) -> None:
+    folder = write_colors(tmp_path / "places", COLORS)
     entries = {"queries/red.png": {"positives": ["pink.png"]}, "queries/blue.png": {"positives": ["blue.png"]}}
     (tmp_path / "truth.json").write_text(json.dumps(entries))
     command = ["evaluate", "retrieval", str(student), "--data", str(folder), "--truth", str(tmp_path / "truth.json")]
@@ -120,8 +120,8 @@ def test_retrieval_ranks_whole_pictures(tmp_path: Path, student: Path) -> None:
     assert json.loads((tmp_path / "scores.json").read_text())["rows"][0]["mAP"] == 1.0
 
 
-def test_the_database_is_every_picture_that_is_no_query_or_is_a_positive(tmp_path: Path) -> None:
-    folder = write_colours(tmp_path / "places", COLOURS)
+def test_the_database_is_every_image_that_is_no_query_or_is_a_positive(tmp_path: Path) -> None:
+    folder = write_colors(tmp_path / "places", COLORS)
     entries = {"queries/red.png": {"positives": ["queries/blue.png"]}, "queries/blue.png": {"positives": ["blue.png"]}}
     (tmp_path / "truth.json").write_text(json.dumps(entries))
     found = read_ground_truth(folder, tmp_path / "truth.json")
@@ -139,7 +139,7 @@ def test_the_database_is_every_picture_that_is_no_query_or_is_a_positive(tmp_pat
         ({"red.png": {"positives": "pink.png"}}, "is no ground truth"),
         ({"red.png": {"positives": [["pink.png"]]}}, "is no ground truth"),
         ({"red.png": {"positives": []}}, "red.png has no positives"),
-        ({"red.png": {"positives": ["gone.png"]}}, "gone.png, named by the query red.png, is no picture in"),
+        ({"red.png": {"positives": ["gone.png"]}}, "gone.png, named by the query red.png, is no image in"),
         ({"gone.png": {"positives": ["red.png"]}}, "gone.png, named by the query gone.png"),
         ({"red.png": {"positives": ["pink.png"], "ignored": ["gone.png"]}}, "gone.png, named by the query red.png"),
         ({"red.png": {"positives": ["red.png"]}}, "red.png is a positive of red.png and cannot be"),
@@ -147,7 +147,7 @@ def test_the_database_is_every_picture_that_is_no_query_or_is_a_positive(tmp_pat
     ],
 )
 def test_a_ground_truth_that_cannot_be_used_gets_one_sentence(tmp_path: Path, entries: Any, sentence: str) -> None:
-    folder = write_colours(tmp_path / "places", COLOURS)
+    folder = write_colors(tmp_path / "places", COLORS)
     (tmp_path / "truth.json").write_text(entries if isinstance(entries, str) else json.dumps(entries))
     with pytest.raises(UserError, match=sentence):
         read_ground_truth(folder, tmp_path / "truth.json")

@@ -9,7 +9,7 @@ import pytest
 
 from dino_ros.errors import UserError
 from dino_train.config import DataConfig, EvaluationConfig
-from dino_train.recipes import ByolRecipe, DinoConfig, DinoRecipe, DistilRecipe, settled
+from dino_train.recipes import ByolRecipe, DinoConfig, DinoRecipe, DistillRecipe, settled
 from dino_train.recipes.files import load_recipe, parse_recipe, recipe_from_dict
 
 SHIPPED = sorted((Path(__file__).parents[1] / "config" / "pretrain").glob("*.yaml"))
@@ -32,7 +32,7 @@ def test_shipped_recipes_are_valid(path: Path) -> None:
 def test_imagenet_recipes_hold_the_papers_numbers() -> None:
     """The paper's schedule is stated for batches of 1024: a peak learning rate of 0.002 for ViT-S, 0.003 for B/16."""
     peaks = {
-        name: load_recipe(name).optimiser.lr * load_recipe(name).batch_size / 256
+        name: load_recipe(name).optimizer.lr * load_recipe(name).batch_size / 256
         for name in ("vit_small_16", "vit_base_16")
     }
     assert peaks == pytest.approx({"vit_small_16": 0.002, "vit_base_16": 0.003})
@@ -57,35 +57,33 @@ def test_a_recipe_says_its_method_by_its_section() -> None:
 def test_recipes_of_earlier_checkpoints_go_on_loading() -> None:
     """As they were written before there were other methods: fewer settings, whole epochs, lists for tuples."""
     values = json.loads(json.dumps(dataclasses.asdict(DinoRecipe(epochs=3))))
-    for name in ("teacher", "centring", "predictor"):
+    for name in ("teacher", "centering", "predictor"):
         del values["dino"][name]
     assert recipe_from_dict(values) == DinoRecipe(epochs=3)
-    distilled = dataclasses.asdict(DistilRecipe(teacher="x"))
-    assert recipe_from_dict(distilled) == DistilRecipe(teacher="x")
+    distilled = dataclasses.asdict(DistillRecipe(teacher="x"))
+    assert recipe_from_dict(distilled) == DistillRecipe(teacher="x")
 
 
 def test_imagenet_recipes_of_the_other_methods_hold_their_papers_numbers() -> None:
     byol, moco, v3, swav = (load_recipe(name) for name in ("byol", "moco", "moco_v3", "swav"))
-    assert (byol.byol.momentum, byol.byol.hidden_dim, byol.crops.local_crops) == (0.996, 4096, 0)
+    assert (byol.byol.momentum, byol.byol.hidden_dim, byol.crops.local_crops_number) == (0.996, 4096, 0)
     assert (moco.moco.queue, moco.moco.temperature, moco.moco.momentum) == (65536, 0.2, 0.999)
-    assert (v3.moco.version, v3.moco.momentum, v3.batch_size, v3.optimiser.lr) == (3, 0.99, 4096, 1.5e-4)
+    assert (v3.moco.version, v3.moco.momentum, v3.batch_size, v3.optimizer.lr) == (3, 0.99, 4096, 1.5e-4)
     assert (swav.swav.prototypes, swav.swav.epsilon, swav.swav.iterations) == (3000, 0.05, 3)
 
 
 AUTO = DinoRecipe(
-    dino=DinoConfig(
-        out_dim="auto", teacher_momentum="auto", teacher_temperature_start="auto", teacher_temperature="auto"
-    )
+    dino=DinoConfig(out_dim="auto", momentum_teacher="auto", warmup_teacher_temp="auto", teacher_temp="auto")
 )
 
 
 def test_auto_goes_from_small_data_to_imagenet() -> None:
-    def values(pictures: int) -> list[float]:
-        dino = AUTO.resolve(pictures)[0].dino
+    def values(images: int) -> list[float]:
+        dino = AUTO.resolve(images)[0].dino
         return [
             settled(value)
             for value in (
-                dino.out_dim, dino.teacher_momentum, dino.teacher_temperature_start, dino.teacher_temperature
+                dino.out_dim, dino.momentum_teacher, dino.warmup_teacher_temp, dino.teacher_temp
             )
         ]  # fmt: skip
 
@@ -102,9 +100,9 @@ def test_what_is_stated_is_left_and_what_is_chosen_is_told() -> None:
     resolved, chosen = recipe.resolve(1000)
     assert resolved.dino.out_dim == 512
     assert chosen == {
-        "dino.teacher_momentum": 0.99,
-        "dino.teacher_temperature_start": 0.015,
-        "dino.teacher_temperature": 0.025,
+        "dino.momentum_teacher": 0.99,
+        "dino.warmup_teacher_temp": 0.015,
+        "dino.teacher_temp": 0.025,
     }
     assert resolved.resolve(10**6) == (resolved, {}), "resolved once and for all"
 
@@ -114,17 +112,19 @@ def test_a_run_finds_its_data_from_any_folder(tmp_path: Path, monkeypatch: pytes
     data = DataConfig(["bag", "/pictures"], weights={"bag": 2.0, "/front": 0.5, "/pictures": 3.0}).absolute()
     assert data.paths == [f"{tmp_path}/bag", "/pictures"]
     assert data.weights == {f"{tmp_path}/bag": 2.0, "/front": 0.5, "/pictures": 3.0}
-    evaluation = EvaluationConfig(knn="labelled", frames=["a.png"]).absolute()
-    assert (evaluation.knn, evaluation.frames) == (f"{tmp_path}/labelled", [f"{tmp_path}/a.png"])
+    evaluation = EvaluationConfig(knn="labeled", frames=["a.png"]).absolute()
+    assert (evaluation.knn, evaluation.frames) == (f"{tmp_path}/labeled", [f"{tmp_path}/a.png"])
 
 
 def test_values_out_of_range_are_refused() -> None:
     for recipe, sentence in (
         (DinoRecipe(epochs=0), "epochs is 0"),
-        (DinoRecipe(dino=DinoConfig(teacher_temperature=0.0)), r"dino.teacher_temperature is 0.0"),
+        (DinoRecipe(dino=DinoConfig(teacher_temp=0.0)), r"dino.teacher_temp is 0.0"),
         (
-            dataclasses.replace(DinoRecipe(), crops=dataclasses.replace(DinoRecipe().crops, local_scale=(0.5, 0.2))),
-            r"crops.local_scale is \(0.5, 0.2\)",
+            dataclasses.replace(
+                DinoRecipe(), crops=dataclasses.replace(DinoRecipe().crops, local_crops_scale=(0.5, 0.2))
+            ),
+            r"crops.local_crops_scale is \(0.5, 0.2\)",
         ),
     ):
         with pytest.raises(UserError, match=sentence):

@@ -1,4 +1,4 @@
-"""The guided filter against its equations in float64, and masks that must follow a picture's edges."""
+"""The guided filter against its equations in float64, and masks that must follow an image's edges."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from dino_ros.masks.binary import jaccard
 from dino_ros.masks.refine import EPSILON, guided_coefficients, refine
 
 
-def picture(height: int, width: int, seed: int = 0, blur: float = 2) -> NDArray[np.uint8]:
+def image(height: int, width: int, seed: int = 0, blur: float = 2) -> NDArray[np.uint8]:
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), blur), None, 0, 255, cv2.NORM_MINMAX)
 
@@ -17,16 +17,16 @@ def picture(height: int, width: int, seed: int = 0, blur: float = 2) -> NDArray[
 def slow_guided_coefficients(
     soft: NDArray[np.float32], guide: NDArray[np.uint8], radius: int, epsilon: float
 ) -> NDArray[np.float64]:
-    """He et al. 2010, equations 14 and 15, and the means of equation 16; the picture is mirrored beyond its edge."""
+    """He et al. 2010, equations 14 and 15, and the means of equation 16; the image is mirrored beyond its edge."""
     height, width = soft.shape
     pad = ((radius, radius), (radius, radius))
-    colours = np.pad(guide / 255.0, (*pad, (0, 0)), mode="reflect")
+    colors = np.pad(guide / 255.0, (*pad, (0, 0)), mode="reflect")
     values = np.pad(soft.astype(np.float64), pad, mode="reflect")
     each = np.zeros((height, width, 4))
     for y in range(height):
         for x in range(width):
             window = np.s_[y : y + 2 * radius + 1, x : x + 2 * radius + 1]
-            inside, p = colours[window].reshape(-1, 3), values[window].ravel()
+            inside, p = colors[window].reshape(-1, 3), values[window].ravel()
             mean = inside.mean(axis=0)
             covariance = np.cov(inside.T, bias=True) + epsilon * np.eye(3)
             a = np.linalg.solve(covariance, (inside * p[:, None]).mean(axis=0) - mean * p.mean())
@@ -42,10 +42,10 @@ def slow_guided_coefficients(
 
 @pytest.mark.parametrize("radius", [1, 4])
 @pytest.mark.parametrize("epsilon", [EPSILON, 0.05])
-@pytest.mark.parametrize("grey", [False, True])
-def test_the_coefficients_are_those_of_the_equations(radius: int, epsilon: float, grey: bool) -> None:
-    guide = picture(17, 22)
-    if grey:
+@pytest.mark.parametrize("gray", [False, True])
+def test_the_coefficients_are_those_of_the_equations(radius: int, epsilon: float, gray: bool) -> None:
+    guide = image(17, 22)
+    if gray:
         guide = np.repeat(guide[..., :1], 3, axis=2)
     soft = np.random.default_rng(1).random((17, 22)).astype(np.float32)
     expected = slow_guided_coefficients(soft, guide, radius, epsilon)
@@ -56,7 +56,7 @@ def test_the_filter_is_that_of_opencv() -> None:
     guided_filter = getattr(getattr(cv2, "ximgproc", None), "guidedFilter", None)
     if guided_filter is None:
         pytest.skip("cv2.ximgproc.guidedFilter is absent: install opencv-contrib-python")
-    guide, radius = picture(60, 80), 5
+    guide, radius = image(60, 80), 5
     soft = np.random.default_rng(1).random((60, 80)).astype(np.float32)
     theirs = guided_filter(guide, soft, radius, EPSILON * 255**2)
     coefficients = guided_coefficients(soft, guide, radius)
@@ -65,19 +65,19 @@ def test_the_filter_is_that_of_opencv() -> None:
     np.testing.assert_allclose(ours[inside], theirs[inside], atol=1e-3)
 
 
-def disc(size: tuple[int, int], grey: bool) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def disc(size: tuple[int, int], gray: bool) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """A disc on a noisy ground, RGB, and where it is."""
     inside = cv2.circle(np.zeros(size, np.uint8), (size[1] * 9 // 20, size[0] // 2), size[0] // 3, 255, -1) > 0
-    colours = np.where(inside[..., None], (150, 150, 150) if grey else (170, 90, 60), (90, 90, 90))
-    noisy = colours + np.random.default_rng(0).normal(0, 6, (*size, 1 if grey else 3))
+    colors = np.where(inside[..., None], (150, 150, 150) if gray else (170, 90, 60), (90, 90, 90))
+    noisy = colors + np.random.default_rng(0).normal(0, 6, (*size, 1 if gray else 3))
     return noisy.clip(0, 255).astype(np.uint8), inside
 
 
-@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("gray", [False, True])
 @pytest.mark.parametrize("size", [(240, 320), (301, 407)])
 @pytest.mark.parametrize("grid", [(7, 9), (14, 14)])
-def test_masks_go_to_the_edges_of_the_picture(size: tuple[int, int], grid: tuple[int, int], grey: bool) -> None:
-    rgb, inside = disc(size, grey)
+def test_masks_go_to_the_edges_of_the_image(size: tuple[int, int], grid: tuple[int, int], gray: bool) -> None:
+    rgb, inside = disc(size, gray)
     small = cv2.resize(rgb, (160, 120), interpolation=cv2.INTER_AREA)
     patches = cv2.resize(inside.astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA)
     soft = cv2.resize((patches > 0.3).astype(np.float32), (160, 120))
@@ -97,13 +97,13 @@ def test_without_edges_the_soft_mask_decides() -> None:
     mask = refine(soft, flat[::2, ::2], flat, 5.0)
     assert (mask[:, :58] > 0.5).all()
     assert (mask[:, 62:] < 0.5).all()
-    np.testing.assert_allclose(refine(np.zeros_like(soft), picture(40, 60), picture(80, 120), 5.0), 0, atol=1e-4)
-    np.testing.assert_allclose(refine(np.ones_like(soft), picture(40, 60), picture(80, 120), 5.0), 1, atol=1e-4)
+    np.testing.assert_allclose(refine(np.zeros_like(soft), image(40, 60), image(80, 120), 5.0), 0, atol=1e-4)
+    np.testing.assert_allclose(refine(np.ones_like(soft), image(40, 60), image(80, 120), 5.0), 1, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (200, 1), (2, 3)])
 def test_pictures_of_a_pixel_or_a_line(size: tuple[int, int]) -> None:
     for value in (0, 1):
         soft = np.full(size, value, np.float32)
-        rgb = picture(*size, blur=1)
+        rgb = image(*size, blur=1)
         np.testing.assert_allclose(refine(soft, rgb, rgb, 0.5), np.full(size, value), atol=1e-4)

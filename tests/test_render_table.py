@@ -71,7 +71,7 @@ def test_another_seed_gives_other_objects(bag: Path, tmp_path: Path) -> None:
     assert render(tmp_path / "other", "--seconds", "2", "--rate", "5", "--seed", "1").returncode == 0
     ours, theirs = masks(bag), masks(tmp_path / "other")
     assert ours.keys() == theirs.keys()
-    # A few objects cover a tenth of the picture: those elsewhere leave few pixels that both call object.
+    # A few objects cover a tenth of the image: those elsewhere leave few pixels that both call object.
     both = [
         ((a > 0) & (b > 0)).sum() / ((a > 0) | (b > 0)).sum()
         for a, b in zip(ours.values(), theirs.values(), strict=True)
@@ -133,7 +133,7 @@ def test_poses_project_into_the_masks_of_the_same_number(scene: Scene) -> None:
         depths = projected[:, 2]
         for number, (column, row) in enumerate(projected[:, :2] / depths[:, None], start=1):
             if not (0 <= column < 160 and 0 <= row < 120):
-                continue  # still in the air above the picture
+                continue  # still in the air above the image
             seen = mask[int(row), int(column)]
             if seen in (0, number):
                 rows, columns = np.nonzero(mask == number)

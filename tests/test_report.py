@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 from dino_ros.errors import UserError
 from dino_train.runs.curves import HEIGHT, Series, line_chart, spread, ticks
 from dino_train.runs.folder import read_run
-from dino_train.runs.health import verdict
+from dino_train.runs.health import health_summary
 from dino_train.runs.report import chosen, write_report
 
 VOID = {"meta", "img", "br", "line", "polyline", "polygon"}
@@ -63,7 +63,7 @@ def log_line(step: int, **values: float) -> str:
 
 
 def evaluation(epoch: int, accuracy: float | None = None, **values: object) -> str:
-    scored = {} if accuracy is None else {"knn": {"10": 0.9, "20": accuracy}, "knn_pictures": 664}
+    scored = {} if accuracy is None else {"knn": {"10": 0.9, "20": accuracy}, "knn_images": 664}
     name = f"epoch_{epoch:04d}.pt"
     return json.dumps({"step": 100 * epoch, "epoch": epoch, "checkpoint": name, **scored, **values}) + "\n"
 
@@ -163,22 +163,26 @@ LN_K = math.log(1024)
 )
 def test_the_verdict_follows_from_the_numbers(tmp_path: Path, values: dict[str, float], said: str) -> None:
     run = make_run(tmp_path / "run", "".join(log_line(step, **values) for step in range(10, 200, 10)))
-    assert re.search(said.replace("(", r"\(").replace(")", r"\)"), verdict(read_run(run)))
+    assert re.search(said.replace("(", r"\(").replace(")", r"\)"), health_summary(read_run(run)))
 
 
 @pytest.mark.parametrize(
     ("recipe", "values", "said"),
     [
-        ("byol: {}", {"loss": 0.4, "spread": 0.9}, r"spread of the projections is 0.90 .* they tell pictures apart"),
-        ("byol: {}", {"loss": 0.0, "spread": 0.01}, r"has collapsed: raise byol.momentum"),
+        (
+            "byol: {}",
+            {"loss": 0.4, "embedding_std": 0.9},
+            r"spread of the projections is 0.90 .* they tell pictures apart",
+        ),
+        ("byol: {}", {"loss": 0.0, "embedding_std": 0.01}, r"has collapsed: raise byol.momentum"),
         (
             "moco: {queue: 99}",
-            {"loss": 1.2, "found": 0.7, "spread": 0.8},
+            {"loss": 1.2, "contrastive_accuracy": 0.7, "embedding_std": 0.8},
             r"that of chance is 4.61. 70.0 % of the quer",
         ),
         (
             "moco: {queue: 99}",
-            {"loss": 4.6, "found": 0.0, "spread": 0.8},
+            {"loss": 4.6, "contrastive_accuracy": 0.0, "embedding_std": 0.8},
             r"Nothing is learnt; where that stays so: make",
         ),
         ("swav: {prototypes: 32}", {"teacher_entropy": 1.0, "marginal_entropy": 3.4}, r"apart.*at most ln K = 3.5"),
@@ -187,7 +191,7 @@ def test_the_verdict_follows_from_the_numbers(tmp_path: Path, values: dict[str, 
             {"teacher_entropy": 3.46, "marginal_entropy": 3.46},
             r"stays so: lower swav.epsilon",
         ),
-        ("dino: {}\nbyol: {}", {"loss": 0.4, "spread": 0.9}, "they tell pictures apart"),
+        ("dino: {}\nbyol: {}", {"loss": 0.4, "embedding_std": 0.9}, "they tell pictures apart"),
     ],
 )
 def test_the_verdict_is_in_the_terms_of_the_method(
@@ -195,7 +199,7 @@ def test_the_verdict_is_in_the_terms_of_the_method(
 ) -> None:
     lines = "".join(json.dumps({"step": step, "epoch": step / 100, **values}) + "\n" for step in range(10, 200, 10))
     run = make_run(tmp_path / "run", lines, recipe=recipe)
-    assert re.search(said, verdict(read_run(run)))
+    assert re.search(said, health_summary(read_run(run)))
     text = Page(write_report(run)).text
     assert ("chance" in re.sub(r"that of chance is", "", text)) == (recipe.startswith("moco"))
 
@@ -205,7 +209,7 @@ def test_the_verdict_is_in_the_terms_of_the_method(
     [
         (
             evaluation(0, 0.12),
-            "k-NN on 664 labelled pictures finds 12.0 % for the random ViT (step 0), where the run begins.",
+            "k-NN on 664 labeled pictures finds 12.0 % for the random ViT (step 0), where the run begins.",
         ),
         (
             evaluation(0, 0.12) + evaluation(5, 0.42) + evaluation(10, 0.4),
@@ -219,13 +223,13 @@ def test_the_verdict_is_in_the_terms_of_the_method(
     ],
 )
 def test_the_verdict_compares_with_the_start(tmp_path: Path, evaluations: str, said: str) -> None:
-    assert said in verdict(read_run(make_run(tmp_path / "run", log_line(10), evaluations)))
+    assert said in health_summary(read_run(make_run(tmp_path / "run", log_line(10), evaluations)))
 
 
 @pytest.mark.parametrize("recipe", ["init: weights.pth\n", "backbone: {pretrained: true}\n"])
 def test_a_start_that_is_not_random_is_not_called_so(tmp_path: Path, recipe: str) -> None:
     run = make_run(tmp_path / "run", log_line(10), evaluation(0, 0.5) + evaluation(1, 0.6), recipe)
-    assert "50.0 % for the start: better" in verdict(read_run(run))
+    assert "50.0 % for the start: better" in health_summary(read_run(run))
 
 
 def drawn_lines(svg: str) -> list[list[tuple[float, float]]]:

@@ -37,30 +37,32 @@ def noisy(rgb: NDArray[np.uint8], seed: int, deviation: float) -> NDArray[np.uin
     return np.clip(rgb + noise, 0, 255).astype(np.uint8)
 
 
-def select(path: Path, frames: list[Fields], distance: float = SelectionParameters().distance) -> SelectedFrames:
+def select(
+    path: Path, frames: list[Fields], near_duplicate_threshold: float = SelectionParameters().near_duplicate_threshold
+) -> SelectedFrames:
     bag = write_topics(path, {"/camera": frames})
-    return SelectedFrames(open_bag_frames(bag)[0][0], SelectionParameters(distance))
+    return SelectedFrames(open_bag_frames(bag)[0][0], SelectionParameters(near_duplicate_threshold))
 
 
 @pytest.mark.parametrize("deviation", [3.0, 10.0])
 @pytest.mark.parametrize("kind", ["jpeg", "raw"])
 def test_noise_of_the_sensor_is_no_change(tmp_path: Path, kind: str, deviation: float) -> None:
-    pictures = [noisy(scene(), seed, deviation) for seed in range(20)]
-    frames = [encoded("jpg", picture) if kind == "jpeg" else raw("rgb8", picture) for picture in pictures]
+    images = [noisy(scene(), seed, deviation) for seed in range(20)]
+    frames = [encoded("jpg", image) if kind == "jpeg" else raw("rgb8", image) for image in images]
     selected = select(tmp_path / "bag", frames)
     assert selected.numbers.tolist() == [0]
     assert selected.near_duplicates == 19
 
 
 def test_a_small_object_that_moves_is_a_change(tmp_path: Path) -> None:
-    """A fifteenth of the picture's height, 40 grey levels from its background, stepping by its own size."""
+    """A fifteenth of the image's height, 40 gray levels from its background, stepping by its own size."""
     side = HEIGHT // 15
     frames = []
     for number in range(10):
-        picture = scene()
-        part = picture[100 : 100 + side, 40 + number * side : 40 + (number + 1) * side]
+        image = scene()
+        part = image[100 : 100 + side, 40 + number * side : 40 + (number + 1) * side]
         part[:] = cv2.subtract(part, (40.0, 40.0, 40.0))
-        frames.append(encoded("jpg", noisy(picture, number, 3)))
+        frames.append(encoded("jpg", noisy(image, number, 3)))
     assert len(select(tmp_path / "bag", frames)) == 10
 
 
@@ -71,23 +73,23 @@ def test_a_slow_drift_adds_up(tmp_path: Path) -> None:
     assert np.diff(selected.numbers).max() < 20
 
 
-@pytest.mark.parametrize("distance", [1.0, 5.0, 25.0])
-def test_against_a_slow_loop(tmp_path: Path, distance: float) -> None:
+@pytest.mark.parametrize("near_duplicate_threshold", [1.0, 5.0, 25.0])
+def test_against_a_slow_loop(tmp_path: Path, near_duplicate_threshold: float) -> None:
     rng = np.random.default_rng(1)
     offsets = np.abs(rng.normal(0, 6, 60)).cumsum() % 90
-    grey = cv2.cvtColor(scene(), cv2.COLOR_RGB2GRAY).astype(float)
-    greys = [np.clip(grey + offset, 0, 255).astype(np.uint8) for offset in offsets]
-    greys = [cv2.rectangle(grey, (n, n), (n + 30, n + 30), 255, -1) for n, grey in enumerate(greys)]
-    selected = select(tmp_path / "bag", [raw("mono8", grey) for grey in greys], distance)
+    gray = cv2.cvtColor(scene(), cv2.COLOR_RGB2GRAY).astype(float)
+    grays = [np.clip(gray + offset, 0, 255).astype(np.uint8) for offset in offsets]
+    grays = [cv2.rectangle(gray, (n, n), (n + 30, n + 30), 255, -1) for n, gray in enumerate(grays)]
+    selected = select(tmp_path / "bag", [raw("mono8", gray) for gray in grays], near_duplicate_threshold)
     cells = [
-        np.round(grey.reshape(SIZE[1], HEIGHT // SIZE[1], SIZE[0], WIDTH // SIZE[0]).mean((1, 3))) for grey in greys
+        np.round(gray.reshape(SIZE[1], HEIGHT // SIZE[1], SIZE[0], WIDTH // SIZE[0]).mean((1, 3))) for gray in grays
     ]
     kept = [0]
     for number in range(1, len(cells)):
-        if np.abs(cells[number] - cells[kept[-1]]).max() >= distance:
+        if np.abs(cells[number] - cells[kept[-1]]).max() >= near_duplicate_threshold:
             kept.append(number)
     assert selected.numbers.tolist() == kept
-    np.testing.assert_array_equal(selected[len(kept) - 1][:, :, 0], greys[kept[-1]])
+    np.testing.assert_array_equal(selected[len(kept) - 1][:, :, 0], grays[kept[-1]])
 
 
 def test_frames_that_do_not_decode_are_counted_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -99,23 +101,26 @@ def test_frames_that_do_not_decode_are_counted_and_skipped(tmp_path: Path, caplo
     assert "skipped 1 that do not decode" in caplog.text
 
 
-def test_another_distance_needs_no_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_threshold_needs_no_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [encoded("jpg", np.roll(scene(), 3 * number, axis=1)) for number in range(20)]
     counts = [len(select(tmp_path / "bag", frames))]
     monkeypatch.setattr(BagFrames, "thumbnails", None)
     source = open_bag_frames(tmp_path / "bag")[0][0]
-    counts += [len(SelectedFrames(source, SelectionParameters(distance))) for distance in (4.0, 20.0, 255.0)]
+    counts += [
+        len(SelectedFrames(source, SelectionParameters(near_duplicate_threshold)))
+        for near_duplicate_threshold in (4.0, 20.0, 255.0)
+    ]
     assert counts[0] == counts[1] > counts[2] > counts[3] == 1
 
 
 def test_examples_of_what_was_dropped(tmp_path: Path) -> None:
-    pictures = [np.roll(scene(), 40 * (number // 5), axis=1) for number in range(20)]
-    selected = select(tmp_path / "bag", [raw("rgb8", noisy(picture, n, 2)) for n, picture in enumerate(pictures)])
+    images = [np.roll(scene(), 40 * (number // 5), axis=1) for number in range(20)]
+    selected = select(tmp_path / "bag", [raw("rgb8", noisy(image, n, 2)) for n, image in enumerate(images)])
     assert selected.numbers.tolist() == [0, 5, 10, 15]
     examples = selected.dropped(4)
     assert [kept for _, kept, _ in examples] == [0, 5, 10, 15]
     assert all(kept < number < kept + 5 and 0 <= difference < 4 for number, kept, difference in examples)
-    assert select(tmp_path / "all", [raw("rgb8", picture) for picture in pictures[::5]]).dropped(4) == []
+    assert select(tmp_path / "all", [raw("rgb8", image) for image in images[::5]]).dropped(4) == []
 
 
 def test_zero_keeps_everything_and_folders_are_left_alone(tmp_path: Path) -> None:
@@ -128,10 +133,10 @@ def test_zero_keeps_everything_and_folders_are_left_alone(tmp_path: Path) -> Non
     assert len(open_frames([tmp_path / "bag", tmp_path / "folder"], selection=SelectionParameters())) == 1 + 3
 
 
-@pytest.mark.parametrize("distance", [-1.0, 256.0, float("nan")])
-def test_a_distance_out_of_range(distance: float) -> None:
-    with pytest.raises(UserError, match=r"distance .* is not within 0 and 255"):
-        SelectionParameters(distance)
+@pytest.mark.parametrize("near_duplicate_threshold", [-1.0, 256.0, float("nan")])
+def test_a_threshold_out_of_range(near_duplicate_threshold: float) -> None:
+    with pytest.raises(UserError, match=r"near_duplicate_threshold .* is not within 0 and 255"):
+        SelectionParameters(near_duplicate_threshold)
 
 
 def test_real_recordings(test_data: Path) -> None:

@@ -1,4 +1,4 @@
-"""Bags of both storages, good and broken, videos and folders of pictures."""
+"""Bags of both storages, good and broken, videos and folders of images."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from dino_ros.images.sources import open_source
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_bag_of_either_storage(tmp_path: Path, storage: str) -> None:
-    pictures = write_bag(tmp_path / "bag", storage, frames=7)
+    images = write_bag(tmp_path / "bag", storage, frames=7)
     for path in (tmp_path / "bag", next((tmp_path / "bag").glob("bag*.[md][cb]*"))):
         for topic in ("/raw", "/compressed"):
             source = open_source(path, topic)
@@ -21,8 +21,8 @@ def test_bag_of_either_storage(tmp_path: Path, storage: str) -> None:
             assert len(source) == len(frames) == 7
             assert [frame.stamp for frame in frames] == [1_000_000_000 + 100_000_000 * i for i in range(7)]
             assert {frame.frame_id for frame in frames} == {"camera"}
-            for frame, picture in zip(frames, pictures, strict=True):
-                np.testing.assert_array_equal(frame.rgb(), picture)
+            for frame, image in zip(frames, images, strict=True):
+                np.testing.assert_array_equal(frame.rgb(), image)
             assert [frame.stamp for frame in source] == [frame.stamp for frame in frames], "it plays again"
 
 
@@ -32,7 +32,7 @@ def test_bag_topics_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         open_source(tmp_path / "bag")
     with pytest.raises(UserError, match="no topic /camera: its image topics are /compressed, /raw"):
         open_source(tmp_path / "bag", "/camera")
-    with pytest.raises(UserError, match=r"/text .* is of type std_msgs/msg/String, not of pictures"):
+    with pytest.raises(UserError, match=r"/text .* is of type std_msgs/msg/String, not of images"):
         open_source(tmp_path / "bag", "/text")
 
 
@@ -81,10 +81,10 @@ def test_folder_in_the_order_of_names(tmp_path: Path) -> None:
     assert [int(frame.rgb()[0, 0, 0]) for frame in open_source(tmp_path)] == [10, 20, 30]
 
 
-def test_a_bad_picture_spares_the_others(tmp_path: Path) -> None:
+def test_a_bad_image_spares_the_others(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "c.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((4, 5, 3), np.uint8))
-    (tmp_path / "b.png").write_text("no picture")
+    (tmp_path / "b.png").write_text("no image")
     good, bad, last = open_source(tmp_path)
     assert good.rgb().shape == last.rgb().shape == (4, 5, 3)
     with pytest.raises(UserError, match="does not decode"):
@@ -98,7 +98,7 @@ def test_paths_that_cannot_be_played_get_one_sentence(tmp_path: Path) -> None:
     for name, sentence in (
         ("missing", "does not exist"),
         ("bad.mp4", "does not decode as a video: convert it"),
-        ("empty", "holds no pictures"),
+        ("empty", "holds no images"),
         ("notes.txt", "neither a bag, a video nor a folder"),
     ):
         with pytest.raises(UserError, match=sentence) as caught:

@@ -100,5 +100,9 @@ def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_runtime_never_imports_torch() -> None:
-    code = "import dino_ros.perception.perceiver, dino_ros.images.overlay, sys; assert not {'torch', 'rosbags', 'rclpy'} & set(sys.modules)"
+    code = """
+import sys
+import dino_ros.images.overlay, dino_ros.perception.perceiver
+assert not {"torch", "rosbags", "rclpy"} & set(sys.modules)
+"""
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -38,24 +38,24 @@ def test_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert row(output, "bag /raw")[1:] == ["64x48 bgr8", "11", "11", "0", "0", "1.0", "53.7% (x2)"]
     assert row(output, "bag /compressed")[1:] == ["64x48 png", "11", "10", "0", "1", "1.0", "24.4%"]
     assert row(output, "folder")[1:] == ["30x20 png", "9", "9", "-", "-", "-", "22.0%"]
-    assert "left out: /text of bag: it is of type std_msgs/msg/String, not of pictures" in output
+    assert "left out: /text of bag: it is of type std_msgs/msg/String, not of images" in output
 
 
 def test_contact_sheet_shows_kept_frames_and_dropped_ones(tmp_path: Path) -> None:
     """A red stretch, then a green one, then a blue one."""
-    colours = np.repeat(np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8), 5, axis=0)
-    frames = [raw("rgb8", np.full((60, 80, 3), colour, np.uint8)) for colour in colours]
+    colors = np.repeat(np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8), 5, axis=0)
+    frames = [raw("rgb8", np.full((60, 80, 3), color, np.uint8)) for color in colors]
     bag = write_topics(tmp_path / "bag", {"/camera": frames})
     survey([bag], [], {}, SelectionParameters(), tmp_path / "sheet.png")
     sheet = cv2.cvtColor(cv2.imread(str(tmp_path / "sheet.png")), cv2.COLOR_BGR2RGB)
     assert sheet.shape[1] > COLUMNS * TILE[0]
 
-    def area(colour: tuple[int, int, int]) -> float:
-        return float((sheet == colour).all(axis=2).sum() / (TILE[0] * TILE[1]))
+    def area(color: tuple[int, int, int]) -> float:
+        return float((sheet == color).all(axis=2).sum() / (TILE[0] * TILE[1]))
 
-    # Each colour once among the frames kept. The twelve dropped ones give four examples, each beside the kept one:
-    # of stretches of three, so that one colour has two and the others one each.
-    areas = [round(area(colour), 2) for colour in ((200, 0, 0), (0, 200, 0), (0, 0, 200))]
+    # Each color once among the frames kept. The twelve dropped ones give four examples, each beside the kept one:
+    # of stretches of three, so that one color has two and the others one each.
+    areas = [round(area(color), 2) for color in ((200, 0, 0), (0, 200, 0), (0, 0, 200))]
     assert sorted(areas) == [3, 3, 5]
     assert sheet[GAP + 34 + TILE[1] // 2, 2 * GAP + TILE[0] // 2].tolist() == [200, 0, 0], "the first one first"
 

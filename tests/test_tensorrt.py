@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("cuda.bindings.runtime")
 
-from simulated_gpu import SimulatedCuda, SimulatedEngine, SimulatedRtxEngine, simulated_flavour
+from simulated_gpu import SimulatedCuda, SimulatedEngine, SimulatedRtxEngine, simulated_variant
 from wrong_backends import Wrong
 
 from dino_ros.backends import cuda_device, open_backend, tensorrt
@@ -32,11 +32,11 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> SimulatedCuda:
 
 
 def make(engine: SimulatedEngine, largest: int, heard: Heard) -> TensorRtBackend:
-    flavour = simulated_flavour("tensorrt", lambda data: engine)
-    return TensorRtBackend(flavour, engine, largest, "simulated", heard.append)
+    variant = simulated_variant("tensorrt", lambda data: engine)
+    return TensorRtBackend(variant, engine, largest, "simulated", heard.append)
 
 
-def pictures(batch: int) -> Any:
+def images(batch: int) -> Any:
     return np.random.default_rng(batch).integers(0, 256, (batch, 32, 48, 3), dtype=np.uint8)
 
 
@@ -51,14 +51,14 @@ def test_every_batch_size_answers_what_the_engine_computes(
     enqueued_while_loading = engine.enqueued
     answers = []
     for batch in (2, 1, 3, 2):
-        answer = backend(pictures(batch), OUTPUTS)
+        answer = backend(images(batch), OUTPUTS)
         answers.append((answer, {name: values.copy() for name, values in answer.items()}))
-        for name, values in reference(pictures(batch), OUTPUTS).items():
+        for name, values in reference(images(batch), OUTPUTS).items():
             np.testing.assert_array_equal(answer[name], values)
     for answer, copy in answers:  # no later call wrote into an earlier answer
         for name in OUTPUTS:
             np.testing.assert_array_equal(answer[name], copy[name])
-    assert list(backend(pictures(1), ["attention"])) == ["attention"]
+    assert list(backend(images(1), ["attention"])) == ["attention"]
     if capturable:
         assert (cuda.graph_launches, engine.enqueued, heard) == (5, enqueued_while_loading, [])
     else:
@@ -71,7 +71,7 @@ def test_every_batch_size_answers_what_the_engine_computes(
 def test_tensorrt_rtx_captures_its_graphs_itself(student: Path, cuda: SimulatedCuda) -> None:
     engine = SimulatedRtxEngine(cuda, open_backend("onnxruntime", student), 2)
     backend = make(engine, 2, [])
-    backend(pictures(2), OUTPUTS)
+    backend(images(2), OUTPUTS)
     assert vars(engine.config) == {
         "cuda_graph_strategy": "whole graph",
         "dynamic_shapes_kernel_specialization_strategy": "eager",
@@ -93,8 +93,8 @@ def test_an_engine_that_is_let_go_leaves_no_memory(student: Path, cuda: Simulate
 def test_what_cannot_run_gets_one_sentence(student: Path, cuda: SimulatedCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     reference = open_backend("onnxruntime", student)
     backend = make(SimulatedEngine(cuda, reference, 2), 2, [])
-    with pytest.raises(UserError, match="built for batches of up to 2 pictures, not 3"):
-        backend(pictures(3), OUTPUTS)
+    with pytest.raises(UserError, match="built for batches of up to 2 images, not 3"):
+        backend(images(3), OUTPUTS)
     with pytest.raises(UserError, match="cannot run the engine"):  # built for less than is asked for
         make(SimulatedEngine(cuda, reference, 1), 2, [])
     full = cuda_device.load_runtime().cudaError_t.cudaErrorMemoryAllocation
@@ -108,12 +108,12 @@ def opener(
 ) -> Callable[[Path], tuple[TensorRtBackend, Heard]]:
     """open_tensorrt, with all but the GPU and the builder as it is."""
 
-    def build(flavour: Any, path: Path, info: Any, largest: int, capability: str, report: Any) -> bytes:
+    def build(variant: Any, path: Path, info: Any, largest: int, capability: str, report: Any) -> bytes:
         builds.append(capability)
         return f"engine {len(builds)}".encode()
 
     monkeypatch.setattr(tensorrt, "require", lambda name: None)
-    monkeypatch.setattr(tensorrt, "load_flavour", lambda name: simulated_flavour(name, load))
+    monkeypatch.setattr(tensorrt, "load_variant", lambda name: simulated_variant(name, load))
     monkeypatch.setattr(tensorrt, "build_engine", build)
 
     def open_it(path: Path) -> tuple[TensorRtBackend, Heard]:

@@ -16,7 +16,7 @@ from dino_ros.backends.ahead_of_time import engines_for  # noqa: E402
 from dino_ros.backends.cuda_device import Device  # noqa: E402
 from dino_ros.backends.engine_cache import engine_file, record_file  # noqa: E402
 from dino_ros.backends.tensorrt import engine_key  # noqa: E402
-from dino_ros.backends.tensorrt_build import RTX, load_flavour  # noqa: E402
+from dino_ros.backends.tensorrt_build import RTX, load_variant  # noqa: E402
 from dino_ros.errors import UserError  # noqa: E402
 from dino_ros.files import cache_folder  # noqa: E402
 from dino_ros.student import read_student  # noqa: E402
@@ -43,7 +43,7 @@ def test_students_of_the_usual_shapes(shape: str, tmp_path: Path) -> None:
         assert sum(sentence.endswith("100 %") for sentence in heard) == len(CARDS)
         for card, (record, file) in zip(CARDS.values(), built, strict=True):
             # What a node on that card looks for, with four cameras.
-            key = engine_key(load_flavour(RTX), path, read_student(path), 4, card)
+            key = engine_key(load_variant(RTX), path, read_student(path), 4, card)
             assert (record.key, file) == (key, engine_file(tmp_path, key))
             assert file.stat().st_size == record.bytes
             assert hashlib.sha256(file.read_bytes()).hexdigest() == record.sha256
@@ -54,10 +54,10 @@ def test_students_of_the_usual_shapes(shape: str, tmp_path: Path) -> None:
 
 
 def assert_every_operator_is_known(path: Path) -> None:
-    flavour = load_flavour(RTX)
-    builder = trt.Builder(flavour.logger)
+    variant = load_variant(RTX)
+    builder = trt.Builder(variant.logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, flavour.logger)
+    parser = trt.OnnxParser(network, variant.logger)
     assert parser.supports_model_v2(path.read_bytes())
     assert [parser.is_subgraph_supported(number) for number in range(parser.num_subgraphs)] == [True]
     assert len(parser.get_subgraph_nodes(0)) == len(onnx.load(path).graph.node)

@@ -14,13 +14,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("scipy")
 
 from outlines import blob, slow_f  # noqa: E402
-from test_labelled import write_palette, write_picture  # noqa: E402
+from test_labeled import write_palette, write_picture  # noqa: E402
 
 from dino_ros.errors import UserError  # noqa: E402
 from dino_ros.perception.perceiver import Perception  # noqa: E402
 from dino_train.cli import run  # noqa: E402
 from dino_train.evaluation.segmentation.label_propagation import decide, propagate, segment_video  # noqa: E402
-from dino_train.evaluation.segmentation.labelled import VOID, read_objects  # noqa: E402
+from dino_train.evaluation.segmentation.labeled import VOID, read_objects  # noqa: E402
 from dino_train.evaluation.segmentation.video_folder import VideoSequence  # noqa: E402
 from dino_train.evaluation.segmentation.video_segmentation import (  # noqa: E402
     SegmentedFrame,
@@ -70,19 +70,19 @@ class GivenFeatures:
     def __init__(self, frames: Collection[NDArray[np.float32]]) -> None:
         self.frames = iter(frames)
 
-    def __call__(self, picture: NDArray[np.uint8], outputs: Collection[str]) -> Perception:
+    def __call__(self, image: NDArray[np.uint8], outputs: Collection[str]) -> Perception:
         return Perception(next(self.frames), None, None, None)
 
 
-class MeanColours:
-    """The features of a patch of 8 pixels are its mean colour; `shuffle` deals them out to other patches."""
+class MeanColors:
+    """The features of a patch of 8 pixels are its mean color; `shuffle` deals them out to other patches."""
 
     def __init__(self, shuffle: bool = False) -> None:
         self.rng = np.random.default_rng(0) if shuffle else None
 
-    def __call__(self, picture: NDArray[np.uint8], outputs: Collection[str]) -> Perception:
-        height, width = (side // 8 for side in picture.shape[:2])
-        features = picture.reshape(height, 8, width, 8, 3).mean(axis=(1, 3)) - 128
+    def __call__(self, image: NDArray[np.uint8], outputs: Collection[str]) -> Perception:
+        height, width = (side // 8 for side in image.shape[:2])
+        features = image.reshape(height, 8, width, 8, 3).mean(axis=(1, 3)) - 128
         if self.rng is not None:
             features = self.rng.permutation(features.reshape(-1, 3)).reshape(features.shape)
         return Perception(features.astype(np.float32), None, None, None)
@@ -115,8 +115,8 @@ def test_a_video_is_segmented_from_its_first_frame_and_the_last_seven() -> None:
     rng = np.random.default_rng(4)
     features = rng.normal(size=(12, 4, 6, 5)).astype(np.float32)
     first = np.kron(rng.choice(np.array([0, 3, 9, VOID], np.uint8), (4, 6)), np.ones((8, 8), np.uint8))
-    pictures = np.zeros((12, 32, 48, 3), np.uint8)
-    found = list(segment_video(GivenFeatures(features), pictures, first))
+    images = np.zeros((12, 32, 48, 3), np.uint8)
+    found = list(segment_video(GivenFeatures(features), images, first))
     assert len(found) == 11
 
     labels = [(first[4::8, 4::8, None] == np.array([0, 3, 9])).astype(float)]
@@ -180,51 +180,51 @@ def test_scores_of_objects_are_those_of_loops() -> None:
 
 
 def write_moving_squares(folder: Path, frames: int = 7) -> VideoSequence:
-    """Two squares that move a patch of 8 pixels a frame, on a ground of one colour, all with noise."""
+    """Two squares that move a patch of 8 pixels a frame, on a ground of one color, all with noise."""
     rng = np.random.default_rng(1)
     files = []
     for number in range(frames):
         masks = np.zeros((96, 160), np.uint8)
         masks[16:48, 8 + 8 * number : 40 + 8 * number] = 1
         masks[56:88, 120 - 8 * number : 152 - 8 * number] = 2
-        colours = np.array([[60, 150, 90], [220, 60, 50], [60, 70, 230]])
-        picture = (colours[masks] + rng.normal(0, 12, (96, 160, 3))).clip(0, 255).astype(np.uint8)
+        colors = np.array([[60, 150, 90], [220, 60, 50], [60, 70, 230]])
+        image = (colors[masks] + rng.normal(0, 12, (96, 160, 3))).clip(0, 255).astype(np.uint8)
         file, mask = (folder / part / "squares" / f"{number:05d}.png" for part in ("images", "masks"))
         file.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(file), picture[:, :, ::-1])
+        cv2.imwrite(str(file), image[:, :, ::-1])
         write_palette(mask, masks)
         files.append((file, mask))
     return VideoSequence("squares", files)
 
 
-def test_moving_squares_are_followed_by_their_colours_and_not_by_chance(tmp_path: Path) -> None:
+def test_moving_squares_are_followed_by_their_colors_and_not_by_chance(tmp_path: Path) -> None:
     sequence = write_moving_squares(tmp_path)
-    for one in score_objects(segment_sequence(MeanColours(), sequence)):
+    for one in score_objects(segment_sequence(MeanColors(), sequence)):
         assert one.j.mean > 0.97
         assert one.f.mean > 0.97
-    assert mean_scores(score_objects(segment_sequence(MeanColours(shuffle=True), sequence)))["J&F"] < 0.3
+    assert mean_scores(score_objects(segment_sequence(MeanColors(shuffle=True), sequence)))["J&F"] < 0.3
 
 
 def test_a_sequence_that_cannot_be_used_gets_one_sentence(tmp_path: Path) -> None:
     sequence = write_moving_squares(tmp_path, 4)
     one = VideoSequence("short", sequence.files[:1])
     with pytest.raises(UserError, match=r"sequence short is too short \(1 of 3 frames\)"):
-        list(segment_sequence(MeanColours(), one))
+        list(segment_sequence(MeanColors(), one))
 
-    picture, mask = sequence.files[2]
+    image, mask = sequence.files[2]
     mask.rename(tmp_path / "kept.png")
     with pytest.raises(UserError, match=r"masks/squares/00002\.png does not exist"):
-        list(segment_sequence(MeanColours(), sequence))
+        list(segment_sequence(MeanColors(), sequence))
     (tmp_path / "kept.png").rename(mask)
-    write_picture(picture, (96, 168))
-    with pytest.raises(UserError, match=r"00002\.png is 96x160, but its picture is 96x168"):
-        list(segment_sequence(MeanColours(), sequence))
+    write_picture(image, (96, 168))
+    with pytest.raises(UserError, match=r"00002\.png is 96x160, but its image is 96x168"):
+        list(segment_sequence(MeanColors(), sequence))
     write_palette(mask, np.ones((96, 168), np.uint8))
     with pytest.raises(UserError, match=r"00002\.png has another size than the first frame"):
-        list(segment_sequence(MeanColours(), sequence))
+        list(segment_sequence(MeanColors(), sequence))
     write_palette(sequence.files[0][1], np.full((96, 160), VOID, np.uint8))
     with pytest.raises(UserError, match=r"00000\.png has no object"):
-        list(segment_sequence(MeanColours(), sequence))
+        list(segment_sequence(MeanColors(), sequence))
 
 
 def test_video_through_the_command(student: Path, tmp_path: Path) -> None:

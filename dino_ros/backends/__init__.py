@@ -20,7 +20,7 @@ class Backend(Protocol):
     """Engine, version, device and precision, for people. Whatever may change what the engine computes is in it."""
 
     def __call__(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Run a batch [B, H, W, 3] of RGB pictures; returns the named outputs, each [B, ...] float32.
+        """Run a batch [B, H, W, 3] of RGB images; returns the named outputs, each [B, ...] float32.
 
         The arrays are the caller's: a later call does not write into them.
         """
@@ -41,7 +41,7 @@ REFERENCE = "onnxruntime"
 
 
 def open_backend(name: str, path: Path, largest_batch: int = 1, report: Report = lambda sentence: None) -> Backend:
-    """Load a student into the engine of that name, for batches of 1 to `largest_batch` pictures.
+    """Load a student into the engine of that name, for batches of 1 to `largest_batch` images.
 
     Raises UserError for an unknown name, for an engine that is not installed or finds no device here, and when it
     cannot load the student.

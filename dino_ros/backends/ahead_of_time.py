@@ -12,7 +12,7 @@ from dino_ros.backends.choice import choose_backend
 from dino_ros.backends.cuda_device import Device
 from dino_ros.backends.engine_cache import ANY_DEVICE, EngineRecord, engine_file, open_engine
 from dino_ros.backends.tensorrt import engine_key
-from dino_ros.backends.tensorrt_build import RTX, TITLES, build_engine, load_flavour
+from dino_ros.backends.tensorrt_build import RTX, TITLES, build_engine, load_variant
 from dino_ros.errors import UserError
 from dino_ros.files import cache_folder
 from dino_ros.student import read_student
@@ -21,7 +21,7 @@ from dino_ros.student import read_student
 def engine_here(path: Path, backend: str, largest_batch: int, report: Report) -> str:
     """Build the engine of a student for the GPU of this machine, into the cache where the node finds it.
 
-    `backend` is the flavour of TensorRT (empty: the one that is installed). Returns which engine it is. Raises
+    `backend` is the variant of TensorRT (empty: the one that is installed). Returns which engine it is. Raises
     UserError as `choose_backend` does: without a GPU, when the engine cannot be built, and when the parity gate refuses
     it.
     """
@@ -38,20 +38,20 @@ def engines_for(
     for each; what is there already is not built again. Returns the records and the files. Raises UserError for a target
     that TensorRT-RTX does not build for, and when the student cannot be built.
     """
-    flavour = load_flavour(RTX)
+    variant = load_variant(RTX)
     info = read_student(path)
     folder = folder or cache_folder("engines")
-    known = {f"sm{capability.replace('.', '')}": capability for capability in flavour.capabilities()}
+    known = {f"sm{capability.replace('.', '')}": capability for capability in variant.capabilities()}
     for target in targets:
         if target.lower() not in known:
-            raise UserError(f"There is no target {target!r}: {flavour.title} builds for {', '.join(known)}.")
+            raise UserError(f"There is no target {target!r}: {variant.title} builds for {', '.join(known)}.")
     built: list[tuple[EngineRecord, Path]] = []
     for capability in dict.fromkeys(known[target.lower()] for target in targets):
-        key = engine_key(flavour, path, info, largest_batch, Device(ANY_DEVICE, capability, driver=""))
+        key = engine_key(variant, path, info, largest_batch, Device(ANY_DEVICE, capability, driver=""))
         _, record = open_engine(
             key,
-            f"{flavour.title} engine of {path.name}",
-            partial(build_engine, flavour, path, info, largest_batch, capability, report),
+            f"{variant.title} engine of {path.name}",
+            partial(build_engine, variant, path, info, largest_batch, capability, report),
             lambda data: data,
             report,
             folder,

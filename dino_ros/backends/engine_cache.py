@@ -37,8 +37,8 @@ class EngineKey:
     width: int
     """Of the input, in pixels."""
     largest_batch: int
-    """The optimisation profile takes batches of 1 up to it."""
-    flavour: str
+    """The optimization profile takes batches of 1 up to it."""
+    variant: str
     """Python module of TensorRT: tensorrt or tensorrt_rtx."""
     version: str
     """Of TensorRT. Engines of another are not to be trusted, even where they load."""
@@ -56,7 +56,7 @@ class EngineKey:
         """
         device = "" if self.device == ANY_DEVICE else "-" + re.sub(r"\W+", "_", self.device.lower())
         capability = self.capability.replace(".", "")
-        return f"{self.student[:16]}-{self.flavour}-sm{capability}{device}-batch{self.largest_batch}"
+        return f"{self.student[:16]}-{self.variant}-sm{capability}{device}-batch{self.largest_batch}"
 
 
 @dataclass(frozen=True)

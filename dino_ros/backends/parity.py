@@ -1,4 +1,4 @@
-"""The parity gate: an engine may run a student only if it sees in pictures what ONNX Runtime sees in them."""
+"""The parity gate: an engine may run a student only if it sees in images what ONNX Runtime sees in them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from dino_ros.masks.attention import attention_mask
 from dino_ros.masks.binary import jaccard
 from dino_ros.student import MODELS, read_student
 
-PICTURES = MODELS / "parity"
-"""Folder of the pictures that engines are compared on: rendered ones, of the demo, which may ship."""
+IMAGES = MODELS / "parity"
+"""Folder of the images that engines are compared on: rendered ones, of the demo, which may ship."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,21 @@ TOLERANCE = Parity(cosine=0.99, mask_iou=0.9)
 """An engine that agrees less with ONNX Runtime is refused."""
 
 
-def gate(path: Path, backend: Backend, pictures: Sequence[NDArray[np.uint8]] = ()) -> Parity:
+def gate(path: Path, backend: Backend, images: Sequence[NDArray[np.uint8]] = ()) -> Parity:
     """Compare an engine with ONNX Runtime on the CPU, and raise UserError, with the numbers, if they disagree.
 
-    `pictures` are RGB [H, W, 3] of any size (default: those that ship). For these a verdict is remembered in the user's
+    `images` are RGB [H, W, 3] of any size (default: those that ship). For these a verdict is remembered in the user's
     cache, by the student's SHA-256 and the engine's description: an engine is compared once, not at every start.
     """
     remembered = cache_folder("parity") / f"{file_sha256(path)}.json"
     verdicts = _read(remembered)
-    if not pictures and backend.description in verdicts:
+    if not images and backend.description in verdicts:
         found = verdicts[backend.description]
     else:
         info = read_student(path)
-        batch = prepare(pictures or shipped_pictures(), info.height, info.width)
-        found = compare(backend, open_backend(REFERENCE, path), batch, bool(info.head))
-        if not pictures:
+        batch = prepare(images or shipped_images(), info.height, info.width)
+        found = compare(backend, open_backend(REFERENCE, path), batch, bool(info.foreground_head))
+        if not images:
             verdicts[backend.description] = found
             with contextlib.suppress(OSError):  # without a cache it is compared again at the next start
                 write_whole(remembered, json.dumps({key: asdict(value) for key, value in verdicts.items()}).encode())
@@ -71,15 +71,15 @@ def gate(path: Path, backend: Backend, pictures: Sequence[NDArray[np.uint8]] = (
 
 
 def compare(engine: Backend, reference: Backend, batch: NDArray[np.uint8], head: bool = False) -> Parity:
-    """Run both on the pictures [B, H, W, 3], one at a time as on a robot, and measure how far they agree.
+    """Run both on the images [B, H, W, 3], one at a time as on a robot, and measure how far they agree.
 
     `head` tells whether the student has one.
     """
     outputs = ("features", "attention", *(["foreground"] if head else []))
     cosines: list[float] = []
     ious: list[float] = []
-    for picture in batch:
-        ours, theirs = (backend(picture[None], outputs) for backend in (engine, reference))
+    for image in batch:
+        ours, theirs = (backend(image[None], outputs) for backend in (engine, reference))
         a, b = (np.asarray(seen["features"], dtype=np.float64) for seen in (ours, theirs))
         norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
         cosines.append(float(np.mean((a * b).sum(axis=-1) / np.maximum(norms, 1e-12))))
@@ -90,15 +90,15 @@ def compare(engine: Backend, reference: Backend, batch: NDArray[np.uint8], head:
     return Parity(float(np.mean(cosines)), float(np.mean(ious)))
 
 
-def shipped_pictures() -> list[NDArray[np.uint8]]:
-    """The pictures that ship with the package, RGB [H, W, 3]."""
-    files = sorted(PICTURES.glob("*.jpg"))
+def shipped_images() -> list[NDArray[np.uint8]]:
+    """The images that ship with the package, RGB [H, W, 3]."""
+    files = sorted(IMAGES.glob("*.jpg"))
     return [cv2.imread(str(file))[:, :, ::-1].astype(np.uint8) for file in files]  # type: ignore[index]
 
 
-def prepare(pictures: Sequence[NDArray[np.uint8]], height: int, width: int) -> NDArray[np.uint8]:
-    """Pictures [H, W, 3] of any sizes as one batch [B, height, width, 3]."""
-    return np.stack([resize(picture, height, width) for picture in pictures])
+def prepare(images: Sequence[NDArray[np.uint8]], height: int, width: int) -> NDArray[np.uint8]:
+    """Images [H, W, 3] of any sizes as one batch [B, height, width, 3]."""
+    return np.stack([resize(image, height, width) for image in images])
 
 
 def _mask_iou(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:

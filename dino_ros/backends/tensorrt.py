@@ -1,4 +1,4 @@
-"""TensorRT: the engine for NVIDIA GPUs. TensorRT 10.3 to 11 (Jetson, data centre) and TensorRT-RTX 1 (desktop)."""
+"""TensorRT: the engine for NVIDIA GPUs. TensorRT 10.3 to 11 (Jetson, data center) and TensorRT-RTX 1 (desktop)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dino_ros.backends import Report
 from dino_ros.backends.cuda_device import Device, PairedBuffer, Stream, find_device
 from dino_ros.backends.engine_cache import ANY_DEVICE, EngineKey, open_engine
-from dino_ros.backends.tensorrt_build import RTX, Flavour, build_engine, load_flavour, require
+from dino_ros.backends.tensorrt_build import RTX, Variant, build_engine, load_variant, require
 from dino_ros.errors import UserError
 from dino_ros.files import file_sha256
 from dino_ros.student import StudentInfo, read_student
@@ -26,9 +26,9 @@ class TensorRtBackend:
     and copies of the outputs that are asked for.
     """
 
-    def __init__(self, flavour: Flavour, engine: Any, largest_batch: int, description: str, report: Report) -> None:
+    def __init__(self, variant: Variant, engine: Any, largest_batch: int, description: str, report: Report) -> None:
         self.description = description
-        self._flavour = flavour
+        self._variant = variant
         self._engine = engine
         self._largest_batch = largest_batch
         self._stream = Stream()
@@ -41,7 +41,7 @@ class TensorRtBackend:
         """Run a batch [B, H, W, 3]; see `Backend`. Raises UserError if the batch is too large or the GPU fails."""
         batch = len(images)
         if batch > self._largest_batch:
-            raise UserError(f"This engine was built for batches of up to {self._largest_batch} pictures, not {batch}.")
+            raise UserError(f"This engine was built for batches of up to {self._largest_batch} images, not {batch}.")
         np.copyto(self._buffers["images"].host[:batch], images)
         self._stream.upload(self._buffers["images"], batch)
         self._runs[batch]()
@@ -55,7 +55,7 @@ class TensorRtBackend:
 
     def _runtime_config(self) -> Any:
         """TensorRT-RTX captures CUDA graphs by itself, if it is told to, and compiles its kernels here; else None."""
-        trt = self._flavour.trt
+        trt = self._variant.trt
         config: Any = self._engine.create_runtime_config() if hasattr(self._engine, "create_runtime_config") else None
         if not hasattr(config, "cuda_graph_strategy"):  # TensorRT, and TensorRT-RTX before 1.2
             return None
@@ -68,23 +68,23 @@ class TensorRtBackend:
         """An execution context for one batch size; a CUDA graph that is captured from it allows no other use of it."""
         context = self._engine.create_execution_context(*([] if self._config is None else [self._config]))
         if context is None:
-            raise UserError(f"{self._flavour.title} cannot prepare the engine ({self._flavour.why()}).")
-        picture = tuple(self._engine.get_tensor_shape("images"))[1:]
-        _check(context.set_input_shape("images", (batch, *picture)), self._flavour)
+            raise UserError(f"{self._variant.title} cannot prepare the engine ({self._variant.why()}).")
+        image = tuple(self._engine.get_tensor_shape("images"))[1:]
+        _check(context.set_input_shape("images", (batch, *image)), self._variant)
         return context
 
     def _buffer(self, name: str, context: Any) -> PairedBuffer:
-        dtype = self._flavour.trt.nptype(self._engine.get_tensor_dtype(name))
+        dtype = self._variant.trt.nptype(self._engine.get_tensor_dtype(name))
         return PairedBuffer(tuple(context.get_tensor_shape(name)), dtype)
 
     def _prepare(self, context: Any, report: Report) -> Callable[[], None]:
         """Run a context once, to warm it up; returns a function that runs it again as fast as can be."""
-        flavour, stream = self._flavour, self._stream  # the functions below do not hold this object, which holds them
+        variant, stream = self._variant, self._stream  # the functions below do not hold this object, which holds them
         for name, buffer in self._buffers.items():
-            _check(context.set_tensor_address(name, buffer.device_address), flavour)
+            _check(context.set_tensor_address(name, buffer.device_address), variant)
 
         def run() -> None:
-            _check(context.execute_async_v3(stream.handle), flavour)
+            _check(context.execute_async_v3(stream.handle), variant)
 
         run()
         stream.wait()
@@ -93,7 +93,7 @@ class TensorRtBackend:
         try:
             replay = stream.capture(run)
         except UserError as error:
-            report(f"{flavour.title} runs this student without a CUDA graph, which costs some time: {error}")
+            report(f"{variant.title} runs this student without a CUDA graph, which costs some time: {error}")
             return run
 
         def run_graph(context: Any = context) -> None:  # the graph's kernels work in the context's memory
@@ -102,9 +102,9 @@ class TensorRtBackend:
         return run_graph
 
 
-def _check(succeeded: bool, flavour: Flavour) -> None:
+def _check(succeeded: bool, variant: Variant) -> None:
     if not succeeded:
-        raise UserError(f"{flavour.title} cannot run the engine ({flavour.why()}).")
+        raise UserError(f"{variant.title} cannot run the engine ({variant.why()}).")
 
 
 def open_tensorrt(path: Path, largest_batch: int, report: Report) -> TensorRtBackend:
@@ -117,7 +117,7 @@ def open_tensorrt_rtx(path: Path, largest_batch: int, report: Report) -> TensorR
     return _open(RTX, path, largest_batch, report)
 
 
-def engine_key(flavour: Flavour, path: Path, info: StudentInfo, largest_batch: int, device: Device) -> EngineKey:
+def engine_key(variant: Variant, path: Path, info: StudentInfo, largest_batch: int, device: Device) -> EngineKey:
     """What the engine of a student on a device is kept under.
 
     TensorRT-RTX builds for a compute capability, so what was built ahead of time on another machine has the same key.
@@ -128,9 +128,9 @@ def engine_key(flavour: Flavour, path: Path, info: StudentInfo, largest_batch: i
         height=info.height,
         width=info.width,
         largest_batch=largest_batch,
-        flavour=flavour.name,
-        version=flavour.trt.__version__,
-        device=ANY_DEVICE if flavour.name == RTX else device.name,
+        variant=variant.name,
+        version=variant.trt.__version__,
+        device=ANY_DEVICE if variant.name == RTX else device.name,
         capability=device.capability,
     )
 
@@ -138,26 +138,26 @@ def engine_key(flavour: Flavour, path: Path, info: StudentInfo, largest_batch: i
 def _open(name: str, path: Path, largest_batch: int, report: Report) -> TensorRtBackend:
     require(name)
     device = find_device()
-    flavour = load_flavour(name)
+    variant = load_variant(name)
     info = read_student(path)
 
     def load(data: bytes) -> Any:
-        flavour.errors.clear()
-        engine = flavour.trt.Runtime(flavour.logger).deserialize_cuda_engine(data)
+        variant.errors.clear()
+        engine = variant.trt.Runtime(variant.logger).deserialize_cuda_engine(data)
         if engine is None:
-            raise UserError(f"{flavour.title} cannot load it ({flavour.why()}).")
+            raise UserError(f"{variant.title} cannot load it ({variant.why()}).")
         return engine
 
     engine, record = open_engine(
-        engine_key(flavour, path, info, largest_batch, device),
-        f"{flavour.title} engine of {path.name}",
-        lambda: build_engine(flavour, path, info, largest_batch, device.capability, report),
+        engine_key(variant, path, info, largest_batch, device),
+        f"{variant.title} engine of {path.name}",
+        lambda: build_engine(variant, path, info, largest_batch, device.capability, report),
         load,
         report,
     )
     # The build is named because each has to pass the parity gate; so is the driver, which compiles what RTX runs.
     description = (
-        f"{flavour.title}, {device.name}, compute capability {device.capability}, CUDA {device.driver}, "
+        f"{variant.title}, {device.name}, compute capability {device.capability}, CUDA {device.driver}, "
         f"{info.precision}, build {record.build}"
     )
-    return TensorRtBackend(flavour, engine, largest_batch, description, report)
+    return TensorRtBackend(variant, engine, largest_batch, description, report)

@@ -17,13 +17,13 @@ from dino_ros.student import StudentInfo
 log = logging.getLogger(__name__)
 
 TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-"""Python module of each flavour -> its name."""
+"""Python module of each variant -> its name."""
 RTX = "tensorrt_rtx"
-"""The flavour that builds for any GPU on any machine; the other builds for the GPU that is there."""
+"""The variant that builds for any GPU on any machine; the other builds for the GPU that is there."""
 INSTALL = {"tensorrt": "docs/jetson.md says how", "tensorrt_rtx": "pip install tensorrt-rtx-cu13"}
 
 
-class Flavour:
+class Variant:
     """TensorRT or TensorRT-RTX, loaded."""
 
     def __init__(self, name: str, trt: Any) -> None:
@@ -48,23 +48,23 @@ class Flavour:
 
 
 def require(name: str) -> None:
-    """Raise UserError unless the Python module of that flavour is installed; does not load it."""
+    """Raise UserError unless the Python module of that variant is installed; does not load it."""
     if importlib.util.find_spec(name) is None:
         raise UserError(f"{TITLES[name]} is not installed: {INSTALL[name]}.")
 
 
 @cache
-def load_flavour(name: str) -> Flavour:
-    """Load the Python module of that flavour; raises UserError if it is not installed or not whole."""
+def load_variant(name: str) -> Variant:
+    """Load the Python module of that variant; raises UserError if it is not installed or not whole."""
     require(name)
     try:
-        return Flavour(name, importlib.import_module(name))
+        return Variant(name, importlib.import_module(name))
     except (ImportError, OSError) as error:  # OSError: a library it needs is missing
         raise UserError(f"{TITLES[name]} cannot be loaded ({error}): {INSTALL[name]}.") from error
 
 
 def build_engine(
-    flavour: Flavour, path: Path, info: StudentInfo, largest_batch: int, capability: str, report: Report
+    variant: Variant, path: Path, info: StudentInfo, largest_batch: int, capability: str, report: Report
 ) -> bytes:
     """Build the engine of a student for batches of 1 to `largest_batch`; returns its bytes.
 
@@ -73,39 +73,39 @@ def build_engine(
     precision that the student gives it. Raises UserError if the student has an operator that TensorRT does not know, if
     TensorRT-RTX does not know the capability, or if the build fails.
     """
-    trt = flavour.trt
-    flavour.errors.clear()
-    builder = trt.Builder(flavour.logger)
+    trt = variant.trt
+    variant.errors.clear()
+    builder = trt.Builder(variant.logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, flavour.logger)
+    parser = trt.OnnxParser(network, variant.logger)
     if not parser.parse(path.read_bytes()):
         raise UserError(
-            f"{flavour.title} does not understand {path.name}: {_parser_complaint(parser)}. Export it again with this "
+            f"{variant.title} does not understand {path.name}: {_parser_complaint(parser)}. Export it again with this "
             "version of dino_ros, or use another backend."
         )
     config = builder.create_builder_config()
-    if flavour.name == RTX:
-        targets = flavour.capabilities()
+    if variant.name == RTX:
+        targets = variant.capabilities()
         if capability not in targets:
             raise UserError(
-                f"{flavour.title} builds for the compute capabilities {', '.join(targets)}, not for {capability}: use "
+                f"{variant.title} builds for the compute capabilities {', '.join(targets)}, not for {capability}: use "
                 "TensorRT on that GPU."
             )
         config.num_compute_capabilities = 1
         config.set_compute_capability(targets[capability], 0)
     profile = builder.create_optimization_profile()
-    picture = (info.height, info.width, 3)
+    image = (info.height, info.width, 3)
     # Tuned for the largest: a batch is full when frames come faster than they are done, and then speed counts.
-    profile.set_shape("images", (1, *picture), (largest_batch, *picture), (largest_batch, *picture))
+    profile.set_shape("images", (1, *image), (largest_batch, *image), (largest_batch, *image))
     config.add_optimization_profile(profile)
-    what = f"Building the {flavour.title} engine of {path.name} for compute capability {capability}"
+    what = f"Building the {variant.title} engine of {path.name} for compute capability {capability}"
     monitor = _make_monitor(
         trt, BuildProgress(), f"{what}, this takes minutes the first time", report
     )  # a name of its own: it has to outlive the build
     config.progress_monitor = monitor
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise UserError(f"{flavour.title} cannot build an engine of {path.name} ({flavour.why()}).")
+        raise UserError(f"{variant.title} cannot build an engine of {path.name} ({variant.why()}).")
     return bytes(engine)
 
 

@@ -1,1 +1,1 @@
-"""The demo: a recording goes through the real nodes over DDS, and comes out as pictures and numbers."""
+"""The demo: a recording goes through the real nodes over DDS, and comes out as images and numbers."""

@@ -1,4 +1,4 @@
-"""Run the demo: start the nodes, record, write pictures and a summary."""
+"""Run the demo: start the nodes, record, write images and a summary."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def run_demo(
     finally:
         recorder.close()
         rclpy.shutdown()
-    summary = summarise(recorder)
+    summary = summarize(recorder)
     summary |= {
         "model": find_student(model).stem,
         "backend": perceiver.backend.description,
@@ -125,7 +125,7 @@ def record(recorder: Recorder, player: subprocess.Popen[bytes], frames: int) -> 
         raise UserError("The camera node failed: see its log above.")
 
 
-def summarise(recorder: Recorder) -> dict[str, Any]:
+def summarize(recorder: Recorder) -> dict[str, Any]:
     """Numbers of a recording; latency and rate are null where no mask came."""
     matched = sorted(recorder.sent.keys() & recorder.received.keys())
     latencies = [(recorder.received[stamp] - recorder.sent[stamp]) / 1e6 for stamp in matched]
@@ -158,7 +158,7 @@ def write_contact_sheet(video: Path, sheet: Path) -> None:
         frames.append(cv2.resize(read[1], (480, round(480 * height / width)), interpolation=cv2.INTER_AREA))
     columns, rows = SHEET
     chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, columns * rows).round().astype(int)]
-    picture = np.vstack([np.hstack(chosen[row * columns : (row + 1) * columns]) for row in range(rows)])
+    image = np.vstack([np.hstack(chosen[row * columns : (row + 1) * columns]) for row in range(rows)])
     temporary = sheet.with_name("contact_sheet.tmp.png")
-    cv2.imwrite(str(temporary), picture)
+    cv2.imwrite(str(temporary), image)
     os.replace(temporary, sheet)

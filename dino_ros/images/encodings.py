@@ -1,4 +1,4 @@
-"""Pictures out of image messages: every encoding to RGB, with NumPy and OpenCV, without ROS.
+"""Images out of image messages: every encoding to RGB, with NumPy and OpenCV, without ROS.
 
 Works on anything that has the fields of sensor_msgs/Image or sensor_msgs/CompressedImage: messages of rclpy (whose data
 is an array.array) and of rosbags (an ndarray) alike.
@@ -63,35 +63,35 @@ _PER_PIXEL = frozenset({"mono8", "8UC1", "rgb8", "bgr8", "8UC3", "rgba8", "bgra8
 """Encodings of 8 bits whose pixels turn into RGB each by itself."""
 
 
-def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """A picture [H, W] or [H, W, C] uint8 at another size, its aspect ratio with it: averaged where it shrinks.
+def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """An image [H, W] or [H, W, C] uint8 at another size, its aspect ratio with it: averaged where it shrinks.
 
     A side of twice the size or more is halved, by averaging pairs of pixels, until it is less than that; the rest is
     interpolated. That is seven times faster than to average to any size at once, and differs from it about as much as
     torchvision's antialiased resize does (docs/runtime.md).
     """
-    rows, columns = picture.shape[:2]
+    rows, columns = image.shape[:2]
     halved = False
     while rows >= 2 * height or columns >= 2 * width:
         rows, columns = rows // 2 if rows >= 2 * height else rows, columns // 2 if columns >= 2 * width else columns
-        picture = _to(picture, rows, columns, cv2.INTER_LINEAR)  # at half the size, which is the mean of each pair
+        image = _to(image, rows, columns, cv2.INTER_LINEAR)  # at half the size, which is the mean of each pair
         halved = True
     shrinks = rows >= height and columns >= width
-    return _to(picture, height, width, cv2.INTER_AREA if shrinks and not halved else cv2.INTER_LINEAR)
+    return _to(image, height, width, cv2.INTER_AREA if shrinks and not halved else cv2.INTER_LINEAR)
 
 
-def _to(picture: NDArray[np.uint8], height: int, width: int, interpolation: int) -> NDArray[np.uint8]:
-    if picture.shape[:2] == (height, width):
-        return picture
-    return cv2.resize(picture, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)
+def _to(image: NDArray[np.uint8], height: int, width: int, interpolation: int) -> NDArray[np.uint8]:
+    if image.shape[:2] == (height, width):
+        return image
+    return cv2.resize(image, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)
 
 
 def to_resized_rgb(
     message: ImageLike | CompressedImageLike, height: int, width: int
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """`resize(to_rgb(message), height, width)`, and the height and width that the picture had.
+    """`resize(to_rgb(message), height, width)`, and the height and width that the image had.
 
-    Colours of 8 bits are reordered after the resize, which gives the same pixels and spares a copy of the frame. Raises
+    Colors of 8 bits are reordered after the resize, which gives the same pixels and spares a copy of the frame. Raises
     UserError as `to_rgb` does.
     """
     encoding = getattr(message, "encoding", None)
@@ -109,7 +109,7 @@ def to_resized_rgb(
 def to_rgb(message: ImageLike | CompressedImageLike) -> NDArray[np.uint8]:
     """Decode an image message, raw or compressed, to RGB [H, W, 3] uint8.
 
-    16-bit pictures keep their upper 8 bits. For `rgb8` the result is a view of the message's data. Raises UserError,
+    16-bit images keep their upper 8 bits. For `rgb8` the result is a view of the message's data. Raises UserError,
     naming encoding or format, for what cannot be decoded: depth images, unknown encodings, data that does not fit the
     stated size.
     """
@@ -119,7 +119,7 @@ def to_rgb(message: ImageLike | CompressedImageLike) -> NDArray[np.uint8]:
 
 
 def pixel_rows(message: ImageLike, row_bytes: int) -> NDArray[np.uint8]:
-    """The picture's bytes [height, row_bytes], a view without the padding at the rows' ends.
+    """The image's bytes [height, row_bytes], a view without the padding at the rows' ends.
 
     `row_bytes` are the bytes of a row that hold pixels. Raises UserError if size, step and data do not fit together.
     """
@@ -148,7 +148,7 @@ _DECODE = _DECODE_RGB or cv2.IMREAD_COLOR
 def _raw_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
     if message.encoding not in _ENCODINGS:
         raise UserError(
-            f"The image encoding {message.encoding!r} is not a picture that can be used: accepted are "
+            f"The image encoding {message.encoding!r} is not an image that can be used: accepted are "
             f"{', '.join(_ENCODINGS)}."
         )
     channels, size, conversion = _ENCODINGS[message.encoding]
@@ -161,7 +161,7 @@ def _raw_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
     if channels == 2 and message.width % 2:
         raise UserError(
             f"An image of encoding {message.encoding} has the odd width {message.width}: two pixels share their "
-            "colour, so the width must be even."
+            "color, so the width must be even."
         )
     return cv2.cvtColor(np.ascontiguousarray(pixels), conversion).astype(np.uint8, copy=False)
 
@@ -169,15 +169,15 @@ def _raw_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
 def _compressed_to_rgb(message: CompressedImageLike) -> NDArray[np.uint8]:
     data = np.frombuffer(message.data, dtype=np.uint8)
     if "compressedDepth" in message.format:
-        raise UserError(f"The compressed format {message.format!r} holds depth, not a picture: choose a colour topic.")
+        raise UserError(f"The compressed format {message.format!r} holds depth, not an image: choose a color topic.")
     try:
-        picture = cv2.imdecode(data, _DECODE) if data.size else None
+        image = cv2.imdecode(data, _DECODE) if data.size else None
     except cv2.error:  # a header that asks for more pixels than OpenCV allows
-        picture = None
-    if picture is None:
+        image = None
+    if image is None:
         raise UserError(
             f"A compressed image of format {message.format!r} and {data.size} bytes does not decode: it must be JPEG "
             "or PNG, and arrive complete."
         )
-    rgb = picture if _DECODE == _DECODE_RGB else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    rgb = image if _DECODE == _DECODE_RGB else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return rgb.astype(np.uint8, copy=False)

@@ -1,4 +1,4 @@
-"""The picture a person wants to look at: the camera's, with the attention's heat and the mask's outline."""
+"""The image a person wants to look at: the camera's, with the attention's heat and the mask's outline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 OUTLINE = (0, 255, 255)
-"""RGB of the mask's outline: a colour the heat never takes."""
+"""RGB of the mask's outline: a color the heat never takes."""
 HEAT = 0.6
 """Opacity of the heat where attention is highest."""
 OPACITY = np.round(HEAT * np.arange(256)).astype(np.uint8)
@@ -15,11 +15,11 @@ OPACITY = np.round(HEAT * np.arange(256)).astype(np.uint8)
 
 
 def overlay(rgb: NDArray[np.uint8], mask: NDArray[np.uint8], attention: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Draw on a copy of the picture.
+    """Draw on a copy of the image.
 
-    Takes the picture RGB [H, W, 3], the mask [H, W] of 0 and 255, and attention [heads, h, w], whose mean over the
-    heads is shown as heat: what it has above the picture's average, relative to its highest value, so that attention
-    spread evenly does not veil the picture. Returns RGB [H, W, 3] uint8. In 8 bits: several times faster than floats.
+    Takes the image RGB [H, W, 3], the mask [H, W] of 0 and 255, and attention [heads, h, w], whose mean over the
+    heads is shown as heat: what it has above the image's average, relative to its highest value, so that attention
+    spread evenly does not veil the image. Returns RGB [H, W, 3] uint8. In 8 bits: several times faster than floats.
     """
     height, width = mask.shape
     mean = attention.mean(axis=0)

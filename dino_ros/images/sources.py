@@ -1,4 +1,4 @@
-"""Frames one after the other from a bag, a video or a folder of pictures, told apart by looking at the path."""
+"""Frames one after the other from a bag, a video or a folder of images, told apart by looking at the path."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 FOLDER_RATE = 30.0
-"""Frames per second of a folder of pictures, which has no times of its own."""
+"""Frames per second of a folder of images, which has no times of its own."""
 
 
 @dataclass
 class RgbImage:
-    """A decoded picture, with the fields of sensor_msgs/Image."""
+    """A decoded image, with the fields of sensor_msgs/Image."""
 
     data: NDArray[np.uint8]
     height: int
@@ -41,7 +41,7 @@ class RgbImage:
 
 @dataclass
 class EncodedImage:
-    """The bytes of a picture's file, with the fields of sensor_msgs/CompressedImage."""
+    """The bytes of an image's file, with the fields of sensor_msgs/CompressedImage."""
 
     format: str
     data: NDArray[np.uint8]
@@ -49,7 +49,7 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a source."""
+    """One image of a source."""
 
     stamp: int
     """Nanoseconds; of a bag the header's stamp, else counted from 0."""
@@ -58,7 +58,7 @@ class Frame:
     """As recorded."""
 
     def rgb(self) -> NDArray[np.uint8]:
-        """The picture, RGB [H, W, 3] uint8. Raises UserError if it cannot be decoded."""
+        """The image, RGB [H, W, 3] uint8. Raises UserError if it cannot be decoded."""
         return to_rgb(self.image)
 
 
@@ -78,14 +78,14 @@ class Source(Protocol):
 
 
 def open_source(path: str | Path, topic: str | None = None) -> Source:
-    """Open a rosbag2 (folder or file), a ROS 1 bag, a video or a folder of pictures.
+    """Open a rosbag2 (folder or file), a ROS 1 bag, a video or a folder of images.
 
     `topic` picks a bag's image topic; it may be left out where there is only one. Raises UserError if the path is
-    missing, is of no known kind or cannot be read, or if the topic is missing, ambiguous or not of pictures.
+    missing, is of no known kind or cannot be read, or if the topic is missing, ambiguous or not of images.
     """
     path = Path(path).expanduser()  # no shell does it for `-p path:=~/bag`
     if not path.exists():
-        raise UserError(f"{path} does not exist: give the path of a bag, a video or a folder of pictures.")
+        raise UserError(f"{path} does not exist: give the path of a bag, a video or a folder of images.")
     if is_bag(path):
         return BagSource(path, topic)
     if path.is_dir():
@@ -93,7 +93,7 @@ def open_source(path: str | Path, topic: str | None = None) -> Source:
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return VideoSource(path)
     known = " ".join(sorted(BAG_SUFFIXES | VIDEO_SUFFIXES))
-    raise UserError(f"{path} is neither a bag, a video nor a folder of pictures: known endings are {known}.")
+    raise UserError(f"{path} is neither a bag, a video nor a folder of images: known endings are {known}.")
 
 
 def is_bag(path: Path) -> bool:
@@ -131,21 +131,20 @@ def choose_image_topics(path: Path, types: Mapping[str, str], topics: Sequence[s
     """Return the named topics, or every image topic when none is named.
 
     `types` maps every topic of the bag to its message type. Raises UserError, listing the image topics, if one is
-    missing or not of pictures, or if there is none.
+    missing or not of images, or if there is none.
     """
-    pictures = sorted(topic for topic, kind in types.items() if kind in IMAGE_TYPES)
-    listing = ", ".join(pictures) or "none"
+    images = sorted(topic for topic, kind in types.items() if kind in IMAGE_TYPES)
+    listing = ", ".join(images) or "none"
     for topic in topics:
         if topic not in types:
             raise UserError(f"{path} has no topic {topic}: its image topics are {listing}.")
-        if topic not in pictures:
+        if topic not in images:
             raise UserError(
-                f"The topic {topic} of {path} is of type {types[topic]}, not of pictures: its image topics are "
-                f"{listing}."
+                f"The topic {topic} of {path} is of type {types[topic]}, not of images: its image topics are {listing}."
             )
-    if not pictures:
+    if not images:
         raise UserError(f"{path} has no image topic: its topics are {', '.join(sorted(types)) or 'none'}.")
-    return list(topics) or pictures
+    return list(topics) or images
 
 
 class BagSource:
@@ -222,16 +221,16 @@ class VideoSource:
 
 
 class FolderSource:
-    """The pictures of a folder and its subfolders, in the order of their names, where 2 comes before 10."""
+    """The images of a folder and its subfolders, in the order of their names, where 2 comes before 10."""
 
     recorded = False
 
     def __init__(self, path: Path) -> None:
         self.name = path.resolve().name
-        pictures = (f for f in path.rglob("[!.]*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
-        self.files = sorted(pictures, key=_natural)
+        images = (f for f in path.rglob("[!.]*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
+        self.files = sorted(images, key=_natural)
         if not self.files:
-            raise UserError(f"{path} holds no pictures: known endings are {' '.join(sorted(IMAGE_SUFFIXES))}.")
+            raise UserError(f"{path} holds no images: known endings are {' '.join(sorted(IMAGE_SUFFIXES))}.")
 
     def __len__(self) -> int:
         return len(self.files)

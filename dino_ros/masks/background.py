@@ -3,7 +3,7 @@
 After FOUND (Simeoni et al. 2023, "Unsupervised Object Localization: Observing the Background to Discover Objects"),
 which takes the patch of least attention as a seed of the background and calls objects what is unlike it. Here the seed
 is the mean of the half of the patches that get least attention, made purer in a few rounds, and the threshold is the
-picture's own.
+image's own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dino_ros.masks.soft import otsu_threshold, soft_mask
 ROUNDS = 3
 """In each of them the seed becomes the mean of the half of the patches that are most like it."""
 ALIKE = 0.8
-"""Patches whose cosine with the background is above this belong to it, whatever the picture's threshold: a scene may
+"""Patches whose cosine with the background is above this belong to it, whatever the image's threshold: a scene may
 hold no object."""
 
 

@@ -21,7 +21,7 @@ SHARE = 0.1
 def lost_mask(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Soft mask [h, w] from features [h, w, C].
 
-    A patch's degree is how many patches it has a positive cosine with, after the picture's mean is taken away; the seed
+    A patch's degree is how many patches it has a positive cosine with, after the image's mean is taken away; the seed
     is that of least degree. Objects are where the mean cosine with seed and expansion is above 0, in one part with the
     seed.
     """

@@ -16,16 +16,16 @@ from dino_ros.masks.background import background_mask
 from dino_ros.masks.binary import largest_components
 from dino_ros.masks.lost import lost_mask
 from dino_ros.masks.motion import JUMP, MotionEstimator
-from dino_ros.masks.normalised_cut import normalised_cut_mask
+from dino_ros.masks.normalized_cut import normalized_cut_mask
 from dino_ros.masks.objects import SMALLEST, number_objects
 from dino_ros.masks.parameters import METHODS, MaskParameters
 from dino_ros.masks.refine import refine
 from dino_ros.masks.soft import upsample
 
 SMALL = 160
-"""Pixels on the long side of the picture that motion and the edges' strength are found in, at most."""
+"""Pixels on the long side of the image that motion and the edges' strength are found in, at most."""
 FINE = 480
-"""Pixels on the long side of the picture whose edges are followed, at most: larger ones are halved."""
+"""Pixels on the long side of the image whose edges are followed, at most: larger ones are halved."""
 
 Outputs = Mapping[str, NDArray[np.float32]]
 
@@ -55,15 +55,15 @@ class MaskMaker:
         self,
         seen: Outputs,
         size: tuple[int, int],
-        picture: NDArray[np.uint8] | None,
+        image: NDArray[np.uint8] | None,
         stamp: int,
         parameters: MaskParameters,
         objects: bool = False,
     ) -> Masks:
-        """Masks of a picture of `size` (height and width) taken at `stamp` ns.
+        """Masks of an image of `size` (height and width) taken at `stamp` ns.
 
-        `seen` are the student's outputs that the method needs, `parameters` resolved for the student; the picture
-        itself, RGB [H, W, 3], may be None where `parameters.needs_picture(objects)` says so. Raises UserError for
+        `seen` are the student's outputs that the method needs, `parameters` resolved for the student; the image
+        itself, RGB [H, W, 3], may be None where `parameters.needs_image(objects)` says so. Raises UserError for
         outputs that are not finite.
         """
         if not 0 <= stamp - self._stamp <= JUMP:
@@ -73,9 +73,9 @@ class MaskMaker:
         if parameters.components:
             left_out = (grid > 0.5) & ~largest_components(grid > 0.5, parameters.components)
             grid = np.where(left_out, 0, grid).astype(np.float32)
-        if picture is None:
+        if image is None:
             return Masks(upsample(grid, *size), None)
-        fine = _shrink(picture, FINE)
+        fine = _shrink(image, FINE)
         small = _shrink(fine, SMALL)
         soft = cv2.resize(grid, small.shape[1::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
         motion = self._motion(small, stamp) if parameters.steady or objects else None
@@ -108,17 +108,19 @@ class MaskMaker:
             return seen["foreground"]
         if parameters.method == "background":
             return background_mask(seen["features"], seen["attention"])
-        if parameters.method == "normalised_cut":
-            soft, self._cut = normalised_cut_mask(seen["features"], seen["attention"], self._cut)
+        if parameters.method == "normalized_cut":
+            soft, self._cut = normalized_cut_mask(seen["features"], seen["attention"], self._cut)
             return soft
         if parameters.method == "lost":
             return lost_mask(seen["features"])
-        return attention_mask(seen["attention"], parameters.keep, parameters.head).astype(np.float32)
+        return attention_mask(seen["attention"], parameters.attention_mass, parameters.attention_head).astype(
+            np.float32
+        )
 
 
-def _shrink(picture: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:
-    """The picture [H, W, 3], halved until its long side has so many pixels at most."""
-    while max(picture.shape[:2]) > long_side:
-        height, width = picture.shape[:2]
-        picture = resize(picture, max(height // 2, 1), max(width // 2, 1))
-    return picture
+def _shrink(image: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:
+    """The image [H, W, 3], halved until its long side has so many pixels at most."""
+    while max(image.shape[:2]) > long_side:
+        height, width = image.shape[:2]
+        image = resize(image, max(height // 2, 1), max(width // 2, 1))
+    return image

@@ -1,4 +1,4 @@
-"""How the picture moved since the frame before: what carries masks and objects from frame to frame."""
+"""How the image moved since the frame before: what carries masks and objects from frame to frame."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 JUMP = 1_000_000_000
 """Nanoseconds between two frames above which the second is no continuation of the first."""
 UNEXPLAINED = 12
-"""Grey levels by which a place may differ from where the motion says it came from, on average over SURROUNDINGS."""
+"""Gray levels by which a place may differ from where the motion says it came from, on average over SURROUNDINGS."""
 SURROUNDINGS = (5, 5)
-"""Pixels of the small picture."""
+"""Pixels of the small image."""
 LEAST = 32
-"""Pixels on a side that inverse search needs: on narrower pictures it crashes."""
+"""Pixels on a side that inverse search needs: on narrower images it crashes."""
 
 
 @dataclass(frozen=True)
 class Motion:
-    """From the frame before to this one, on the small picture."""
+    """From the frame before to this one, on the small image."""
 
     origin: NDArray[np.float32]
     """[h, w, 2]: the x and y, in pixels of the frame before, that each pixel came from."""
@@ -41,7 +41,7 @@ class MotionEstimator:
     """Follows one camera."""
 
     def __init__(self) -> None:
-        self._grey: NDArray[np.uint8] | None = None
+        self._gray: NDArray[np.uint8] | None = None
         self._stamp = 0
 
     def __call__(self, small: NDArray[np.uint8], stamp: int) -> Motion | None:
@@ -49,23 +49,23 @@ class MotionEstimator:
 
         None for the first frame, one of another size, and after a jump in the stamps: backwards, or by more than JUMP.
         """
-        grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
-        before, self._grey = self._grey, grey
+        gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
+        before, self._gray = self._gray, gray
         passed, self._stamp = stamp - self._stamp, stamp
-        if before is None or before.shape != grey.shape or not 0 <= passed <= JUMP:
+        if before is None or before.shape != gray.shape or not 0 <= passed <= JUMP:
             return None
-        origin = find_origin(grey, before, cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-        unlike = cv2.blur(cv2.absdiff(move(before, origin), grey), SURROUNDINGS)
+        origin = find_origin(gray, before, cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        unlike = cv2.blur(cv2.absdiff(move(before, origin), gray), SURROUNDINGS)
         return Motion(origin, unlike < UNEXPLAINED)
 
 
-def find_origin(grey: NDArray[np.uint8], before: NDArray[np.uint8], preset: int) -> NDArray[np.float32]:
-    """Where the pixels of a grey picture [h, w] were in the one before, x and y, [h, w, 2].
+def find_origin(gray: NDArray[np.uint8], before: NDArray[np.uint8], preset: int) -> NDArray[np.float32]:
+    """Where the pixels of a gray image [h, w] were in the one before, x and y, [h, w, 2].
 
     By dense inverse search (Kroeger et al. 2016); `preset` is one of OpenCV's DISOPTICAL_FLOW_PRESET.
     """
-    height, width = grey.shape
-    wide, wide_before = _widen(grey), _widen(before)
+    height, width = gray.shape
+    wide, wide_before = _widen(gray), _widen(before)
     search = cv2.DISOpticalFlow.create(preset)
     flow = search.calc(wide, wide_before, np.zeros((*wide.shape, 2), np.float32))[:height, :width]
     here = np.dstack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)))
@@ -78,7 +78,7 @@ def move(values: NDArray[Any], origin: NDArray[np.float32], interpolation: int =
     return cv2.remap(values, x, y, interpolation, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _widen(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The picture with its last row and column repeated up to LEAST."""
-    below, right = (max(LEAST - side, 0) for side in grey.shape)
-    return cv2.copyMakeBorder(grey, 0, below, 0, right, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
+def _widen(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image with its last row and column repeated up to LEAST."""
+    below, right = (max(LEAST - side, 0) for side in gray.shape)
+    return cv2.copyMakeBorder(gray, 0, below, 0, right, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)

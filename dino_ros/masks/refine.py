@@ -1,6 +1,6 @@
-"""From the patch grid to the camera's resolution, along the picture's edges.
+"""From the patch grid to the camera's resolution, along the image's edges.
 
-The guided filter with a colour guide (He, Sun and Tang 2010), whose coefficients are computed on a small picture and
+The guided filter with a color guide (He, Sun and Tang 2010), whose coefficients are computed on a small image and
 applied at full resolution (He and Sun 2015, "Fast Guided Filter").
 """
 
@@ -15,7 +15,7 @@ RADIUS = 1.5
 COARSE_RADIUS = 4
 """Pixels of that radius which are enough: He and Sun subsample by a quarter of the radius."""
 EPSILON = 1e-3
-"""How much contrast counts as an edge: the variance, of colours in 0 to 1, below which the filter smooths."""
+"""How much contrast counts as an edge: the variance, of colors in 0 to 1, below which the filter smooths."""
 
 
 def guided_coefficients(
@@ -26,11 +26,11 @@ def guided_coefficients(
     `soft` is what is filtered, [h, w]; `guide` RGB [h, w, 3]; the window's side is 2 * radius + 1 pixels.
     """
     window = (2 * radius + 1, 2 * radius + 1)
-    colours = guide.astype(np.float32) * np.float32(1 / 255)
-    mean = cv2.blur(colours, window)
+    colors = guide.astype(np.float32) * np.float32(1 / 255)
+    mean = cv2.blur(colors, window)
     mean_soft = cv2.blur(soft, window)
-    covariance = cv2.blur(colours * soft[..., None], window) - mean * mean_soft[..., None]
-    planes, means = cv2.split(colours), cv2.split(mean)
+    covariance = cv2.blur(colors * soft[..., None], window) - mean * mean_soft[..., None]
+    planes, means = cv2.split(colors), cv2.split(mean)
     rr, rg, rb, gg, gb, bb = (
         cv2.blur(planes[i] * planes[j], window) - means[i] * means[j] + (epsilon if i == j else 0)
         for i in range(3)
@@ -51,11 +51,11 @@ def guided_coefficients(
 
 
 def refine(
-    soft: NDArray[np.float32], small: NDArray[np.uint8], picture: NDArray[np.uint8], patch: float
+    soft: NDArray[np.float32], small: NDArray[np.uint8], image: NDArray[np.uint8], patch: float
 ) -> NDArray[np.float32]:
-    """Soft mask [H, W] along the edges of a picture, RGB [H, W, 3]; it may be a little below 0 and above 1.
+    """Soft mask [H, W] along the edges of an image, RGB [H, W, 3]; it may be a little below 0 and above 1.
 
-    `soft` is the soft mask [h, w] at the size of `small`, the picture made smaller, RGB [h, w, 3]; `patch` is the side
+    `soft` is the soft mask [h, w] at the size of `small`, the image made smaller, RGB [h, w, 3]; `patch` is the side
     of a patch in pixels of `small`.
     """
     radius = RADIUS * patch
@@ -65,8 +65,8 @@ def refine(
         small = cv2.resize(small, half, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
         radius /= 2
     coefficients = guided_coefficients(soft, small, max(round(radius), 1))
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     slopes = cv2.resize(coefficients, (width, height), interpolation=cv2.INTER_LINEAR)
-    with_one = cv2.merge([picture, np.full((height, width), 255, np.uint8)])
+    with_one = cv2.merge([image, np.full((height, width), 255, np.uint8)])
     weighted = cv2.multiply(slopes, with_one, scale=1 / 255, dtype=cv2.CV_32F)
     return cv2.transform(weighted, np.ones((1, 4), np.float32)).astype(np.float32, copy=False)

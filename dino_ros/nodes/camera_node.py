@@ -1,4 +1,4 @@
-"""Plays a bag, a video or a folder of pictures as a camera."""
+"""Plays a bag, a video or a folder of images as a camera."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dino_ros.images.sources import Frame, Source, open_source
 from dino_ros.nodes.messages import jpeg_message, rgb_message
 
 PARAMETERS: dict[str, tuple[str | float | int | bool, str]] = {
-    "path": ("", "Bag, video or folder of pictures to play."),
+    "path": ("", "Bag, video or folder of images to play."),
     "topic": ("", "Image topic of a bag; may be left out where there is only one."),
     "rate": (0.0, "Frames per second; 0 for the rate it was recorded with."),
     "loop": (False, "Start again at the end; stamps go on rising."),
@@ -60,7 +60,7 @@ class CameraNode(Node):
                     f"The parameter {name} must be of the type of {default!r} (write 10.0 for a rate of 10): {error}."
                 ) from error
         if not self._value("path"):
-            raise UserError("No path given: set the parameter `path` to a bag, a video or a folder of pictures.")
+            raise UserError("No path given: set the parameter `path` to a bag, a video or a folder of images.")
         if self._value("rate") < 0:
             raise UserError(f"rate is {self._value('rate')}: it must be 0 (as recorded) or frames per second.")
         if self._value("image_transport") not in ("raw", "compressed"):

@@ -22,7 +22,7 @@ from dino_ros.nodes.messages import labels_message, mask_message, rgb_message, t
 from dino_ros.nodes.throttle import Throttle
 from dino_ros.nodes.wire import header_of, read_image
 from dino_ros.perception.perceiver import Perception
-from dino_ros.perception.pipeline import PICTURE, Frame, Pipeline
+from dino_ros.perception.pipeline import IMAGE, Frame, Pipeline
 
 OUTPUT_TOPICS: dict[str, type] = {
     "attention_mask": Image,
@@ -41,7 +41,7 @@ NEEDS = {
     "attention": {"attention"},
     "features": {"features"},
     "embedding": {"embedding"},
-    "overlay": {"mask", "attention", PICTURE},
+    "overlay": {"mask", "attention", IMAGE},
 }
 """What the pipeline must make for each topic."""
 WARN_EVERY = 5.0

@@ -46,13 +46,13 @@ def labels_message(labels: NDArray[np.uint16], header: Header) -> Image:
 
 
 def rgb_message(rgb: NDArray[np.uint8], header: Header) -> Image:
-    """A picture RGB [H, W, 3] uint8 as an Image of encoding rgb8."""
+    """An image RGB [H, W, 3] uint8 as an Image of encoding rgb8."""
     height, width, _ = rgb.shape
     return _image(rgb.tobytes(), header, height, width, "rgb8", width * 3)
 
 
 def jpeg_message(rgb: NDArray[np.uint8], header: Header, quality: int = 95) -> CompressedImage:
-    """A picture RGB [H, W, 3] uint8 as a JPEG CompressedImage."""
+    """An image RGB [H, W, 3] uint8 as a JPEG CompressedImage."""
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return CompressedImage(header=header, format="jpeg", data=encoded.tobytes())

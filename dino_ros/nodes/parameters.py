@@ -87,7 +87,7 @@ PARAMETERS = (
     Parameter(
         "mask_refine",
         MaskParameters.refine,
-        "Follow the picture's edges at the camera's resolution; else the patch grid's mask is interpolated.",
+        "Follow the image's edges at the camera's resolution; else the patch grid's mask is interpolated.",
         live=True,
     ),
     Parameter(
@@ -98,15 +98,15 @@ PARAMETERS = (
         bounds=(0.0, 0.95),
     ),
     Parameter(
-        "mask_keep",
-        MaskParameters.keep,
-        "Share of the attention that the method attention keeps: higher masks more of the picture.",
+        "mask_attention_mass",
+        MaskParameters.attention_mass,
+        "Share of the attention that the method attention keeps: higher masks more of the image.",
         live=True,
         bounds=(0.01, 1.0),
     ),
     Parameter(
-        "mask_head",
-        MaskParameters.head,
+        "mask_attention_head",
+        MaskParameters.attention_head,
         "Attention head of the method attention, counted from 0; -1 for the mean of all heads.",
         live=True,
         bounds=(-1, 63),

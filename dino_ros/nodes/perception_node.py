@@ -33,7 +33,7 @@ from dino_ros.perception.pipeline import Pipeline
 
 
 class PerceptionNode(LifecycleNodeMixin, Node):
-    """Publishes what a student sees in the pictures of one or several cameras, in the namespace /dino unless remapped.
+    """Publishes what a student sees in the images of one or several cameras, in the namespace /dino unless remapped.
 
     Configuring loads the student, activating starts the pipeline. Only the newest frame of a camera is looked at, only
     what somebody subscribes to is computed, and a camera whose results nobody wants is not subscribed to. A frame that
@@ -253,7 +253,7 @@ def spin(executor: Executor, node: Node) -> None:
 
 def main() -> None:
     """Run the node until it is interrupted; a bad parameter prints one sentence and exits with code 2."""
-    cv2.setNumThreads(1)  # the pictures are small, and its threads would be in the way of the engine's
+    cv2.setNumThreads(1)  # the images are small, and its threads would be in the way of the engine's
     rclpy.init(args=sys.argv)
     node: PerceptionNode | None = None
     try:

@@ -1,7 +1,7 @@
 """Camera messages as they come from DDS, to NumPy without another copy of the frame.
 
 rclpy's own conversion copies the pixels twice, into a C message and from there into an array.array, which is most of
-the time between a camera and this package. rosbags' readers of the same serialisation return a view of the bytes.
+the time between a camera and this package. rosbags' readers of the same serialization return a view of the bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TYPES = get_typestore(Stores.ROS2_JAZZY)  # Image and CompressedImage have not 
 
 
 def read_image(data: bytes, compressed: bool) -> Any:
-    """A serialised sensor_msgs/Image, or CompressedImage, with the fields of `ImageLike`; its data is a view of `data`.
+    """A serialized sensor_msgs/Image, or CompressedImage, with the fields of `ImageLike`; its data is a view of `data`.
 
     Raises UserError for bytes that are no such message.
     """

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_ros.backends.parity import shipped_pictures
+from dino_ros.backends.parity import shipped_images
 from dino_ros.errors import UserError
 from dino_ros.files import write_whole
 from dino_ros.images.encodings import resize
@@ -38,13 +38,13 @@ class Measured:
     student: str
     backend: str
     """Which engine, and why no faster one."""
-    picture: str
-    """Width and height of the pictures, in pixels."""
+    image: str
+    """Width and height of the images, in pixels."""
     runs: int
     stages: dict[str, dict[str, float]]
-    """Milliseconds of each stage and of "all", by percentile (p50, p90, p99), one picture at a time."""
+    """Milliseconds of each stage and of "all", by percentile (p50, p90, p99), one image at a time."""
     throughput: dict[int, float]
-    """Pictures per second of the engine by batch size."""
+    """Images per second of the engine by batch size."""
     load_seconds: float
     """Until the student was loaded and warm."""
     memory_mb: float
@@ -52,32 +52,32 @@ class Measured:
 
 
 def bench(path: str | Path, backend: str, width: int, height: int, runs: int, say: Callable[[str], None]) -> Measured:
-    """Measure a student on pictures of `width` x `height` pixels; `say` hears how far it is.
+    """Measure a student on images of `width` x `height` pixels; `say` hears how far it is.
 
     Raises UserError as `Perceiver.load` does, and for a size or number of runs that cannot be.
     """
     if width < 1 or height < 1 or runs < 1:
-        raise UserError(f"Pictures of {width}x{height} and {runs} runs cannot be measured: all must be at least 1.")
-    pictures = [resize(picture, height, width) for picture in shipped_pictures()]
+        raise UserError(f"Images of {width}x{height} and {runs} runs cannot be measured: all must be at least 1.")
+    images = [resize(image, height, width) for image in shipped_images()]
     before = resident_mb()
     started = time.perf_counter()
     perceiver = Perceiver.load(path, backend, max(BATCHES), say)
     perceiver.warm_up(max(BATCHES))
     load_seconds = time.perf_counter() - started
-    say(f"Measuring {runs} pictures one at a time.")
+    say(f"Measuring {runs} images one at a time.")
     maker = MaskMaker()
-    all_times = [stage_times(perceiver, maker, pictures[run % len(pictures)]) for run in range(WARM_UP + runs)]
+    all_times = [stage_times(perceiver, maker, images[run % len(images)]) for run in range(WARM_UP + runs)]
     times = np.array(all_times[WARM_UP:])
     stages = dict(zip(STAGES, times.T, strict=True)) | {"all": times.sum(axis=1)}
     throughput: dict[int, float] = {}
     for size in BATCHES:
         say(f"Measuring batches of {size}.")
-        throughput[size] = batch_rate(perceiver, pictures, size, max(runs // size, 3))
+        throughput[size] = batch_rate(perceiver, images, size, max(runs // size, 3))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     return Measured(
         student=perceiver.path.name,
         backend=perceiver.chosen,
-        picture=f"{width}x{height}",
+        image=f"{width}x{height}",
         runs=runs,
         stages={
             name: {f"p{p}": float(np.percentile(values, p)) for p in PERCENTILES} for name, values in stages.items()
@@ -89,7 +89,7 @@ def bench(path: str | Path, backend: str, width: int, height: int, runs: int, sa
 
 
 def stage_times(perceiver: Perceiver, maker: MaskMaker, rgb: NDArray[np.uint8]) -> list[float]:
-    """Milliseconds that each of STAGES takes for one picture."""
+    """Milliseconds that each of STAGES takes for one image."""
     mask = MaskParameters().resolve(perceiver.info)
     clock = [time.perf_counter()]
     prepared = perceiver.prepare(rgb)
@@ -101,9 +101,9 @@ def stage_times(perceiver: Perceiver, maker: MaskMaker, rgb: NDArray[np.uint8]) 
     return [1e3 * (end - start) for start, end in pairwise(clock)]
 
 
-def batch_rate(perceiver: Perceiver, pictures: list[NDArray[np.uint8]], size: int, runs: int) -> float:
-    """Pictures per second through the engine in batches of a size."""
-    batch = [perceiver.prepare(pictures[number % len(pictures)]) for number in range(size)]
+def batch_rate(perceiver: Perceiver, images: list[NDArray[np.uint8]], size: int, runs: int) -> float:
+    """Images per second through the engine in batches of a size."""
+    batch = [perceiver.prepare(images[number % len(images)]) for number in range(size)]
     needed = perceiver.needs(["mask"], MaskParameters().resolve(perceiver.info))
     seconds = []
     for _ in range(runs):
@@ -121,14 +121,14 @@ def resident_mb() -> float:
 
 def table(measured: Measured) -> Iterable[str]:
     """Lines of text for people."""
-    yield f"{measured.student}, {measured.picture}, {measured.backend}"
+    yield f"{measured.student}, {measured.image}, {measured.backend}"
     yield f"{'ms':<10}" + "".join(f"{f'p{p}':>9}" for p in PERCENTILES) + f"{'share':>9}"
     total = measured.stages["all"]["p50"]
     for name, values in measured.stages.items():
         cells = "".join(f"{value:9.2f}" for value in values.values())
         yield f"{name:<10}{cells}{values['p50'] / total:9.0%}"
     rates = ", ".join(f"{size}: {rate:.1f}" for size, rate in measured.throughput.items())
-    yield f"pictures/s by batch size: {rates}"
+    yield f"images/s by batch size: {rates}"
     yield f"loaded and warm after {measured.load_seconds:.2f} s, {measured.memory_mb:.0f} MB of main memory"
 
 
@@ -151,17 +151,17 @@ def draw(measured: Measured, path: Path) -> None:
 
     figure: Any
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    figure.suptitle(f"{measured.student}, {measured.picture}: {measured.backend.split(' - ')[0]}", fontsize=10)
+    figure.suptitle(f"{measured.student}, {measured.image}: {measured.backend.split(' - ')[0]}", fontsize=10)
     start = dict.fromkeys(PERCENTILES, 0.0)
     for stage in STAGES:
         values = [measured.stages[stage][f"p{p}"] for p in PERCENTILES]
         left.bar([f"p{p}" for p in PERCENTILES], values, bottom=list(start.values()), label=stage)
         start = {p: start[p] + value for p, value in zip(PERCENTILES, values, strict=True)}
-    left.set(ylabel="ms per picture", title="latency, by stage")
+    left.set(ylabel="ms per image", title="latency, by stage")
     left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=len(STAGES), frameon=False)
     sizes = [str(size) for size in measured.throughput]
     right.bar(sizes, list(measured.throughput.values()), color="tab:green")
-    right.set(xlabel="batch size", ylabel="pictures per second", title="throughput of the engine")
+    right.set(xlabel="batch size", ylabel="images per second", title="throughput of the engine")
     temporary = path.with_name(f"{path.stem}.tmp.png")
     figure.savefig(temporary, dpi=120)
     pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""Pictures in, what the student sees out: the whole runtime, without ROS."""
+"""Images in, what the student sees out: the whole runtime, without ROS."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ OUTPUTS = ("features", "attention", "embedding", "mask", "objects")
 
 @dataclass(frozen=True)
 class Perception:
-    """What a student sees in one picture; None where it was not asked for."""
+    """What a student sees in one image; None where it was not asked for."""
 
     features: NDArray[np.float32] | None
     """[h, w, C]: the patch tokens of the last block after the final norm."""
     attention: NDArray[np.float32] | None
     """[heads, h, w]: the softmaxed attention of the CLS token to the patches, last block."""
     embedding: NDArray[np.float32] | None
-    """[C]: the CLS token after the final norm, a descriptor of the whole picture."""
+    """[C]: the CLS token after the final norm, a descriptor of the whole image."""
     mask: NDArray[np.uint8] | None
-    """[H, W] at the picture's own resolution: 255 where objects are, else 0."""
+    """[H, W] at the image's own resolution: 255 where objects are, else 0."""
     objects: NDArray[np.uint16] | None = None
-    """[H, W] at the picture's own resolution: 0 where no object is, else the object's number, from 1."""
+    """[H, W] at the image's own resolution: 0 where no object is, else the object's number, from 1."""
 
 
 class Perceiver:
-    """A student, ready to look at pictures.
+    """A student, ready to look at images.
 
     Example: `Perceiver.load("student.onnx")(rgb).mask`. Calling it does all at once; the node calls the three steps,
     `prepare`, `infer` and `finish`, in threads of their own, with a MaskMaker for each camera.
@@ -62,7 +62,7 @@ class Perceiver:
     ) -> Perceiver:
         """Load a student file, or a bundled student by name (empty: the default one).
 
-        `backend` is a name of BACKENDS, or "auto" for the fastest that works here; `largest_batch` the most pictures
+        `backend` is a name of BACKENDS, or "auto" for the fastest that works here; `largest_batch` the most images
         that go in at once; `report` hears what takes long. Raises UserError if there is no such student, if it cannot
         be used, or if there is no such backend.
         """
@@ -93,11 +93,11 @@ class Perceiver:
         outputs: Collection[str] = OUTPUTS,
         mask: MaskParameters = MaskParameters(),  # noqa: B008 - frozen
     ) -> Perception | list[Perception]:
-        """Look at one RGB picture [H, W, 3] uint8 of any size, or at several (of any sizes) in one batch.
+        """Look at one RGB image [H, W, 3] uint8 of any size, or at several (of any sizes) in one batch.
 
-        Each picture is resized to the student's input, its aspect ratio with it, and is looked at for itself: nothing
-        is carried from one to the next. Only `outputs` (of OUTPUTS) are computed. Returns a Perception per picture.
-        Raises UserError for an unknown output, for arrays that are not RGB pictures, and for mask parameters that do
+        Each image is resized to the student's input, its aspect ratio with it, and is looked at for itself: nothing
+        is carried from one to the next. Only `outputs` (of OUTPUTS) are computed. Returns a Perception per image.
+        Raises UserError for an unknown output, for arrays that are not RGB images, and for mask parameters that do
         not suit the student.
         """
         if isinstance(images, np.ndarray) and images.ndim != 4:
@@ -120,20 +120,20 @@ class Perceiver:
         return sorted(({*outputs} - {"mask", "objects"}) | {*masks})
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize an RGB picture [H, W, 3] uint8 to the student's input [h, w, 3].
+        """Resize an RGB image [H, W, 3] uint8 to the student's input [h, w, 3].
 
-        Raises UserError for an array that is no such picture.
+        Raises UserError for an array that is no such image.
         """
         is_array = isinstance(image, np.ndarray)
         if not is_array or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             kind = f"{image.dtype} {list(image.shape)}" if is_array else type(image).__name__
-            raise UserError(f"A picture must be a uint8 RGB array [H, W, 3], not {kind}.")
+            raise UserError(f"An image must be a uint8 RGB array [H, W, 3], not {kind}.")
         return resize(image, self.info.height, self.info.width)
 
     def infer(
         self, prepared: Sequence[NDArray[np.uint8]], needed: Sequence[str]
     ) -> list[dict[str, NDArray[np.float32]]]:
-        """Run prepared RGB pictures as one batch; returns per picture the student's outputs that are `needed`."""
+        """Run prepared RGB images as one batch; returns per image the student's outputs that are `needed`."""
         if not needed:
             return [{} for _ in prepared]
         batch = prepared[0][None] if len(prepared) == 1 else np.stack(prepared)
@@ -145,16 +145,16 @@ class Perceiver:
         result: dict[str, NDArray[np.float32]],
         outputs: Collection[str],
         size: tuple[int, ...],
-        picture: NDArray[np.uint8] | None,
+        image: NDArray[np.uint8] | None,
         stamp: int,
         mask: MaskParameters,
         maker: MaskMaker,
     ) -> Perception:
-        """Make of one picture's result the Perception; the other arguments are those of MaskMaker."""
+        """Make of one image's result the Perception; the other arguments are those of MaskMaker."""
         names = ("features", "attention", "embedding")
         features, attention, embedding = (result[name] if name in outputs else None for name in names)
         if not {"mask", "objects"} & {*outputs}:
             return Perception(features, attention, embedding, None)
-        made = maker(result, (size[0], size[1]), picture, stamp, mask, "objects" in outputs)
+        made = maker(result, (size[0], size[1]), image, stamp, mask, "objects" in outputs)
         mask_or_none = made.mask if "mask" in outputs else None
         return Perception(features, attention, embedding, mask_or_none, made.objects)

@@ -21,7 +21,7 @@ from dino_ros.masks.parameters import MaskParameters
 from dino_ros.perception.latest import NewestItemsWorker
 from dino_ros.perception.perceiver import Perceiver, Perception
 
-PICTURE = "picture"
+IMAGE = "image"
 """What a camera adds to the outputs it wants if it needs the frame in RGB too."""
 
 
@@ -29,7 +29,7 @@ class Camera(Protocol):
     """Where frames come from and results go to. Its methods are called from the stages' threads and must not raise."""
 
     def wanted(self) -> Collection[str]:
-        """What to make of the next frame: names of the Perceiver's OUTPUTS, and PICTURE."""
+        """What to make of the next frame: names of the Perceiver's OUTPUTS, and IMAGE."""
 
     def deliver(self, frame: Frame, seen: Perception) -> None:
         """Take the results of a frame."""
@@ -43,7 +43,7 @@ class Camera(Protocol):
 
 @dataclass(eq=False)
 class Frame:
-    """One picture on its way; each stage adds to it."""
+    """One image on its way; each stage adds to it."""
 
     camera: Camera
     message: Any
@@ -58,9 +58,9 @@ class Frame:
     mask: MaskParameters = MaskParameters()  # noqa: RUF009 - frozen
     """Resolved for that perceiver."""
     size: tuple[int, int] = (0, 0)
-    """Height and width of the picture."""
+    """Height and width of the image."""
     rgb: NDArray[np.uint8] | None = field(default=None, repr=False)
-    """[H, W, 3], where PICTURE is wanted or the mask needs it."""
+    """[H, W, 3], where IMAGE is wanted or the mask needs it."""
     prepared: NDArray[np.uint8] | None = field(default=None, repr=False)
     """[h, w, 3]: at the student's size."""
     result: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
@@ -102,9 +102,9 @@ class Pipeline:
             frame.perceiver, frame.mask = self._used
             height, width = frame.perceiver.info.height, frame.perceiver.info.width
             masks = frame.wanted & {"mask", "objects"}
-            needs_picture = PICTURE in frame.wanted or (masks and frame.mask.needs_picture("objects" in masks))
+            needs_image = IMAGE in frame.wanted or (masks and frame.mask.needs_image("objects" in masks))
             try:
-                if needs_picture:
+                if needs_image:
                     frame.rgb = to_rgb(frame.message)
                     frame.size = (frame.rgb.shape[0], frame.rgb.shape[1])
                     frame.prepared = resize(frame.rgb, height, width)
@@ -121,7 +121,7 @@ class Pipeline:
             batch = [frame for frame in frames.values() if frame.perceiver is perceiver]
             try:
                 assert perceiver is not None  # the stage before has set it
-                needed = {name for frame in batch for name in perceiver.needs(frame.wanted - {PICTURE}, frame.mask)}
+                needed = {name for frame in batch for name in perceiver.needs(frame.wanted - {IMAGE}, frame.mask)}
                 prepared = [frame.prepared for frame in batch if frame.prepared is not None]
                 results = perceiver.infer(prepared, sorted(needed))
             except Exception as error:

@@ -22,11 +22,11 @@ def parser() -> ArgumentParser:
         type=str,
         help="recipes that ship, by name; files that list runs, by name (methods, ablations); YAML files of either",
     )
-    parser.add_argument("--data", nargs="+", required=True, help="bags, folders of pictures, tar shards, videos")
+    parser.add_argument("--data", nargs="+", required=True, help="bags, folders of images, tar shards, videos")
     parser.add_argument("--topic", nargs="+", default=[], help="image topics of bags (default: every image topic)")
-    parser.add_argument("--knn", type=str, required=True, help="folder with train/<class>/ and val/<class>/ pictures")
+    parser.add_argument("--knn", type=str, required=True, help="folder with train/<class>/ and val/<class>/ images")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of the runs and the results")
-    parser.add_argument("--images", type=int | None, help="pictures that each run sees")
+    parser.add_argument("--images", type=int | None, help="images that each run sees")
     parser.add_argument(
         "--minutes", type=float | None, help="training time of each run instead, from its speed in a short trial"
     )
@@ -54,7 +54,7 @@ def run(options: Namespace) -> None:
     comparison = Comparison(
         data, absolute(options.knn), options.machine, options.images, options.minutes, options.points
     )
-    budget = f"{options.images:,} pictures" if options.images else f"{options.minutes:g} minutes"
+    budget = f"{options.images:,} images" if options.images else f"{options.minutes:g} minutes"
     title = f"k-NN on {Path(options.knn).name} after {budget} each"
     run_all(recipes, comparison, options.out, lambda: write_results(title, options.out, recipes))
     print(

@@ -11,7 +11,7 @@ from dino_train.commands.data_options import add_data_arguments
 
 def parser() -> ArgumentParser:
     """Options of `dino-train data`."""
-    parser = ArgumentParser(description="Show what training would see: a table, and a sheet of pictures.")
+    parser = ArgumentParser(description="Show what training would see: a table, and a sheet of images.")
     add_data_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("contact_sheet.png"), help="the sheet, a PNG file")
     return parser
@@ -22,5 +22,7 @@ def run(options: Namespace) -> None:
     from dino_train.data.selection import SelectionParameters
     from dino_train.data.survey import survey
 
-    survey(options.data, options.topic, options.weight, SelectionParameters(options.distance), options.out)
+    survey(
+        options.data, options.topic, options.weight, SelectionParameters(options.near_duplicate_threshold), options.out
+    )
     print(f"Look at {options.out}.")

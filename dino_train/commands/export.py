@@ -37,12 +37,12 @@ def parser() -> ArgumentParser:
         "--data",
         nargs="+",
         default=[],
-        help="bags, videos, folders of pictures like those the robot sees: for the parity check (default: the demo's "
+        help="bags, videos, folders of images like those the robot sees: for the parity check (default: the demo's "
         "bag), and needed for int8, which is calibrated on them",
     )
     parser.add_argument("--topic", nargs="+", default=[], help="image topics of bags (default: every image topic)")
     parser.add_argument("--knn", type=Path | None, help="train/<class>/ and val/<class>/: k-NN before and after int8")
-    parser.add_argument("--licence", default="", help="of the weights (default: what their source states)")
+    parser.add_argument("--license", default="", help="of the weights (default: what their source states)")
     return parser
 
 
@@ -63,24 +63,24 @@ def run(options: Namespace) -> None:
         options.precision,
         options.network,
         options.data,
-        options.licence,
+        options.license,
         options.topic,
         options.knn,
     )
-    if info.quantisation:
-        show_cost(info.quantisation)
+    if info.quantization:
+        show_cost(info.quantization)
     print(f"{out}: {info.architecture}, {height}x{width}, {info.precision}, {out.stat().st_size / 1e6:.1f} MB.")
     print(f"Run it: ros2 launch dino_ros perception.launch.py model:={out.resolve()}")
 
 
-def show_cost(quantisation: Mapping[str, str | int | float]) -> None:
-    """Print what int8 changed, as `StudentInfo.quantisation` says it."""
+def show_cost(quantization: Mapping[str, str | int | float]) -> None:
+    """Print what int8 changed, as `StudentInfo.quantization` says it."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("int8 against fp32", "", title=f"On {quantisation['frames']} frames that were not calibrated on")
-    table.add_row("cosine of patch tokens", f"{quantisation['cosine']:.4f}")
-    table.add_row("mask IoU", f"{quantisation['mask_iou']:.3f}")
-    if "knn_int8" in quantisation:
-        table.add_row("k-NN, fp32 to int8", f"{quantisation['knn_fp32']:.1%} to {quantisation['knn_int8']:.1%}")
+    table = Table("int8 against fp32", "", title=f"On {quantization['frames']} frames that were not calibrated on")
+    table.add_row("cosine of patch tokens", f"{quantization['cosine']:.4f}")
+    table.add_row("mask IoU", f"{quantization['mask_iou']:.3f}")
+    if "knn_int8" in quantization:
+        table.add_row("k-NN, fp32 to int8", f"{quantization['knn_fp32']:.1%} to {quantization['knn_int8']:.1%}")
     Console().print(table)

@@ -11,10 +11,10 @@ def parser() -> ArgumentParser:
     """Options of `dino-train head`."""
     parser = ArgumentParser(
         description="Train a head that finds objects, without labels, and write the student with it: the node then "
-        "takes its masks from it, at no cost. It learns, from all the pictures, what is unlike the background in each."
+        "takes its masks from it, at no cost. It learns, from all the images, what is unlike the background in each."
     )
     parser.add_argument("student", type=str, help="student file, or the name of a bundled student")
-    parser.add_argument("data", nargs="+", help="bags, videos, folders of pictures like those the robot sees")
+    parser.add_argument("data", nargs="+", help="bags, videos, folders of images like those the robot sees")
     parser.add_argument("--topic", nargs="+", default=[], help="image topics of bags (default: every image topic)")
     parser.add_argument("--out", type=Path, default=Path("student_with_head.onnx"), help="file to write")
     return parser
@@ -25,8 +25,6 @@ def run(options: Namespace) -> None:
     from dino_train.export.foreground_head import add_head
 
     info = add_head(options.student, options.data, options.topic, options.out)
-    agreement, pictures = info.head["agreement"], info.head["pictures"]
-    print(
-        f"{options.out}: learnt from {pictures} pictures; agrees with the masks of others by an IoU of {agreement:.2f}."
-    )
+    agreement, images = info.foreground_head["agreement"], info.foreground_head["pictures"]
+    print(f"{options.out}: learnt from {images} images; agrees with the masks of others by an IoU of {agreement:.2f}.")
     print(f"Run it: ros2 launch dino_ros perception.launch.py model:={options.out.resolve()}")

@@ -1,4 +1,4 @@
-"""`dino-train pretrain`: learn from pictures, without labels."""
+"""`dino-train pretrain`: learn from images, without labels."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ HEALTH = {
     "KL": "kl",
     "of mean": "marginal_entropy",
     "rank": "effective_rank",
-    "spread": "spread",
+    "embedding_std": "embedding_std",
 }
 """Columns of the table, and which field of the log is in them: the mean of the last lines, where the method has it.
 
@@ -33,13 +33,13 @@ class Point(NamedTuple):
     """One evaluation."""
 
     images: int
-    """Pictures seen by then."""
+    """Images seen by then."""
     minutes: float
     """Training time by then."""
     knn: float
     """Accuracy, 0 to 1: k = 20, or the largest k that there is."""
     error: float
-    """Its standard error, from the number of pictures tested."""
+    """Its standard error, from the number of images tested."""
 
 
 def write_results(title: str, out: Path, names: Iterable[str]) -> None:
@@ -60,10 +60,10 @@ def write_results(title: str, out: Path, names: Iterable[str]) -> None:
 
 
 def points(run: RunFolder) -> list[Point]:
-    """The evaluations of a run, by pictures seen."""
+    """The evaluations of a run, by images seen."""
     batch = int(run.recipe["batch_size"])
     return [
-        Point(line["step"] * batch, line["seconds"] / 60, score, standard_error(score, line["knn_pictures"]))
+        Point(line["step"] * batch, line["seconds"] / 60, score, standard_error(score, line["knn_images"]))
         for line in run.evaluations
         if (score := knn_score(line)) is not None
     ]
@@ -77,7 +77,7 @@ def memory(run: RunFolder) -> float:
 def row(name: str, run: RunFolder) -> Scores:
     """A run's row of the table; what it has not got is left empty."""
     curve = points(run)
-    speeds = [line["pictures_per_second"] for line in run.log]
+    speeds = [line["images_per_second"] for line in run.log]
     columns: dict[str, float | int | str] = {
         "run": name,
         "k-NN": curve[-1].knn if curve else "",
@@ -106,18 +106,18 @@ def shown(column: str, value: float | int | str) -> str:
 
 
 def plot(title: str, curves: dict[str, list[Point]], gigabytes: dict[str, float]) -> bytes:
-    """k-NN over pictures seen and over minutes, and the largest memory, a PNG."""
+    """k-NN over images seen and over minutes, and the largest memory, a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(5, 5, 2))
     middle.sharey(left)
     for number, (name, curve) in enumerate(curves.items()):
-        knn, colour = [100 * point.knn for point in curve], f"C{number}"
-        left.plot([point.images for point in curve], knn, colour, marker="o", markersize=3, label=name)
-        middle.plot([point.minutes for point in curve], knn, colour, marker="o", markersize=3)
-        right.bar(name, gigabytes[name], color=colour)
-    left.set(xlabel="pictures seen", ylabel="k-NN, %")
+        knn, color = [100 * point.knn for point in curve], f"C{number}"
+        left.plot([point.images for point in curve], knn, color, marker="o", markersize=3, label=name)
+        middle.plot([point.minutes for point in curve], knn, color, marker="o", markersize=3)
+        right.bar(name, gigabytes[name], color=color)
+    left.set(xlabel="images seen", ylabel="k-NN, %")
     left.locator_params("x", nbins=5)
     middle.set(xlabel="minutes of training")
     right.set(ylabel="memory, GB", xticks=[])

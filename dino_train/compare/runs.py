@@ -44,10 +44,10 @@ class Comparison:
 
     data: DataConfig
     knn: str
-    """Folder with `train/<class>/` and `val/<class>/` pictures."""
+    """Folder with `train/<class>/` and `val/<class>/` images."""
     machine: MachineConfig
     images: int | None
-    """Pictures that each run sees, counted as often as they are seen; None for as many as `minutes` suffice for."""
+    """Images that each run sees, counted as often as they are seen; None for as many as `minutes` suffice for."""
     minutes: float | None
     """Training time of each run, without evaluations: as many steps as a trial of TRIAL_STEPS says."""
     points: int = 6
@@ -109,15 +109,15 @@ def run_one(recipe: Recipe, comparison: Comparison, out: Path, steps_per_epoch: 
     for unfinished in out.glob("epoch_*.pt"):  # of a run that was cut off before there was anything to go on from
         unfinished.unlink()
     if not steps_per_epoch:
-        raise UserError(f"The data has fewer pictures than a batch of {recipe.batch_size}: lower batch_size.")
+        raise UserError(f"The data has fewer images than a batch of {recipe.batch_size}: lower batch_size.")
     images = comparison.images
     if images is None:
         assert comparison.minutes is not None
         speed = in_own_process(images_per_second, recipe, comparison.data, comparison.machine, steps_per_epoch)
         images = round(speed * 60 * comparison.minutes)
-        log.info("%.1f pictures/s: %d pictures in %g minutes", speed, images, comparison.minutes)
+        log.info("%.1f images/s: %d images in %g minutes", speed, images, comparison.minutes)
     epochs = max(images // recipe.batch_size, 1) / steps_per_epoch
-    evaluation = EvaluationConfig(every=epochs / comparison.points, beside=False, knn=comparison.knn)
+    evaluation = EvaluationConfig(every=epochs / comparison.points, while_training=False, knn=comparison.knn)
     recipe = dataclasses.replace(recipe, epochs=epochs)
     in_own_process(trainer.pretrain, recipe, comparison.data, out, comparison.machine, evaluation)
 
@@ -128,7 +128,7 @@ def images_per_second(recipe: Recipe, data: DataConfig, machine: MachineConfig, 
     with tempfile.TemporaryDirectory() as folder:
         trainer.pretrain(trial, data, Path(folder) / "trial", machine, EvaluationConfig(every=0))
         lines = read_lines(Path(folder) / "trial" / LOG_NAME)
-    return float(statistics.median(line["pictures_per_second"] for line in lines[1:]))
+    return float(statistics.median(line["images_per_second"] for line in lines[1:]))
 
 
 def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:

@@ -74,7 +74,7 @@ class BagFrames:
             store = _typestore(self._ros1)
             deserialize = store.deserialize_ros1 if self._ros1 else store.deserialize_cdr
             return deserialize(raw, self._type)
-        except Exception as error:  # each storage, compression and deserialiser has its own
+        except Exception as error:  # each storage, compression and deserializer has its own
             raise UserError(f"it cannot be read ({error}): the bag is damaged there, or was changed.") from error
 
     def thumbnails(self) -> Iterator[NDArray[np.uint8] | None]:
@@ -86,7 +86,7 @@ class BagFrames:
                 yield from pool.map(_thumbnail, [self._message_or_none(number) for number in numbers])
 
     def why_no_pictures(self) -> str | None:
-        """Say why a topic is none of pictures, judging by its first message and two more, should that be damaged."""
+        """Say why a topic is none of images, judging by its first message and two more, should that be damaged."""
         if not len(self):
             return "it has no messages"
         errors = []
@@ -106,23 +106,23 @@ class BagFrames:
 
 
 def open_bag_frames(path: Path, topics: Sequence[str] = ()) -> tuple[list[BagFrames], dict[str, str]]:
-    """Open the named topics of a bag, or every topic of pictures when none is named.
+    """Open the named topics of a bag, or every topic of images when none is named.
 
     Returns them, and for each topic that was left out the reason. Raises UserError if the bag cannot be read, if a
-    named topic is missing or holds no pictures, and if none holds any.
+    named topic is missing or holds no images, and if none holds any.
     """
     index = index_bag(path)
     chosen = [BagFrames(index, topic) for topic in choose_image_topics(path, index.types, topics)]
     reasons = {frames.topic: reason for frames in chosen if (reason := frames.why_no_pictures())}
     for topic in topics:
         if topic in reasons:
-            raise UserError(f"The topic {topic} of {path} holds no pictures ({reasons[topic]}): choose another one.")
+            raise UserError(f"The topic {topic} of {path} holds no images ({reasons[topic]}): choose another one.")
     if len(reasons) == len(chosen):
         listing = "; ".join(f"{topic}: {reason}" for topic, reason in reasons.items())
-        raise UserError(f"{path} holds no pictures on its image topics ({listing}): choose another bag.")
+        raise UserError(f"{path} holds no images on its image topics ({listing}): choose another bag.")
     if not topics:
         others = sorted(index.types.keys() - index.frames.keys())
-        reasons |= {topic: f"it is of type {index.types[topic]}, not of pictures" for topic in others}
+        reasons |= {topic: f"it is of type {index.types[topic]}, not of images" for topic in others}
     for topic, reason in reasons.items():
         log.info("%s: left out %s: %s", path.name, topic, reason)
     return [frames for frames in chosen if frames.topic not in reasons], reasons

@@ -27,7 +27,7 @@ TILE = (200, 150)
 GAP = 6
 BACKGROUND, TEXT, KEPT, DROPPED = (24, 24, 24), (235, 235, 235), (150, 220, 150), (245, 150, 110)
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 
 def write_contact_sheet(sources: Sequence[Frames], out: Path) -> None:
@@ -49,7 +49,7 @@ def write_contact_sheet(sources: Sequence[Frames], out: Path) -> None:
         raise UserError(f"The contact sheet cannot be written: {error}.") from error
 
 
-def _strips(source: Frames) -> list[Picture]:
+def _strips(source: Frames) -> list[Image]:
     """Rows of the sheet for one source."""
     numbers = _spread(len(source), COLUMNS * ROWS)
     if not isinstance(source, SelectedFrames):
@@ -85,7 +85,7 @@ def _seconds(times: NDArray[np.int64], number: int) -> str:
     return f"{(times[number] - times[0]) / 1e9:.2f} s"
 
 
-def _tile(frames: Frames, number: int, label: str, colour: tuple[int, int, int]) -> Picture:
+def _tile(frames: Frames, number: int, label: str, color: tuple[int, int, int]) -> Image:
     """A picture, fitted into its place without distortion, over its label."""
     tile = np.full((TILE[1] + 22, TILE[0] + GAP, 3), BACKGROUND, np.uint8)
     try:
@@ -97,17 +97,17 @@ def _tile(frames: Frames, number: int, label: str, colour: tuple[int, int, int])
         width, height = (max(1, round(side * scale)) for side in (rgb.shape[1], rgb.shape[0]))
         top, left = (TILE[1] - height) // 2, (TILE[0] - width) // 2
         tile[top : top + height, left : left + width] = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
-    cv2.putText(tile, label, (2, TILE[1] + 15), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1, cv2.LINE_AA)
+    cv2.putText(tile, label, (2, TILE[1] + 15), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, 1, cv2.LINE_AA)
     return tile
 
 
-def _rows(tiles: list[Picture]) -> list[Picture]:
+def _rows(tiles: list[Image]) -> list[Image]:
     blank = np.full_like(tiles[0], BACKGROUND)
     filled = tiles + [blank] * (-len(tiles) % COLUMNS)
     return [np.hstack(filled[start : start + COLUMNS]) for start in range(0, len(filled), COLUMNS)]
 
 
-def _heading(text: str) -> Picture:
+def _heading(text: str) -> Image:
     strip = np.full((34, COLUMNS * (TILE[0] + GAP), 3), BACKGROUND, np.uint8)
     cv2.putText(strip, text, (2, 23), cv2.FONT_HERSHEY_SIMPLEX, 0.55, TEXT, 1, cv2.LINE_AA)
     return strip

@@ -1,4 +1,4 @@
-"""Pictures by number, from anything that holds some: bags, folders, tar shards and videos."""
+"""Images by number, from anything that holds some: bags, folders, tar shards and videos."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from dino_train.data.video import VideoFrames
 
 
 class Frames(Protocol):
-    """Pictures by number, readable from several worker processes at once."""
+    """Images by number, readable from several worker processes at once."""
 
     name: str
     """What to call this source in a table."""
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        """Return one picture, RGB [H, W, 3]; raises UserError if it cannot be decoded."""
+        """Return one image, RGB [H, W, 3]; raises UserError if it cannot be decoded."""
 
 
 class MixedFrames:
@@ -68,15 +68,15 @@ def open_frames(
 ) -> MixedFrames:
     """Open every path for random access, told apart by looking at it.
 
-    A rosbag2 folder or file, a ROS 1 bag, a folder of pictures (or of shards, or of videos), a `.tar` shard, a picture
-    or a video. `topics` picks image topics of bags (default: every topic of pictures); each topic is a source of its
+    A rosbag2 folder or file, a ROS 1 bag, a folder of images (or of shards, or of videos), a `.tar` shard, an image
+    or a video. `topics` picks image topics of bags (default: every topic of images); each topic is a source of its
     own. `weights`, above 0, belong to paths as given, to names of paths or to topics; those that fit one source are
     multiplied. `selection` leaves near-duplicates out of bags and videos (default: every frame stays). Raises UserError
     for a path that is missing, unreadable or of no known kind, for topics and weights that fit nothing, and when there
-    is not one picture.
+    is not one image.
     """
     if not paths:
-        raise UserError("No data given: name at least one bag, folder of pictures, tar shard or video.")
+        raise UserError("No data given: name at least one bag, folder of images, tar shard or video.")
     opened: list[Frames] = []
     keys: list[set[str]] = []
     left_out: list[tuple[str, str, str]] = []
@@ -87,7 +87,7 @@ def open_frames(
     if topics and not any(isinstance(source, BagFrames) for source in opened):
         raise UserError(f"--topic {' '.join(topics)} was given, but none of the paths is a bag: leave it out.")
     factors = _weights(weights, keys)
-    if selection and selection.distance:
+    if selection and selection.near_duplicate_threshold:
         opened = [
             SelectedFrames(source, selection) if isinstance(source, BagFrames | VideoFrames) else source
             for source in opened
@@ -97,7 +97,7 @@ def open_frames(
 
 def _open_one(path: Path, topics: Sequence[str], left_out: list[tuple[str, str, str]]) -> list[Frames]:
     if not path.exists():
-        raise UserError(f"{path} does not exist: give a bag, a folder of pictures, a tar shard or a video.")
+        raise UserError(f"{path} does not exist: give a bag, a folder of images, a tar shard or a video.")
     if is_bag(path):
         bag, reasons = open_bag_frames(path, topics)
         left_out.extend((path.name, topic, reason) for topic, reason in reasons.items())
@@ -115,15 +115,15 @@ def _open_one(path: Path, topics: Sequence[str], left_out: list[tuple[str, str, 
 
 
 def _open_folder(path: Path, topics: Sequence[str], left_out: list[tuple[str, str, str]]) -> list[Frames]:
-    # Strings, not paths: a folder may hold a million pictures.
+    # Strings, not paths: a folder may hold a million images.
     files = sorted(
         os.path.relpath(os.path.join(folder, name), path) for folder, _, names in os.walk(path) for name in names
     )
-    pictures = [file for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]
+    images = [file for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]
     containers = [file for file in files if os.path.splitext(file)[1].lower() in {".tar", *VIDEO_SUFFIXES}]
-    if not containers and not pictures:
-        raise UserError(f"{path} holds no pictures, tar shards or videos, and is not a rosbag2 folder either.")
-    folder: list[Frames] = [FolderFrames(path.name, path, pictures)] if pictures else []
+    if not containers and not images:
+        raise UserError(f"{path} holds no images, tar shards or videos, and is not a rosbag2 folder either.")
+    folder: list[Frames] = [FolderFrames(path.name, path, images)] if images else []
     return folder + [source for container in containers for source in _open_one(path / container, topics, left_out)]
 
 

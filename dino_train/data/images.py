@@ -1,4 +1,4 @@
-"""Pictures in folders and in tar shards."""
+"""Images in folders and in tar shards."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Names(Sequence[str]):
         return os.fsdecode(self._encoded[self._ends[index] : self._ends[index + 1]])
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """The picture files in a folder and below, sorted."""
+def image_files(folder: Path) -> list[Path]:
+    """The image files in a folder and below, sorted."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 class FolderFrames:
-    """Picture files by number; `files` are paths relative to the folder."""
+    """Image files by number; `files` are paths relative to the folder."""
 
     def __init__(self, name: str, folder: Path, files: Iterable[str]) -> None:
         self.name = name
@@ -57,14 +57,14 @@ class FolderFrames:
 
     @property
     def encoding(self) -> str:
-        """Ending of the first picture's name."""
+        """Ending of the first image's name."""
         return Path(self.files[0]).suffix[1:].lower()
 
 
 class TarFrames:
-    """Pictures of an uncompressed tar shard, read in place: the index holds names and places, never contents.
+    """Images of an uncompressed tar shard, read in place: the index holds names and places, never contents.
 
-    Raises UserError for a file that is no tar archive, or holds no picture.
+    Raises UserError for a file that is no tar archive, or holds no image.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,7 +84,7 @@ class TarFrames:
                 f"{path} is not a whole, uncompressed tar archive ({error}): make it again with `tar cf`."
             ) from error
         if not names:
-            raise UserError(f"{path} holds no pictures.")
+            raise UserError(f"{path} holds no images.")
         self._names = Names(names)
         self._places = np.array(places).reshape(-1, 2)
 
@@ -99,13 +99,13 @@ class TarFrames:
 
     @property
     def encoding(self) -> str:
-        """Ending of the first picture's name."""
+        """Ending of the first image's name."""
         return Path(self._names[0]).suffix[1:].lower()
 
 
 def decode(encoded: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode a picture file's bytes to RGB [H, W, 3]; raises UserError with `name` if that fails."""
+    """Decode an image file's bytes to RGB [H, W, 3]; raises UserError with `name` if that fails."""
     rgb = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB) if encoded else None
     if rgb is None:
-        raise UserError(f"{name} does not decode as a picture: remove it or repair it.")
+        raise UserError(f"{name} does not decode as an image: remove it or repair it.")
     return rgb.astype(np.uint8, copy=False)

@@ -1,4 +1,4 @@
-"""The index of a bag: where the pictures of every image topic lie, looked up once."""
+"""The index of a bag: where the images of every image topic lie, looked up once."""
 
 from __future__ import annotations
 

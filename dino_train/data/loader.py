@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dino_ros.errors import UserError
 from dino_train.data.frames import Frames
-from dino_train.data.multicrop import Draws, MultiCrop, colour, colour_batch
+from dino_train.data.multicrop import Draws, MultiCrop, color, color_batch
 from dino_train.recipes import Recipe
 
 log = logging.getLogger(__name__)
@@ -27,18 +27,18 @@ log = logging.getLogger(__name__)
 os.register_at_fork(before=gc.freeze, after_in_parent=gc.unfreeze)
 
 Draw = tuple[int, int]
-"""A picture's number, and the count of pictures drawn before it in the whole run."""
+"""An image's number, and the count of images drawn before it in the whole run."""
 
 
 class CropBatch(NamedTuple):
-    """Crops of B pictures; one entry for the global crops, and one for the local ones if there are any."""
+    """Crops of B images; one entry for the global crops, and one for the local ones if there are any."""
 
     crops: list[Tensor]
     """uint8 [B, n, 3, S, S] each."""
     draws: list[Draws]
-    """Tensors [B, n, ...] that `colour_batch` still has to apply, one entry as above; empty where that is done."""
-    pictures: Tensor
-    """int64 [B]: the pictures' numbers."""
+    """Tensors [B, n, ...] that `color_batch` still has to apply, one entry as above; empty where that is done."""
+    images: Tensor
+    """int64 [B]: the images' numbers."""
 
 
 class WeightedFrames(Frames, Protocol):
@@ -49,9 +49,9 @@ class WeightedFrames(Frames, Protocol):
 
 
 class CropDataset(Dataset[CropBatch]):
-    """Multi-crops of one picture per draw; a draw's random numbers depend on the seed and its count alone.
+    """Multi-crops of one image per draw; a draw's random numbers depend on the seed and its count alone.
 
-    `finish` False leaves the colours to the GPU.
+    `finish` False leaves the colors to the GPU.
     """
 
     def __init__(self, frames: Frames, recipe: Recipe, finish: bool = True) -> None:
@@ -63,28 +63,28 @@ class CropDataset(Dataset[CropBatch]):
     def __getitem__(self, draw: Draw) -> CropBatch:
         number, count = draw
         rng = np.random.default_rng([self.seed, count])
-        picture = self._picture(number)
-        draws = self.crop.draw(picture.shape[0], picture.shape[1], rng)
-        crops = self.crop.cut(picture, draws)
+        image = self._image(number)
+        draws = self.crop.draw(image.shape[0], image.shape[1], rng)
+        crops = self.crop.cut(image, draws)
         if self.finish:
-            crops = [colour(cut, drawn) for cut, drawn in zip(crops, draws, strict=True)]
+            crops = [color(cut, drawn) for cut, drawn in zip(crops, draws, strict=True)]
         return CropBatch(crops, [] if self.finish else draws, torch.tensor(number))
 
-    def _picture(self, number: int, tries: int = 10) -> NDArray[np.uint8]:
-        """Picture of that number; one that does not decode is named in a warning and the next one takes its place."""
+    def _image(self, number: int, tries: int = 10) -> NDArray[np.uint8]:
+        """Image of that number; one that does not decode is named in a warning and the next one takes its place."""
         try:
             return self.frames[number]
         except UserError as error:
             if tries == 1:
                 raise
             log.warning("left out: %s", error)
-            return self._picture((number + 1) % len(self.frames), tries - 1)
+            return self._image((number + 1) % len(self.frames), tries - 1)
 
 
 class EpochSampler(Sampler[list[Draw]]):
     """Draws batch by batch from `first_step` on: each epoch a new permutation, its incomplete last batch left out.
 
-    A source of weight w contributes w times its pictures to an epoch: all of them as often as w is whole, and a random
+    A source of weight w contributes w times its images to an epoch: all of them as often as w is whole, and a random
     part of them for the rest. Process `rank` of `processes` gets its own part of each batch, so that none draws what
     another one does.
     """
@@ -116,7 +116,7 @@ class EpochSampler(Sampler[list[Draw]]):
             yield [(int(order[batch * size + i]), step * size + i) for i in ours]
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
-        """Numbers of the pictures of an epoch, in the order they are drawn."""
+        """Numbers of the images of an epoch, in the order they are drawn."""
         rng = np.random.default_rng([self.recipe.seed, epoch])
         starts = np.cumsum([0, *self.lengths[:-1]])
         chosen = []
@@ -131,11 +131,11 @@ def crop_loader(
 ) -> DataLoader[CropBatch]:
     """Batches of a sampler, cropped in `workers` processes; see CropBatch and CropDataset.
 
-    Raises UserError when there are fewer pictures than one batch.
+    Raises UserError when there are fewer images than one batch.
     """
     if not sampler.steps_per_epoch:
         count = sum(sampler.shares)
-        raise UserError(f"{frames.name} has {count} pictures, fewer than one batch: set batch_size to {count} or less.")
+        raise UserError(f"{frames.name} has {count} images, fewer than one batch: set batch_size to {count} or less.")
     # The workers are the parallelism. Said before they are forked: they would wait for threads that no fork copies.
     cv2.setNumThreads(1)
     return DataLoader(
@@ -150,16 +150,16 @@ def crop_loader(
 
 
 def split(batch: CropBatch, parts: int) -> Iterator[CropBatch]:
-    """Split the pictures of a batch into parts of one size."""
-    size = len(batch.pictures) // parts
-    for start in range(0, len(batch.pictures), size):
+    """Split the images of a batch into parts of one size."""
+    size = len(batch.images) // parts
+    for start in range(0, len(batch.images), size):
         ours = slice(start, start + size)
         draws = [Draws(*(field[ours] for field in drawn)) for drawn in batch.draws]
-        yield CropBatch([crops[ours] for crops in batch.crops], draws, batch.pictures[ours])
+        yield CropBatch([crops[ours] for crops in batch.crops], draws, batch.images[ours])
 
 
 def finish_crops(batch: CropBatch, device: torch.device) -> list[Tensor]:
-    """Crops on the device, crop by crop [n * B, 3, S, S], 0 to 255, coloured there if they are not yet."""
+    """Crops on the device, crop by crop [n * B, 3, S, S], 0 to 255, colored there if they are not yet."""
 
     def crop_by_crop(x: Tensor) -> Tensor:
         return x.transpose(0, 1).flatten(0, 1)
@@ -167,5 +167,5 @@ def finish_crops(batch: CropBatch, device: torch.device) -> list[Tensor]:
     groups = [crop_by_crop(crops.to(device, non_blocking=True)) for crops in batch.crops]
     if batch.draws:
         drawn = [Draws(*(crop_by_crop(field) for field in draws)) for draws in batch.draws]
-        groups = [colour_batch(crops, draws) for crops, draws in zip(groups, drawn, strict=True)]
+        groups = [color_batch(crops, draws) for crops, draws in zip(groups, drawn, strict=True)]
     return groups

@@ -1,7 +1,7 @@
-"""Multi-crop augmentation (Caron et al. 2021, section 3.1; colour and blur as BYOL, Grill et al. 2020, table 6).
+"""Multi-crop augmentation (Caron et al. 2021, section 3.1; color and blur as BYOL, Grill et al. 2020, table 6).
 
-Everything random about a picture's crops is drawn first, from a generator of its own; then the crops are cut, and then
-coloured: one by one with OpenCV on the CPU, or all at once with torch on a GPU. Both do the same to a crop, up to the
+Everything random about an image's crops is drawn first, from a generator of its own; then the crops are cut, and then
+colored: one by one with OpenCV on the CPU, or all at once with torch on a GPU. Both do the same to a crop, up to the
 rounding to 8 bits that OpenCV does after each operation.
 """
 
@@ -26,52 +26,58 @@ JITTER = np.array([0.4, 0.4, 0.2, 0.1])
 """Strengths of the four jitters, in the order above."""
 BLUR_SIGMA = (0.1, 2.0)
 """Standard deviation of the blur in pixels, at the paper's crop sizes of 224 and 96; smaller crops get less."""
-SOLARISE_FROM = 128
-GREY = np.array([0.299, 0.587, 0.114], np.float32)
-"""Weights of red, green and blue in a grey value (ITU-R 601)."""
+SOLARIZE_FROM = 128
+GRAY = np.array([0.299, 0.587, 0.114], np.float32)
+"""Weights of red, green and blue in a gray value (ITU-R 601)."""
 
 
 class Draws(NamedTuple):
     """What is random about n crops of one size: NumPy arrays as drawn, tensors in the batches of a loader."""
 
     box: Any
-    """[n, 4]: top, left, height, width in the picture, pixels."""
+    """[n, 4]: top, left, height, width in the image, pixels."""
     flip: Any
     """[n]: mirrored left to right."""
     order: Any
     """[n, 4]: which jitter comes first, second, ..."""
     jitter: Any
     """[n, 4]: factors of brightness, contrast and saturation (1: none) and turn of the hue (0: none; 1: full)."""
-    grey: Any
-    """[n]: without colour."""
+    gray: Any
+    """[n]: without color."""
     sigma: Any
     """[n]: of the blur, pixels; 0: none."""
-    solarise: Any
+    solarize: Any
     """[n]: bright values inverted."""
 
 
 class MultiCrop:
-    """Two global crops and `local_crops` local crops of a picture.
+    """Two global crops and `local_crops_number` local crops of an image.
 
-    `draw` decides at random, `cut` makes the crops and `colour` finishes them; calling the object does all three.
+    `draw` decides at random, `cut` makes the crops and `color` finishes them; calling the object does all three.
     """
 
     def __init__(self, config: CropsConfig) -> None:
         self.config = config
 
-    def __call__(self, picture: NDArray[np.uint8], rng: np.random.Generator) -> list[Tensor]:
-        """Crops of a picture [H, W, 3]: uint8 [2, 3, G, G] and, if there are any, [local_crops, 3, L, L]."""
-        draws = self.draw(picture.shape[0], picture.shape[1], rng)
-        return [colour(crops, drawn) for crops, drawn in zip(self.cut(picture, draws), draws, strict=True)]
+    def __call__(self, image: NDArray[np.uint8], rng: np.random.Generator) -> list[Tensor]:
+        """Crops of an image [H, W, 3]: uint8 [2, 3, G, G] and, if there are any, [local_crops_number, 3, L, L]."""
+        draws = self.draw(image.shape[0], image.shape[1], rng)
+        return [color(crops, drawn) for crops, drawn in zip(self.cut(image, draws), draws, strict=True)]
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> list[Draws]:
-        """Decide about the crops of a picture of that size: of the global ones, then of the local ones."""
+        """Decide about the crops of an image of that size: of the global ones, then of the local ones."""
         config = self.config
-        # The asymmetry of the two global crops (blur always and rarely, solarise only the second) is BYOL's.
-        draws = [self._draw(rng, height, width, config.global_scale, config.global_size / 224, [1.0, 0.1], [0.0, 0.2])]
-        if n := config.local_crops:
+        # The asymmetry of the two global crops (blur always and rarely, solarize only the second) is BYOL's.
+        draws = [
+            self._draw(
+                rng, height, width, config.global_crops_scale, config.global_crops_size / 224, [1.0, 0.1], [0.0, 0.2]
+            )
+        ]
+        if n := config.local_crops_number:
             draws.append(
-                self._draw(rng, height, width, config.local_scale, config.local_size / 96, [0.5] * n, [0.0] * n)
+                self._draw(
+                    rng, height, width, config.local_crops_scale, config.local_crops_size / 96, [0.5] * n, [0.0] * n
+                )
             )
         return draws
 
@@ -83,10 +89,10 @@ class MultiCrop:
         scale: tuple[float, float],
         size: float,
         blur: list[float],
-        solarise: list[float],
+        solarize: list[float],
     ) -> Draws:
-        """`size` is the crops' side over the paper's; `blur` and `solarise` are probabilities, one per crop."""
-        n, strength = len(blur), self.config.colour
+        """`size` is the crops' side over the paper's; `blur` and `solarize` are probabilities, one per crop."""
+        n, strength = len(blur), self.config.color
         jitter = rng.uniform(-1, 1, (n, 4)) * JITTER * strength + (1, 1, 1, 0)
         jitter[rng.random(n) >= 0.8] = (1, 1, 1, 0)
         return Draws(
@@ -94,15 +100,15 @@ class MultiCrop:
             flip=rng.random(n) < 0.5,
             order=rng.permuted(np.tile(np.arange(4), (n, 1)), axis=1),
             jitter=jitter.astype(np.float32),
-            grey=rng.random(n) < 0.2 * strength,
+            gray=rng.random(n) < 0.2 * strength,
             sigma=(rng.uniform(*BLUR_SIGMA, n) * min(size, 1.0) * (rng.random(n) < blur)).astype(np.float32),
-            solarise=rng.random(n) < np.array(solarise) * strength,
+            solarize=rng.random(n) < np.array(solarize) * strength,
         )
 
-    def cut(self, picture: NDArray[np.uint8], draws: list[Draws]) -> list[Tensor]:
+    def cut(self, image: NDArray[np.uint8], draws: list[Draws]) -> list[Tensor]:
         """Cut the crops out, resize (bicubic, antialiased) and mirror them: uint8 [n, 3, size, size] per entry."""
-        planes = torch.from_numpy(picture).permute(2, 0, 1)
-        sizes = (self.config.global_size, self.config.local_size)
+        planes = torch.from_numpy(image).permute(2, 0, 1)
+        sizes = (self.config.global_crops_size, self.config.local_crops_size)
         crops = []
         for drawn, size in zip(draws, sizes, strict=False):
             cut = [
@@ -131,45 +137,45 @@ def draw_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def colour(crops: Tensor, draws: Draws) -> Tensor:
-    """Jitter, grey, blur and solarise uint8 crops [n, 3, S, S] one by one, with OpenCV; same shape and type."""
+def color(crops: Tensor, draws: Draws) -> Tensor:
+    """Jitter, gray, blur and solarize uint8 crops [n, 3, S, S] one by one, with OpenCV; same shape and type."""
     done = []
     for i, crop in enumerate(crops):
-        picture = np.ascontiguousarray(crop.permute(1, 2, 0).numpy())
+        image = np.ascontiguousarray(crop.permute(1, 2, 0).numpy())
         for operation in draws.order[i]:
-            picture = jitter(picture, int(operation), float(draws.jitter[i, operation]))
-        if draws.grey[i]:
-            picture = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+            image = jitter(image, int(operation), float(draws.jitter[i, operation]))
+        if draws.gray[i]:
+            image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         if draws.sigma[i] > 0:
             size = kernel_size(float(draws.sigma[i]))
-            picture = cv2.GaussianBlur(picture, (size, size), float(draws.sigma[i]), borderType=cv2.BORDER_REFLECT_101)
-        if draws.solarise[i]:
-            picture = np.where(picture >= SOLARISE_FROM, 255 - picture, picture)
-        done.append(torch.from_numpy(picture).permute(2, 0, 1))
+            image = cv2.GaussianBlur(image, (size, size), float(draws.sigma[i]), borderType=cv2.BORDER_REFLECT_101)
+        if draws.solarize[i]:
+            image = np.where(image >= SOLARIZE_FROM, 255 - image, image)
+        done.append(torch.from_numpy(image).permute(2, 0, 1))
     return torch.stack(done)
 
 
-def jitter(picture: Any, operation: int, value: float) -> Any:
-    """One operation of the colour jitter on a uint8 picture [H, W, 3], as torchvision defines them."""
+def jitter(image: Any, operation: int, value: float) -> Any:
+    """One operation of the color jitter on a uint8 image [H, W, 3], as torchvision defines them."""
     if value == (0 if operation == HUE else 1):
-        return picture
+        return image
     if operation == BRIGHTNESS:
-        return cv2.convertScaleAbs(picture, alpha=value)
+        return cv2.convertScaleAbs(image, alpha=value)
     if operation == CONTRAST:
-        mean = cv2.mean(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))[0]
-        return cv2.addWeighted(picture, value, picture, 0, mean * (1 - value))
+        mean = cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0]
+        return cv2.addWeighted(image, value, image, 0, mean * (1 - value))
     if operation == SATURATION:
-        grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        return cv2.addWeighted(picture, value, grey, 1 - value, 0)
-    hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL)
+        gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        return cv2.addWeighted(image, value, gray, 1 - value, 0)
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
     hsv[:, :, 0] += np.uint8(round(value * 256) % 256)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
-def colour_batch(crops: Tensor, draws: Draws) -> Tensor:
-    """As `colour`, for a batch on any device: uint8 [n, 3, S, S] to float32 in 0 to 255, without rounding between."""
+def color_batch(crops: Tensor, draws: Draws) -> Tensor:
+    """As `color`, for a batch on any device: uint8 [n, 3, S, S] to float32 in 0 to 255, without rounding between."""
     x = crops.float() / 255
-    grey = torch.from_numpy(GREY).to(x.device).view(1, 3, 1, 1)
+    gray = torch.from_numpy(GRAY).to(x.device).view(1, 3, 1, 1)
     order, values = torch.as_tensor(draws.order), torch.as_tensor(draws.jitter)
     for place in range(4):
         for operation in range(4):
@@ -179,27 +185,27 @@ def colour_batch(crops: Tensor, draws: Draws) -> Tensor:
                 continue
             value = values[chosen, operation].to(x.device, non_blocking=True).view(-1, 1, 1, 1)
             chosen = chosen.to(x.device, non_blocking=True)
-            x[chosen] = jitter_batch(x[chosen], operation, value, grey)
-    without = torch.as_tensor(draws.grey).to(x.device).view(-1, 1, 1, 1)
-    x = torch.where(without, (x * grey).sum(dim=1, keepdim=True), x)
+            x[chosen] = jitter_batch(x[chosen], operation, value, gray)
+    without = torch.as_tensor(draws.gray).to(x.device).view(-1, 1, 1, 1)
+    x = torch.where(without, (x * gray).sum(dim=1, keepdim=True), x)
     x = blur_batch(x, torch.as_tensor(draws.sigma).to(x.device))
-    inverted = torch.as_tensor(draws.solarise).to(x.device).view(-1, 1, 1, 1) & (x >= SOLARISE_FROM / 255)
+    inverted = torch.as_tensor(draws.solarize).to(x.device).view(-1, 1, 1, 1) & (x >= SOLARIZE_FROM / 255)
     return torch.where(inverted, 1 - x, x) * 255
 
 
-def jitter_batch(x: Tensor, operation: int, value: Tensor, grey: Tensor) -> Tensor:
-    """One operation of the colour jitter on float pictures [n, 3, H, W] in 0 to 1, `value` [n, 1, 1, 1]."""
+def jitter_batch(x: Tensor, operation: int, value: Tensor, gray: Tensor) -> Tensor:
+    """One operation of the color jitter on float images [n, 3, H, W] in 0 to 1, `value` [n, 1, 1, 1]."""
     if operation == BRIGHTNESS:
         return (x * value).clamp(0, 1)
     if operation == HUE:
         return shift_hue(x, value)
-    greys = (x * grey).sum(dim=1, keepdim=True)
-    other = greys.mean(dim=(1, 2, 3), keepdim=True) if operation == CONTRAST else greys
+    grays = (x * gray).sum(dim=1, keepdim=True)
+    other = grays.mean(dim=(1, 2, 3), keepdim=True) if operation == CONTRAST else grays
     return torch.lerp(other, x, value).clamp(0, 1)
 
 
 def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of pictures [n, 3, H, W] in 0 to 1 by `shift` [n, 1, 1, 1] of a full circle (HSV, Smith 1978)."""
+    """Turn the hue of images [n, 3, H, W] in 0 to 1 by `shift` [n, 1, 1, 1] of a full circle (HSV, Smith 1978)."""
     value, brightest = x.max(dim=1, keepdim=True)
     chroma = value - x.min(dim=1, keepdim=True).values
     # In sixths of the circle, counted from the brightest primary: the other two say how far from it and to which side.
@@ -210,7 +216,7 @@ def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
 
 
 def blur_batch(x: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of each picture [n, 3, H, W] with its own sigma [n]; 0 leaves it as it is."""
+    """Gaussian blur of each image [n, 3, H, W] with its own sigma [n]; 0 leaves it as it is."""
     n, channels, height, width = x.shape
     radius = min(kernel_size(BLUR_SIGMA[1]) // 2, height - 1)
     at = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
@@ -227,7 +233,7 @@ def kernel_size(sigma: float) -> int:
     return 2 * math.ceil(4 * sigma) + 1
 
 
-def normalise(crops: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalize(crops: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Turn crops [B, 3, H, W] of 0 to 255 into float32 with the backbone's mean and standard deviation (in 0 to 1)."""
     scale = torch.tensor(std, device=crops.device).view(1, 3, 1, 1) * 255
     shift = torch.tensor(mean, device=crops.device).view(1, 3, 1, 1) * 255

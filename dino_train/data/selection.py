@@ -15,27 +15,29 @@ from rich.progress import track
 
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import CompressedImageLike, ImageLike, to_rgb
-from dino_train.config import DEFAULT_DISTANCE
+from dino_train.config import NEAR_DUPLICATE_THRESHOLD
 from dino_train.data.cache import Cache
 
 log = logging.getLogger(__name__)
 
 SIZE = (16, 12)
-"""Width and height of a thumbnail in cells. A cell of a VGA picture is the mean of 1600 pixels: noise cancels out."""
+"""Width and height of a thumbnail in cells. A cell of a VGA image is the mean of 1600 pixels: noise cancels out."""
 
 
 @dataclass(frozen=True)
 class SelectionParameters:
     """Which frames of a recording are near-duplicates of one before. Raises UserError if out of range."""
 
-    distance: float = DEFAULT_DISTANCE
-    """Grey levels (0 to 255) by which at least one cell of a 16x12 grid must differ from the frame kept before, for a
+    near_duplicate_threshold: float = NEAR_DUPLICATE_THRESHOLD
+    """Gray levels (0 to 255) by which at least one cell of a 16x12 grid must differ from the frame kept before, for a
     frame to be kept; 0 keeps everything. The cell that differs most counts, not their mean: a small object that moves
     changes one cell much and the mean little, noise of the sensor changes every cell a little."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.distance <= 255:
-            raise UserError(f"The selection's distance {self.distance} is not within 0 and 255: 0 keeps all frames.")
+        if not 0 <= self.near_duplicate_threshold <= 255:
+            raise UserError(
+                f"The selection's distance {self.near_duplicate_threshold} is not within 0 and 255: 0 keeps all frames."
+            )
 
 
 class Recording(Protocol):
@@ -82,7 +84,7 @@ class SelectedFrames:
             len(self.numbers),
             len(recording),
             self.near_duplicates,
-            parameters.distance,
+            parameters.near_duplicate_threshold,
             self.undecodable,
         )
 
@@ -93,7 +95,7 @@ class SelectedFrames:
         return self.recording[int(self.numbers[index])]
 
     def dropped(self, count: int) -> list[tuple[int, int, int]]:
-        """Up to `count` near-duplicates: number, number of the kept frame it resembles, difference in grey levels.
+        """Up to `count` near-duplicates: number, number of the kept frame it resembles, difference in gray levels.
 
         Of each stretch of the recording the one that differs most, for that is where the selector may be wrong.
         """
@@ -113,14 +115,14 @@ def resemblance(recording: Recording, parameters: SelectionParameters) -> NDArra
     alike = np.full(len(thumbnails), -1)
     kept = -1
     for number in np.flatnonzero(decoded).tolist():
-        if kept < 0 or difference(thumbnails[number], thumbnails[kept]) >= parameters.distance:
+        if kept < 0 or difference(thumbnails[number], thumbnails[kept]) >= parameters.near_duplicate_threshold:
             kept = number
         alike[number] = kept
     return alike
 
 
 def difference(thumbnail: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
-    """Grey levels by which the cell that differs most differs."""
+    """Gray levels by which the cell that differs most differs."""
     return int(cv2.norm(thumbnail, other, cv2.NORM_INF))
 
 
@@ -128,18 +130,18 @@ def thumbnail_of(message: ImageLike | CompressedImageLike) -> NDArray[np.uint8] 
     """Thumbnail of an image message, None if it does not decode."""
     if not hasattr(message, "encoding") and bytes(message.data[:2]) == b"\xff\xd8":
         # A JPEG is decoded at an eighth of its size: each pixel is the mean of a block, which the file holds as such.
-        grey = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
-        if grey is not None and grey.shape[0] >= SIZE[1] and grey.shape[1] >= SIZE[0]:
-            return shrink(grey)
+        gray = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+        if gray is not None and gray.shape[0] >= SIZE[1] and gray.shape[1] >= SIZE[0]:
+            return shrink(gray)
     try:
         return shrink(cv2.cvtColor(to_rgb(message), cv2.COLOR_RGB2GRAY))
     except UserError:
         return None
 
 
-def shrink(grey: NDArray[Any]) -> NDArray[np.uint8]:
-    """Thumbnail [12, 16], the means of its cells, of a grey picture [H, W] uint8."""
-    return cv2.resize(grey, SIZE, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+def shrink(gray: NDArray[Any]) -> NDArray[np.uint8]:
+    """Thumbnail [12, 16], the means of its cells, of a gray image [H, W] uint8."""
+    return cv2.resize(gray, SIZE, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
 def _thumbnails(recording: Recording) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

@@ -40,7 +40,7 @@ def survey(
 
 
 def _table(frames: MixedFrames) -> Table:
-    table = Table(Column("source", overflow="fold"), Column("picture", overflow="fold"), padding=(0, 1, 0, 0))
+    table = Table(Column("source", overflow="fold"), Column("image", overflow="fold"), padding=(0, 1, 0, 0))
     for heading in NUMBERS:
         table.add_column(heading, justify="right", no_wrap=True)
     drawn = [weight * len(source) for source, weight in zip(frames.sources, frames.weights, strict=True)]
@@ -60,12 +60,12 @@ def _cells(source: Frames) -> list[str]:
         seconds = f"{(original.times[-1] - original.times[0]) / 1e9:.1f}"
     if isinstance(source, SelectedFrames):
         dropped, broken = str(source.near_duplicates), str(source.undecodable)
-    picture = f"{_size(source)} {encoding}".strip()
-    return [source.name, picture, str(len(original)), str(len(source)), dropped, broken, seconds]
+    image = f"{_size(source)} {encoding}".strip()
+    return [source.name, image, str(len(original)), str(len(source)), dropped, broken, seconds]
 
 
 def _size(source: Frames) -> str:
-    """Width and height of a source's first picture."""
+    """Width and height of a source's first image."""
     try:
         height, width, _ = source[0].shape
     except UserError:

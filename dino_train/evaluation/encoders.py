@@ -18,7 +18,7 @@ from dino_ros.images.encodings import resize
 from dino_ros.perception.perceiver import Perceiver, Perception
 from dino_ros.student import MODELS, StudentInfo, find_student, read_student
 from dino_train.data.images import decode
-from dino_train.data.multicrop import normalise
+from dino_train.data.multicrop import normalize
 from dino_train.models.backbones import VitOutputs, build_backbone, create_vit, mean_and_std, patch_size
 from dino_train.models.checkpoint import load_checkpoint
 from dino_train.models.weights import open_weights
@@ -28,20 +28,20 @@ RANDOM = "random"
 SEED = 0
 """Of random weights."""
 BATCH = 16
-"""Whole pictures that go through a ViT in torch together."""
+"""Whole images that go through a ViT in torch together."""
 
 
 class Encoder(Protocol):
-    """Called with an RGB picture [H, W, 3] uint8, returns what is seen in it; a `Perceiver` is one."""
+    """Called with an RGB image [H, W, 3] uint8, returns what is seen in it; a `Perceiver` is one."""
 
-    def __call__(self, picture: NDArray[np.uint8], /, outputs: Collection[str]) -> Perception:
+    def __call__(self, image: NDArray[np.uint8], /, outputs: Collection[str]) -> Perception:
         """See the class; `outputs` are some of "features", "attention" and "embedding"."""
 
 
 class TorchEncoder:
     """A ViT in torch, in evaluation mode on its device.
 
-    `size` is the height and width in pixels that pictures are resized to; None for each picture's own. Both are rounded
+    `size` is the height and width in pixels that images are resized to; None for each image's own. Both are rounded
     to multiples of the patch.
     """
 
@@ -51,13 +51,13 @@ class TorchEncoder:
         self._outputs = VitOutputs(self.vit)
         self._mean, self._std = mean_and_std(vit)
 
-    def __call__(self, picture: NDArray[np.uint8], outputs: Collection[str]) -> Perception:
+    def __call__(self, image: NDArray[np.uint8], outputs: Collection[str]) -> Perception:
         """See `Encoder`: float32 arrays, features [h, w, C], attention [heads, h, w], embedding [C]."""
-        return self.perceive(self.prepare(picture), outputs)[0]
+        return self.perceive(self.prepare(image), outputs)[0]
 
     @torch.inference_mode()
     def perceive(self, images: torch.Tensor, outputs: Collection[str]) -> list[Perception]:
-        """As calling it, of prepared pictures of one size, float32 [B, 3, H, W]."""
+        """As calling it, of prepared images of one size, float32 [B, 3, H, W]."""
         names = ("features", "attention", "embedding")
         computed = zip(names, self._outputs(images), strict=True)
         seen = {name: output.float().cpu().numpy() for name, output in computed if name in outputs}
@@ -66,16 +66,16 @@ class TorchEncoder:
             for i in range(len(images))
         ]
 
-    def prepare(self, picture: NDArray[np.uint8]) -> torch.Tensor:
-        """Resize and normalise a picture: float32 [1, 3, H, W] on the ViT's device."""
-        height, width = (self._rounded(side) for side in self.size or picture.shape[:2])
-        resized = resize(picture, height, width)
+    def prepare(self, image: NDArray[np.uint8]) -> torch.Tensor:
+        """Resize and normalize an image: float32 [1, 3, H, W] on the ViT's device."""
+        height, width = (self._rounded(side) for side in self.size or image.shape[:2])
+        resized = resize(image, height, width)
         images = torch.from_numpy(resized).permute(2, 0, 1)[None].to(next(self.vit.parameters()).device)
-        return normalise(images, self._mean, self._std)
+        return normalize(images, self._mean, self._std)
 
     @property
     def crop_side(self) -> int | None:
-        """Side in pixels of the centre crops that pictures of classes are shown as; None for whole pictures.
+        """Side in pixels of the center crops that images of classes are shown as; None for whole images.
 
         Crops, as the paper's protocols have them, where the size is square.
         """
@@ -87,25 +87,25 @@ class TorchEncoder:
 
 
 def perceive_all(
-    encoder: Encoder, pictures: Iterable[NDArray[np.uint8]], outputs: Collection[str]
+    encoder: Encoder, images: Iterable[NDArray[np.uint8]], outputs: Collection[str]
 ) -> Iterator[Perception]:
-    """What an encoder sees in each RGB picture [H, W, 3] uint8; a ViT in torch takes those of one size in batches."""
+    """What an encoder sees in each RGB image [H, W, 3] uint8; a ViT in torch takes those of one size in batches."""
     if not isinstance(encoder, TorchEncoder):
-        yield from (encoder(picture, outputs) for picture in pictures)
+        yield from (encoder(image, outputs) for image in images)
         return
-    for _, alike in groupby(map(encoder.prepare, pictures), key=lambda image: image.shape):
+    for _, alike in groupby(map(encoder.prepare, images), key=lambda prepared: prepared.shape):
         while batch := list(islice(alike, BATCH)):
             yield from encoder.perceive(torch.cat(batch), outputs)
 
 
-def read_pictures(files: Iterable[Path]) -> Iterator[NDArray[np.uint8]]:
-    """RGB pictures [H, W, 3] uint8 of files; raises UserError for a file that is no picture."""
+def read_images(files: Iterable[Path]) -> Iterator[NDArray[np.uint8]]:
+    """RGB images [H, W, 3] uint8 of files; raises UserError for a file that is no image."""
     return (decode(file.read_bytes(), str(file)) for file in files)
 
 
-def embed_pictures(encoder: Encoder, files: Iterable[Path]) -> NDArray[np.float32]:
-    """Embeddings [N, C] of N whole picture files; raises UserError for a file that is no picture."""
-    seen = perceive_all(encoder, read_pictures(files), ("embedding",))
+def embed_images(encoder: Encoder, files: Iterable[Path]) -> NDArray[np.float32]:
+    """Embeddings [N, C] of N whole image files; raises UserError for a file that is no image."""
+    seen = perceive_all(encoder, read_images(files), ("embedding",))
     return np.stack([one.embedding for one in seen if one.embedding is not None])
 
 
@@ -158,7 +158,7 @@ def random_vit(like: str) -> VisionTransformer:
     torch.manual_seed(SEED)
     if like.endswith(".pt"):
         recipe = load_checkpoint(Path(like)).recipe
-        return build_backbone(recipe.backbone, recipe.crops.global_size, download=False)
+        return build_backbone(recipe.backbone, recipe.crops.global_crops_size, download=False)
     if like.endswith(".pth"):
         vit = open_weights(like).vit
         for module in vit.modules():
@@ -175,7 +175,9 @@ def _shape_of_student(name: str, info: StudentInfo) -> VisionTransformer:
     source = str(info.weights.get("source", ""))
     if "recipe" in info.weights:
         recipe = json.loads(str(info.weights["recipe"]))
-        return build_backbone(BackboneConfig(**recipe["backbone"]), recipe["crops"]["global_size"], download=False)
+        return build_backbone(
+            BackboneConfig(**recipe["backbone"]), recipe["crops"]["global_crops_size"], download=False
+        )
     if source.startswith("timm "):
         return create_vit(source.removeprefix("timm "))
     raise UserError(f"{name} does not say how its ViT was built: name its checkpoint or timm's name before `random`.")

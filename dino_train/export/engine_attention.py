@@ -15,7 +15,7 @@ SPECIAL = ("attn_mask", "is_causal", "scale", "enable_gqa")
 
 
 class EngineAttention(TorchFunctionMode):
-    """Makes the attention inside its `with` block of operations that engines recognise and fuse; the results stay.
+    """Makes the attention inside its `with` block of operations that engines recognize and fuse; the results stay.
 
     A ViT's blocks say what is computed, which torch's exporter writes as it stands: query, key and value moved to the
     front of five dimensions, and its own attention as a dozen reshapes. Engines then move the tokens in memory between

@@ -1,7 +1,7 @@
 """A head that finds objects, trained without labels: one linear layer on a student's patch tokens, inside its file.
 
-As in FOUND (Simeoni et al. 2023) a 1x1 convolution learns, from many pictures, masks that were found in each picture
-alone by what is unlike its background. Where single pictures err in different ways, it learns what they have in common.
+As in FOUND (Simeoni et al. 2023) a 1x1 convolution learns, from many images, masks that were found in each image
+alone by what is unlike its background. Where single images err in different ways, it learns what they have in common.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ MOST_TOKENS = 500_000
 FEWEST = 10
 """Frames that are needed at least."""
 WEIGHT_DECAY = 1e-3
-"""Of the standardised layer's weights, half their squared length."""
+"""Of the standardized layer's weights, half their squared length."""
 TOLERANCE = 1e-4
 """Largest difference between the file's foreground and the layer's that it was made from."""
 
 
 def add_head(student: str, paths: Sequence[str], topics: Sequence[str], out: Path) -> StudentInfo:
-    """Train a head for a student file, or a bundled student, on pictures, and write the student with it to `out`.
+    """Train a head for a student file, or a bundled student, on images, and write the student with it to `out`.
 
     The student gets an output more, `foreground`, float32 [B, h, w] of 0 to 1, and nothing else changes. The last
     fifth of the frames is not learnt from: how far head and labels agree there, as IoU, stands in the description.
-    Raises UserError for a student that has a head, for data that cannot be read, and where the pictures show no object.
+    Raises UserError for a student that has a head, for data that cannot be read, and where the images show no object.
     """
     path = find_student(student)
     perceiver = Perceiver.load(path)
-    if perceiver.info.head:
+    if perceiver.info.foreground_head:
         raise UserError(f"{path} has a head already: name the student that it was made from.")
     tokens, labels = label(perceiver, paths, topics)
     train = len(tokens) * 4 // 5
@@ -62,7 +62,7 @@ def add_head(student: str, paths: Sequence[str], topics: Sequence[str], out: Pat
     agreement = float(np.mean([jaccard(a, b > 0.5) for a, b in zip(found, labels[train:], strict=True)]))
     names = ", ".join(Path(name).name for name in paths)
     head: dict[str, str | int | float] = {"labels": LABELS.method, "data": names, "pictures": train}
-    info = dataclasses.replace(perceiver.info, head={**head, "agreement": round(agreement, 4)})
+    info = dataclasses.replace(perceiver.info, foreground_head={**head, "agreement": round(agreement, 4)})
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".tmp")
     try:
@@ -80,7 +80,7 @@ def label(
     """Patch tokens [N, h, w, C] of N frames, and how much of each patch is object, [N, h, w] of 0 to 1."""
     frames = open_frames(paths, topics)
     if len(frames) < FEWEST:
-        raise UserError(f"{', '.join(paths)} has {len(frames)} pictures: a head needs at least {FEWEST}.")
+        raise UserError(f"{', '.join(paths)} has {len(frames)} images: a head needs at least {FEWEST}.")
     rows, columns = perceiver.info.grid
     count = min(len(frames), max(MOST_TOKENS // (rows * columns), FEWEST))
     numbers = np.linspace(0, len(frames) - 1, count).round().astype(int)
@@ -97,22 +97,22 @@ def label(
 def fit(tokens: NDArray[np.float32], labels: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
     """Logistic regression: weights [C] and bias for tokens [..., C] and labels [...] of 0 to 1.
 
-    The tokens are standardised while it is fitted, so that WEIGHT_DECAY means the same for every student.
+    The tokens are standardized while it is fitted, so that WEIGHT_DECAY means the same for every student.
     """
     x, y = torch.from_numpy(tokens).flatten(0, -2), torch.from_numpy(labels).flatten()
     mean, std = x.mean(dim=0), x.std(dim=0).clamp(min=1e-6)
     x = (x - mean) / std
     layer = torch.zeros(x.shape[1] + 1, requires_grad=True)
-    optimiser = torch.optim.LBFGS([layer], max_iter=200, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([layer], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value = functional.binary_cross_entropy_with_logits(x @ layer[:-1] + layer[-1], y)
         value = value + WEIGHT_DECAY / 2 * layer[:-1].square().sum()
         value.backward()
         return value
 
-    optimiser.step(loss)
+    optimizer.step(loss)
     weights = layer.detach()[:-1] / std
     return weights.numpy(), float(layer.detach()[-1] - weights @ mean)
 

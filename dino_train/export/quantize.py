@@ -1,4 +1,4 @@
-"""From an fp32 student to an int8 one: quantisation after training, with NNCF, on the user's frames, and what it costs.
+"""From an fp32 student to an int8 one: quantization after training, with NNCF, on the user's frames, and what it costs.
 
 The matrix products, those of attention among them, are computed on int8; LayerNorm, softmax, GELU, biases and the sums
 between blocks stay float. So does the patch embedding: it is 1 % of the work, and every later error starts there.
@@ -34,7 +34,7 @@ CALIBRATION_FRAMES = 64
 HELD_OUT_FRAMES = 32
 """Frames that the cost is measured on, at most."""
 HELD_OUT_SHARE = 0.2
-"""Share of each source, at its end, that the frames of the cost come from: in a log neighbours look alike."""
+"""Share of each source, at its end, that the frames of the cost come from: in a log neighbors look alike."""
 TOLERANCE = Parity(cosine=0.99, mask_iou=0.9)
 """A student that agrees less with its fp32 self is refused."""
 KNN_TOLERANCE = 0.02
@@ -43,7 +43,7 @@ KNN_TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class Cost:
-    """What quantisation changed: the int8 student against the fp32 one, both in ONNX Runtime."""
+    """What quantization changed: the int8 student against the fp32 one, both in ONNX Runtime."""
 
     agreement: Parity
     """On frames that were not calibrated on."""
@@ -51,7 +51,7 @@ class Cost:
     """Their number."""
     calibration_frames: int
     knn: tuple[float, float] | None = None
-    """Accuracy, 0 to 1, of the fp32 and of the int8 student; None without a labelled folder."""
+    """Accuracy, 0 to 1, of the fp32 and of the int8 student; None without a labeled folder."""
 
     @property
     def bearable(self) -> bool:
@@ -78,32 +78,32 @@ class Cost:
         return facts
 
 
-def quantise(path: Path, frames: MixedFrames, labelled: ClassFolder | None = None) -> StudentInfo:
+def quantize(path: Path, frames: MixedFrames, labeled: ClassFolder | None = None) -> StudentInfo:
     """Replace the fp32 student at `path` by an int8 one; returns its description, which holds the cost.
 
     Calibrates on frames of the first four fifths of each source and measures on frames of the rest; runs k-NN before
-    and after on `labelled` where it is given. Weights are symmetric per channel, activations symmetric per tensor,
+    and after on `labeled` where it is given. Weights are symmetric per channel, activations symmetric per tensor,
     which every engine takes: NVIDIA's know no zero point. Raises UserError where nncf is missing, where there are fewer
     than two frames, and, leaving the fp32 student where it is, where the cost is beyond TOLERANCE.
     """
     before = Perceiver.load(path, REFERENCE)
     calibration, held_out = choose_frames(frames)
-    model = quantised(onnx.load(path), [before.prepare(frames[number])[None] for number in calibration])
+    model = quantized(onnx.load(path), [before.prepare(frames[number])[None] for number in calibration])
     temporary = path.with_name(path.name + ".int8")
     try:
         info = describe(model, dataclasses.replace(before.info, precision="int8"))
         onnx.save(model, temporary)
         after = Perceiver.load(temporary, REFERENCE)
         batch = np.stack([before.prepare(frames[number]) for number in held_out])
-        knn = (accuracy(before, labelled), accuracy(after, labelled)) if labelled else None
+        knn = (accuracy(before, labeled), accuracy(after, labeled)) if labeled else None
         cost = Cost(compare(after.backend, before.backend, batch), len(held_out), len(calibration), knn)
         if not cost.bearable:
             raise UserError(
-                f"Quantising to int8 costs too much here ({cost}; at least {TOLERANCE.cosine} and {TOLERANCE.mask_iou} "
+                f"Quantizing to int8 costs too much here ({cost}; at least {TOLERANCE.cosine} and {TOLERANCE.mask_iou} "
                 f"are asked for, and at most {KNN_TOLERANCE:.0%} of k-NN lost): export with --precision fp32 or fp16, "
                 "or give --data more like what the robot sees."
             )
-        info = describe(model, dataclasses.replace(info, quantisation=cost.as_metadata()))
+        info = describe(model, dataclasses.replace(info, quantization=cost.as_metadata()))
         onnx.save(model, temporary)
         os.replace(temporary, path)
     finally:
@@ -125,7 +125,7 @@ def choose_frames(frames: MixedFrames) -> tuple[list[int], list[int]]:
         first += range(start, kept)
         last += range(kept, end)
         start = end
-    if not last:  # several sources of one picture each
+    if not last:  # several sources of one image each
         first, last = first[:-1], first[-1:]
     if not first:
         raise UserError(f"{frames.name} has one frame: --precision int8 needs more, to calibrate on and to measure on.")
@@ -138,8 +138,8 @@ def evenly(numbers: Sequence[int], count: int) -> list[int]:
     return [numbers[index] for index in chosen]
 
 
-def quantised(model: onnx.ModelProto, batches: Sequence[NDArray[np.uint8]]) -> onnx.ModelProto:
-    """The model with quantised matrix products, whose ranges are those on `batches`, [1, H, W, 3] each.
+def quantized(model: onnx.ModelProto, batches: Sequence[NDArray[np.uint8]]) -> onnx.ModelProto:
+    """The model with quantized matrix products, whose ranges are those on `batches`, [1, H, W, 3] each.
 
     Raises UserError where nncf is missing.
     """
@@ -147,7 +147,7 @@ def quantised(model: onnx.ModelProto, batches: Sequence[NDArray[np.uint8]]) -> o
     try:
         import nncf
     except ImportError as error:
-        raise UserError("--precision int8 needs the package nncf: run `pip install 'dino_ros[quantise]'`.") from error
+        raise UserError("--precision int8 needs the package nncf: run `pip install 'dino_ros[quantize]'`.") from error
     nncf.set_log_level(logging.ERROR)
     log.info("calibrating on %d frames", len(batches))
     result: Any = nncf.quantize(
@@ -158,8 +158,8 @@ def quantised(model: onnx.ModelProto, batches: Sequence[NDArray[np.uint8]]) -> o
         ignored_scope=nncf.IgnoredScope(types=["Conv"]),
         subset_size=len(batches),
     )
-    quantised_model: onnx.ModelProto = result
-    return quantised_model
+    quantized_model: onnx.ModelProto = result
+    return quantized_model
 
 
 def describe(model: onnx.ModelProto, info: StudentInfo) -> StudentInfo:
@@ -169,7 +169,7 @@ def describe(model: onnx.ModelProto, info: StudentInfo) -> StudentInfo:
     return info
 
 
-def accuracy(student: Perceiver, labelled: ClassFolder) -> float:
-    """k-NN accuracy, 0 to 1, at the k that the paper finds best, 20, or the largest that there are pictures for."""
-    accuracies = knn_of(student, labelled)
+def accuracy(student: Perceiver, labeled: ClassFolder) -> float:
+    """k-NN accuracy, 0 to 1, at the k that the paper finds best, 20, or the largest that there are images for."""
+    accuracies = knn_of(student, labeled)
     return accuracies.get(20, accuracies[max(accuracies)])

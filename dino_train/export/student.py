@@ -22,7 +22,7 @@ from dino_ros.student import FORMAT_VERSION, METADATA_KEY, StudentInfo
 from dino_train.data.frames import MixedFrames, open_frames
 from dino_train.evaluation.classification.class_folder import open_class_folder
 from dino_train.export.engine_attention import EngineAttention
-from dino_train.export.quantize import quantise
+from dino_train.export.quantize import quantize
 from dino_train.models.backbones import VitOutputs, mean_and_std, patch_size
 from dino_train.models.weights import open_weights, weights_hash
 
@@ -32,7 +32,7 @@ OPSET = 18
 OUTPUTS = ("features", "attention", "embedding")
 TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}
 """Largest difference between ONNX Runtime and torch in fp32, as a share of the output's largest value."""
-PARITY_PICTURES = 8
+PARITY_IMAGES = 8
 
 
 class FixedRope(nn.Module):
@@ -50,7 +50,7 @@ class FixedRope(nn.Module):
 
 
 class StudentGraph(nn.Module):
-    """What is written into the file: normalisation, ViT and CLS attention.
+    """What is written into the file: normalization, ViT and CLS attention.
 
     Takes uint8 [B, H, W, 3] RGB; returns features [B, h, w, C], attention [B, heads, h, w] and embedding [B, C], all
     float32 whatever the precision of the weights.
@@ -71,9 +71,9 @@ class StudentGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        normalised = images.float().permute(0, 3, 1, 2) * self.scale - self.shift
+        normalized = images.float().permute(0, 3, 1, 2) * self.scale - self.shift
         with EngineAttention():
-            outputs = self.outputs(normalised.to(self.dtype))
+            outputs = self.outputs(normalized.to(self.dtype))
         return tuple(output.float() for output in outputs)
 
 
@@ -97,7 +97,7 @@ def export(
     precision: str = "fp32",
     network: str | None = None,
     data: Sequence[str | Path] = (),
-    licence: str = "",
+    license: str = "",
     topics: Sequence[str] = (),
     knn: Path | None = None,
 ) -> StudentInfo:
@@ -105,24 +105,24 @@ def export(
 
     `weights` is a checkpoint of `pretrain` or `distill`, an official DINO v1 `.pth` file or a timm model name
     (downloaded). `network` picks "teacher" or "student" of a file, or "random" for the ViT of a checkpoint, untrained
-    (default: the student of a distilled checkpoint, else the teacher); `licence` replaces what the weights' source
+    (default: the student of a distilled checkpoint, else the teacher); `license` replaces what the weights' source
     states. The file is kept only if ONNX Runtime agrees with torch in fp32 on
-    pictures of `data` (default: the demo's bag) within TOLERANCE; `topics` picks image topics of bags. With "int8" the
-    fp32 student is quantised on `data`, which must be given then, and `knn` may name a folder for k-NN before and
-    after: see `quantise`. Raises UserError otherwise, and for weights, sizes or data that cannot be used.
+    images of `data` (default: the demo's bag) within TOLERANCE; `topics` picks image topics of bags. With "int8" the
+    fp32 student is quantized on `data`, which must be given then, and `knn` may name a folder for k-NN before and
+    after: see `quantize`. Raises UserError otherwise, and for weights, sizes or data that cannot be used.
     """
     if precision == "int8" and not data:
         raise UserError(
-            "--precision int8 needs --data: name a bag, video or folder of pictures like those that the robot sees."
+            "--precision int8 needs --data: name a bag, video or folder of images like those that the robot sees."
         )
-    labelled = open_class_folder(knn) if knn else None
+    labeled = open_class_folder(knn) if knn else None
     frames = open_frames(data or (TABLE,), topics)
     opened = open_weights(weights, network)
     vit = fix_size(opened.vit.eval(), height, width)
     mean, std = mean_and_std(vit)
-    pictures = parity_pictures(frames, height, width)
+    images = parity_images(frames, height, width)
     with torch.inference_mode():
-        reference = StudentGraph(vit, "fp32")(torch.from_numpy(pictures))
+        reference = StudentGraph(vit, "fp32")(torch.from_numpy(images))
     written = "fp32" if precision == "int8" else precision
     info = StudentInfo(
         format_version=FORMAT_VERSION,
@@ -137,15 +137,15 @@ def export(
         std=std,
         precision=written,
         weights={**opened.origin, "sha256": weights_hash(vit)},
-        licence=licence or opened.licence,
+        license=license or opened.license,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".tmp")
     try:
         write_onnx(StudentGraph(vit, written).eval(), info, temporary)
-        check_parity(temporary, pictures, reference, written)
+        check_parity(temporary, images, reference, written)
         if precision == "int8":
-            info = quantise(temporary, frames, labelled)
+            info = quantize(temporary, frames, labeled)
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
@@ -194,17 +194,17 @@ def write_onnx(graph: StudentGraph, info: StudentInfo, path: Path) -> None:
     onnx.save(model, path)
 
 
-def parity_pictures(frames: MixedFrames, height: int, width: int) -> NDArray[np.uint8]:
-    """Pictures to compare on, uint8 [N, height, width, 3], spread evenly over the data."""
-    count = min(PARITY_PICTURES, len(frames))
+def parity_images(frames: MixedFrames, height: int, width: int) -> NDArray[np.uint8]:
+    """Images to compare on, uint8 [N, height, width, 3], spread evenly over the data."""
+    count = min(PARITY_IMAGES, len(frames))
     numbers = np.linspace(0, len(frames) - 1, count).round().astype(int)
-    pictures = [cv2.resize(frames[n], (width, height), interpolation=cv2.INTER_AREA) for n in numbers]
-    return np.stack(pictures).astype(np.uint8, copy=False)
+    images = [cv2.resize(frames[n], (width, height), interpolation=cv2.INTER_AREA) for n in numbers]
+    return np.stack(images).astype(np.uint8, copy=False)
 
 
-def check_parity(path: Path, pictures: NDArray[np.uint8], reference: tuple[Tensor, ...], precision: str) -> None:
+def check_parity(path: Path, images: NDArray[np.uint8], reference: tuple[Tensor, ...], precision: str) -> None:
     """Raise UserError, with the numbers, if ONNX Runtime's outputs differ from the reference by more than TOLERANCE."""
-    outputs = Perceiver.load(path, backend="onnxruntime")(list(pictures), outputs=OUTPUTS)
+    outputs = Perceiver.load(path, backend="onnxruntime")(list(images), outputs=OUTPUTS)
     for name, expected in zip(OUTPUTS, reference, strict=True):
         got = np.stack([getattr(output, name) for output in outputs])
         error = float(np.abs(got - expected.numpy()).max() / np.abs(expected.numpy()).max())

@@ -21,16 +21,16 @@ from dino_ros.masks.binary import jaccard
 from dino_ros.perception.perceiver import Perceiver
 from dino_train.config import ComparisonConfig, parse_size
 from dino_train.data.frames import open_frames
-from dino_train.data.multicrop import normalise
+from dino_train.data.multicrop import normalize
 from dino_train.evaluation.classification.class_folder import open_class_folder
 from dino_train.evaluation.classification.knn import knn_of
 from dino_train.evaluation.segmentation.jaccard import jaccard_scores
-from dino_train.evaluation.segmentation.labelled import labelled_pictures
+from dino_train.evaluation.segmentation.labeled import labeled_images
 from dino_train.export.student import export
 from dino_train.models.backbones import mean_and_std, patch_size
 from dino_train.models.checkpoint import load_checkpoint
-from dino_train.objectives.distil import Distil
-from dino_train.recipes import DistilRecipe
+from dino_train.objectives.distill import Distill
+from dino_train.recipes import DistillRecipe
 from dino_train.runs.folder import COMPARISON_NAME
 from dino_train.runs.report import write_report
 
@@ -42,7 +42,7 @@ WARM_UP = 5
 
 Comparison = dict[str, Any]
 """`frames`, their number; `cosine` of the patch tokens, through the student's projection, and `mask_iou` between the
-two; for "student" and "teacher" each `milliseconds` (median, one picture), `megabytes`, `size`, and where it was asked
+two; for "student" and "teacher" each `milliseconds` (median, one image), `megabytes`, `size`, and where it was asked
 for `mask_iou_truth` and `knn` by k; `engine`; `speed_up`; and `rows`, the same as texts."""
 
 
@@ -53,12 +53,12 @@ def compare_with_teacher(checkpoint: Path, config: ComparisonConfig) -> Comparis
     UserError for data, masks or sizes that cannot be used.
     """
     run, loaded = checkpoint.parent, load_checkpoint(checkpoint)
-    assert isinstance(loaded.recipe, DistilRecipe)
-    distil = Distil(loaded.recipe).eval()
-    distil.restore(loaded.objective)
-    side = loaded.recipe.crops.global_size
+    assert isinstance(loaded.recipe, DistillRecipe)
+    distill = Distill(loaded.recipe).eval()
+    distill.restore(loaded.objective)
+    side = loaded.recipe.crops.global_crops_size
     height, width = parse_size(config.size or f"{side}x{side}")
-    patch, theirs = patch_size(distil.student.backbone), patch_size(distil.teacher)
+    patch, theirs = patch_size(distill.student.backbone), patch_size(distill.teacher)
     paths, topics = (
         ([config.data], [config.topic] if config.topic else [])
         if config.data
@@ -66,7 +66,7 @@ def compare_with_teacher(checkpoint: Path, config: ComparisonConfig) -> Comparis
     )
     frames = open_frames(paths, topics)
     numbers = np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int)
-    pictures = [frames[number] for number in numbers]
+    images = [frames[number] for number in numbers]
 
     files = {"student": run / "student.onnx", "teacher": run / "teacher.onnx"}
     export(str(checkpoint), files["student"], height, width, data=paths, topics=topics)
@@ -74,15 +74,15 @@ def compare_with_teacher(checkpoint: Path, config: ComparisonConfig) -> Comparis
     export(loaded.recipe.teacher, files["teacher"], *large, data=paths, topics=topics)
     both = {name: Perceiver.load(file) for name, file in files.items()}
 
-    masks = [both[name](pictures, ("mask",)) for name in files]
+    masks = [both[name](images, ("mask",)) for name in files]
     overlaps = [
         jaccard(a.mask > 0, b.mask > 0)
         for a, b in zip(*masks, strict=True)
         if a.mask is not None and b.mask is not None
     ]
     found: Comparison = {
-        "frames": len(pictures),
-        "cosine": cosine(distil, pictures, height, width),
+        "frames": len(images),
+        "cosine": cosine(distill, images, height, width),
         "mask_iou": float(np.mean(overlaps)),
         "engine": both["student"].backend.description,
     }
@@ -91,8 +91,8 @@ def compare_with_teacher(checkpoint: Path, config: ComparisonConfig) -> Comparis
         size = f"{info.height}x{info.width}"
         found[name] = {"milliseconds": milliseconds, "megabytes": files[name].stat().st_size / 1e6, "size": size}
         if config.data and config.masks:
-            labelled = labelled_pictures(Path(config.data), config.masks, config.topic)
-            found[name]["mask_iou_truth"] = jaccard_scores(both[name], labelled).mean_of_heads
+            labeled = labeled_images(Path(config.data), config.masks, config.topic)
+            found[name]["mask_iou_truth"] = jaccard_scores(both[name], labeled).mean_of_heads
         if loaded.evaluation.knn:
             accuracies = knn_of(both[name], open_class_folder(Path(loaded.evaluation.knn)))
             found[name]["knn"] = {str(k): accuracy for k, accuracy in accuracies.items()}
@@ -104,19 +104,19 @@ def compare_with_teacher(checkpoint: Path, config: ComparisonConfig) -> Comparis
 
 
 @torch.inference_mode()
-def cosine(distil: Distil, pictures: Sequence[NDArray[np.uint8]], height: int, width: int) -> float:
-    """Mean cosine, -1 to 1, of the student's projected patch tokens and the teacher's in whole pictures."""
-    mean, std = mean_and_std(distil.student.backbone)
+def cosine(distill: Distill, images: Sequence[NDArray[np.uint8]], height: int, width: int) -> float:
+    """Mean cosine, -1 to 1, of the student's projected patch tokens and the teacher's in whole images."""
+    mean, std = mean_and_std(distill.student.backbone)
     found = []
-    for picture in pictures:
-        resized = torch.from_numpy(resize(picture, height, width))
-        images = normalise(resized.permute(2, 0, 1)[None], mean, std)
-        found.append(distil([images], {})[1].patches.item())
+    for image in images:
+        resized = torch.from_numpy(resize(image, height, width))
+        batch = normalize(resized.permute(2, 0, 1)[None], mean, std)
+        found.append(distill([batch], {})[1].patches.item())
     return float(np.mean(found))
 
 
 def times(students: dict[str, Perceiver]) -> dict[str, float]:
-    """Median milliseconds of each student's engine for one picture; they take turns, so that a busy machine is fair."""
+    """Median milliseconds of each student's engine for one image; they take turns, so that a busy machine is fair."""
     measured: dict[str, list[float]] = {name: [] for name in students}
     batches = {name: np.zeros((1, one.info.height, one.info.width, 3), np.uint8) for name, one in students.items()}
     for _ in range(CALLS):
@@ -151,6 +151,6 @@ def rows(found: Comparison) -> list[tuple[str, str, str]]:
         *lines,
         ("input", student["size"], teacher["size"]),
         ("MB", f"{student['megabytes']:.1f}", f"{teacher['megabytes']:.1f}"),
-        ("ms for one picture", f"{student['milliseconds']:.1f}", f"{teacher['milliseconds']:.1f}"),
+        ("ms for one image", f"{student['milliseconds']:.1f}", f"{teacher['milliseconds']:.1f}"),
         ("speed-up", f"{found['speed_up']:.1f}", ""),
     ]

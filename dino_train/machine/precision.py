@@ -33,7 +33,7 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def skip_synchronisation(model: nn.Module, skip: bool) -> contextlib.AbstractContextManager[None]:
+def skip_synchronization(model: nn.Module, skip: bool) -> contextlib.AbstractContextManager[None]:
     """Leave the exchange of gradients between processes to the last part of a batch."""
     if skip and isinstance(model, DistributedDataParallel):
         context: contextlib.AbstractContextManager[None] = model.no_sync()

@@ -73,7 +73,7 @@ def resize_position_embedding(embedding: Tensor, old: tuple[int, int], new: tupl
 
 
 def build_backbone(
-    config: BackboneConfig, image_size: int, drop_path: float = 0.0, download: bool = True
+    config: BackboneConfig, image_size: int, drop_path_rate: float = 0.0, download: bool = True
 ) -> VisionTransformer:
     """Build a timm ViT without classifier that takes images of any size that is a multiple of the patch.
 
@@ -88,10 +88,10 @@ def build_backbone(
         if (value := getattr(config, name)) is not None
     }
     if config.pretrained:
-        vit = create_vit(config.name, download, drop_path_rate=drop_path, **options)
+        vit = create_vit(config.name, download, drop_path_rate=drop_path_rate, **options)
         vit.set_input_size((image_size, image_size))
         return vit
-    vit = create_vit(config.name, drop_path_rate=drop_path, img_size=image_size, **options)
+    vit = create_vit(config.name, drop_path_rate=drop_path_rate, img_size=image_size, **options)
     if type(vit) is VisionTransformer and vit.pos_embed is not None:
         vit.__class__ = DinoVit
     # As the paper; timm's own values belong to the published weights that are not used here.
@@ -143,7 +143,7 @@ def patch_size(vit: VisionTransformer) -> int:
 
 
 def mean_and_std(vit: VisionTransformer) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per-channel mean and standard deviation (RGB in 0 to 1) that the ViT's inputs are normalised with."""
+    """Per-channel mean and standard deviation (RGB in 0 to 1) that the ViT's inputs are normalized with."""
     config = vit.pretrained_cfg
     return tuple(config["mean"]), tuple(config["std"])
 
@@ -151,7 +151,7 @@ def mean_and_std(vit: VisionTransformer) -> tuple[tuple[float, ...], tuple[float
 class VitOutputs(nn.Module):
     """Everything a student publishes, computed from one forward pass of a timm ViT.
 
-    Called with normalised images [B, 3, H, W] float32; returns features [B, h, w, C] (patch tokens after the final
+    Called with normalized images [B, 3, H, W] float32; returns features [B, h, w, C] (patch tokens after the final
     norm), attention [B, heads, h, w] (softmaxed CLS-to-patch attention of the last block, CLS and registers left out)
     and embedding [B, C] (the CLS token after the final norm). Raises UserError for a ViT whose last block does not
     attend by a single softmax.

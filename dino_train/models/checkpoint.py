@@ -14,7 +14,7 @@ from timm.models import VisionTransformer
 from dino_ros.errors import UserError
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.models.backbones import build_backbone, first_line
-from dino_train.recipes import DistilRecipe, Recipe
+from dino_train.recipes import DistillRecipe, Recipe
 from dino_train.recipes.files import recipe_from_dict
 
 FORMAT_VERSION = 2
@@ -33,14 +33,14 @@ class Checkpoint:
     data: DataConfig
     machine: MachineConfig
     evaluation: EvaluationConfig
-    pictures: int
-    """Number of pictures in the data; a run only goes on with the same."""
+    images: int
+    """Number of images in the data; a run only goes on with the same."""
     step: int
     """Steps done."""
     steps_per_epoch: int
     objective: dict[str, Any]
-    """What the objective keeps: its networks' weights, and what is the method's own, such as a centre or a queue."""
-    optimiser: dict[str, Any]
+    """What the objective keeps: its networks' weights, and what is the method's own, such as a center or a queue."""
+    optimizer: dict[str, Any]
     scaler: dict[str, Any]
     """State of the gradient scaler; empty unless the precision is fp16."""
     seconds: float
@@ -101,8 +101,8 @@ def checkpoint_backbone(checkpoint: Checkpoint, network: str) -> VisionTransform
     weights = {k.removeprefix(prefix): v for k, v in checkpoint.objective.items() if k.startswith(prefix)}
     if not weights:
         recipe = checkpoint.recipe
-        instead = f"name {recipe.teacher} itself" if isinstance(recipe, DistilRecipe) else "take the student"
+        instead = f"name {recipe.teacher} itself" if isinstance(recipe, DistillRecipe) else "take the student"
         raise UserError(f"A checkpoint of {recipe.method} holds no {network}: {instead}.")
-    vit = build_backbone(checkpoint.recipe.backbone, checkpoint.recipe.crops.global_size, download=False)
+    vit = build_backbone(checkpoint.recipe.backbone, checkpoint.recipe.crops.global_crops_size, download=False)
     vit.load_state_dict(weights)
     return vit

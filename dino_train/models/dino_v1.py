@@ -29,7 +29,7 @@ RENAMED = {
 _scalar = np.float64(0).__reduce__()[0]
 PLAIN_VALUES: list[Any] = [
     argparse.Namespace,
-    # The optimiser's learning rate and weight decay are NumPy's; NumPy 2 moved what reads them.
+    # The optimizer's learning rate and weight decay are NumPy's; NumPy 2 moved what reads them.
     (_scalar, "numpy.core.multiarray.scalar"),
     (_scalar, "numpy._core.multiarray.scalar"),
     np.dtype,
@@ -48,7 +48,7 @@ class OfficialCheckpoint:
     """Side of the square images that its position embedding is laid out for, in pixels."""
     state: dict[str, Tensor]
     """Names and shapes of `Dino.state_dict()`: `student.backbone.*` and `teacher.backbone.*`, the same for a file of
-    one backbone; from a training checkpoint also `student.head.*`, `teacher.head.*` and `centre`."""
+    one backbone; from a training checkpoint also `student.head.*`, `teacher.head.*` and `center`."""
     epoch: int
     """Epochs trained; 0 where the file does not say."""
     args: dict[str, Any]
@@ -97,7 +97,7 @@ def load_official(path: Path) -> OfficialCheckpoint:
     )
     state = {f"student.{k}": v for k, v in student.items()} | {f"teacher.{k}": v for k, v in teacher.items()}
     if "dino_loss" in content:
-        state["centre"] = content["dino_loss"]["center"]
+        state["center"] = content["dino_loss"]["center"]
     args = dict(vars(content["args"])) if "args" in content else {}
     checkpoint = OfficialCheckpoint(
         config, math.isqrt(weights["pos_embed"].shape[1] - 1) * patch, state, content.get("epoch", 0), args

@@ -25,7 +25,7 @@ class Weights:
     vit: VisionTransformer
     architecture: str
     origin: dict[str, str | int | float]
-    licence: str
+    license: str
 
 
 def open_weights(weights: str, network: str | None = None) -> Weights:
@@ -38,14 +38,14 @@ def open_weights(weights: str, network: str | None = None) -> Weights:
         backbone, network = checkpoint.recipe.backbone, network or checkpoint.network
         if network == "random":
             torch.manual_seed(checkpoint.recipe.seed)
-            vit = build_backbone(backbone, checkpoint.recipe.crops.global_size, download=False)
+            vit = build_backbone(backbone, checkpoint.recipe.crops.global_crops_size, download=False)
         else:
             vit = checkpoint_backbone(checkpoint, network)
         command = "pretrain" if isinstance(checkpoint.recipe, PretrainRecipe) else "distill"
         origin: dict[str, str | int | float] = {
             "source": f"dino-train {command}, {network}",
             "data": ", ".join(Path(path).name for path in checkpoint.data.paths),
-            "pictures": checkpoint.pictures,
+            "pictures": checkpoint.images,
             "steps": checkpoint.step,
             "recipe": json.dumps(dataclasses.asdict(checkpoint.recipe)),
         }
@@ -56,8 +56,8 @@ def open_weights(weights: str, network: str | None = None) -> Weights:
         source = f"official DINO v1 file {path.name}, {network}"
         return Weights(official.vit(network), official.name, {"source": source}, "Apache-2.0")
     vit = create_vit(weights, pretrained=True)
-    licence = str(vit.pretrained_cfg.get("license") or "not stated")
-    return Weights(vit, weights, {"source": f"timm {weights}"}, licence)
+    license = str(vit.pretrained_cfg.get("license") or "not stated")
+    return Weights(vit, weights, {"source": f"timm {weights}"}, license)
 
 
 def weights_hash(vit: VisionTransformer) -> str:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dino_train.machine.distributed import mean_over_processes
-from dino_train.objectives.collapse import effective_rank, spread
-from dino_train.objectives.networks import Network, count_crops, follow, mlp, start_from, student_and_teacher
+from dino_train.objectives.collapse import effective_rank, embedding_std
+from dino_train.objectives.networks import Network, copy_weights, count_crops, mlp, student_and_teacher, update_ema
 from dino_train.objectives.objective import Objective
 from dino_train.objectives.schedules import cosine_schedule
 from dino_train.recipes import ByolRecipe
@@ -31,7 +31,7 @@ class Byol(Objective):
     """Student (online network) with projector and predictor, teacher (target network) with projector alone.
 
     The student sees all crops, the teacher the two global ones; it has no gradient and follows the student as an
-    exponential moving average. Both are normalised by the batch of one view at a time.
+    exponential moving average. Both are normalized by the batch of one view at a time.
     """
 
     def __init__(self, recipe: ByolRecipe) -> None:
@@ -46,11 +46,11 @@ class Byol(Objective):
         predictor = mlp([config.out_dim, config.hidden_dim, config.out_dim], batch_norm=True)
         self.student = Network(student, nn.Sequential(OrderedDict(projector=projector(), predictor=predictor)))
         self.teacher = Network(teacher, nn.Sequential(OrderedDict(projector=projector())))
-        start_from(self.teacher, self.student)
+        copy_weights(self.teacher, self.student)
 
     def schedule(self, step: int, steps: int, steps_per_epoch: int) -> dict[str, float]:
         """The EMA that moves the teacher: to 1 along a cosine."""
-        return {"teacher_momentum": cosine_schedule(step, steps, self.config.momentum, 1.0)}
+        return {"momentum_teacher": cosine_schedule(step, steps, self.config.momentum, 1.0)}
 
     def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, TeacherViews]:
         """Scalar loss of one batch, and what the teacher made of it; see `Objective`."""
@@ -66,17 +66,17 @@ class Byol(Objective):
         random directions; `effective_rank` of its CLS tokens, 1 to C."""
         return {
             "loss": mean_over_processes(loss.detach()).item(),
-            "spread": mean_over_processes(spread(said.projections)).item(),
+            "embedding_std": mean_over_processes(embedding_std(said.projections)).item(),
             "effective_rank": mean_over_processes(effective_rank(said.tokens)).item(),
         }
 
     def after_step(self, said: TeacherViews, scheduled: Mapping[str, float]) -> None:
         """Move the teacher."""
-        follow(self.teacher, self.student, scheduled["teacher_momentum"])
+        update_ema(self.teacher, self.student, scheduled["momentum_teacher"])
 
 
 def byol_loss(projections: Sequence[Tensor], predictions: Sequence[Tensor]) -> Tensor:
-    """Squared distance of the normalised predictions [B, D] of all crops, the two global ones first, to the normalised
+    """Squared distance of the normalized predictions [B, D] of all crops, the two global ones first, to the normalized
     projections [B, D] of the other global crop, without their gradient.
 
     The mean over the pairs of different crops, twice: with two crops the symmetric loss of equation 2.

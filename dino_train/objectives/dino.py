@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations
 
 from dino_train.machine.distributed import mean_over_processes
 from dino_train.objectives.collapse import effective_rank, entropies
-from dino_train.objectives.networks import Network, count_crops, follow, mlp, start_from, student_and_teacher
+from dino_train.objectives.networks import Network, copy_weights, count_crops, mlp, student_and_teacher, update_ema
 from dino_train.objectives.objective import Objective
 from dino_train.objectives.schedules import cosine_schedule, linear_schedule
 from dino_train.objectives.sinkhorn import sinkhorn
@@ -20,10 +20,10 @@ from dino_train.recipes import DinoConfig, DinoRecipe, settled
 
 
 class DinoHead(nn.Module):
-    """Projection head: three layers with GELU, an L2-normalised bottleneck and a weight-normalised last layer.
+    """Projection head: three layers with GELU, an L2-normalized bottleneck and a weight-normalized last layer.
 
     Takes [B, C] and returns logits [B, K]. Section 3.2 and appendix C of the paper. A `predictor` (section 5.1) is two
-    more layers before the normalisation: where the paper puts it is not said.
+    more layers before the normalization: where the paper puts it is not said.
     """
 
     def __init__(self, in_dim: int, config: DinoConfig, predictor: bool = False) -> None:
@@ -63,17 +63,17 @@ class TeacherOutput(NamedTuple):
     logits: Tensor
     """[2 * B, K]"""
     targets: Tensor
-    """[2 * B, K]: probabilities, centred (or shared out) and sharpened."""
+    """[2 * B, K]: probabilities, centerd (or shared out) and sharpened."""
 
 
 class Dino(Objective):
-    """Student, teacher and centre, and the loss between them.
+    """Student, teacher and center, and the loss between them.
 
     The student sees all crops, the teacher only the two global ones; the teacher has no gradient and follows the
     student, as a rule as its exponential moving average. The recipe must be resolved.
     """
 
-    centre: Tensor
+    center: Tensor
     student: Network
 
     def __init__(self, recipe: DinoRecipe) -> None:
@@ -83,72 +83,72 @@ class Dino(Objective):
         width = int(student.embed_dim)
         self.student = Network(student, DinoHead(width, self.config, self.config.predictor))
         self.teacher = Network(teacher, DinoHead(width, self.config))
-        start_from(self.teacher, self.student)
-        self.register_buffer("centre", torch.zeros(1, settled(self.config.out_dim)))
+        copy_weights(self.teacher, self.student)
+        self.register_buffer("center", torch.zeros(1, settled(self.config.out_dim)))
 
     def schedule(self, step: int, steps: int, steps_per_epoch: int) -> dict[str, float]:
         """Temperature of the teacher's softmax, and the EMA that moves the teacher: 0 copies the student."""
         config = self.config
         temperature = linear_schedule(
             step,
-            config.teacher_temperature_epochs * steps_per_epoch,
-            settled(config.teacher_temperature_start),
-            settled(config.teacher_temperature),
+            config.warmup_teacher_temp_epochs * steps_per_epoch,
+            settled(config.warmup_teacher_temp),
+            settled(config.teacher_temp),
         )
         ends_epoch = (step + 1) % steps_per_epoch == 0
         momentum = {
-            "momentum": cosine_schedule(step, steps, settled(config.teacher_momentum), 1.0),
+            "momentum": cosine_schedule(step, steps, settled(config.momentum_teacher), 1.0),
             "copy": 0.0,
             "previous_epoch": 0.0 if ends_epoch else 1.0,
         }[config.teacher]
-        return {"teacher_momentum": momentum, "teacher_temperature": temperature}
+        return {"momentum_teacher": momentum, "teacher_temp": temperature}
 
     def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, TeacherOutput]:
-        """Scalar loss of one batch, and what the teacher said; see `Objective`. `after_step` moves the centre."""
+        """Scalar loss of one batch, and what the teacher said; see `Objective`. `after_step` moves the center."""
         with torch.no_grad():
             tokens, logits = self.teacher(groups[:1])
-            targets = self.targets(logits, scheduled["teacher_temperature"])
+            targets = self.targets(logits, scheduled["teacher_temp"])
         _, student_logits = self.student(groups)
         views = student_logits.chunk(count_crops(groups))
-        loss = dino_loss(list(targets.chunk(2)), list(views), self.config.student_temperature)
+        loss = dino_loss(list(targets.chunk(2)), list(views), self.config.student_temp)
         return loss, TeacherOutput(tokens, logits, targets)
 
     def targets(self, logits: Tensor, temperature: float) -> Tensor:
         """Probabilities of the teacher's logits [n, K]; sinkhorn shares both views of the batch out together."""
-        if self.config.centring == "sinkhorn":
+        if self.config.centering == "sinkhorn":
             return sinkhorn(logits, temperature)
-        return functional.softmax((logits - self.centre) / temperature, dim=-1)
+        return functional.softmax((logits - self.center) / temperature, dim=-1)
 
     @torch.no_grad()
-    def update_centre(self, logits: Tensor) -> None:
+    def update_center(self, logits: Tensor) -> None:
         """Equation 4: EMA of the mean of the teacher's logits [n, K] over the batch of all processes."""
         mean = mean_over_processes(logits.mean(dim=0, keepdim=True))
-        self.centre.lerp_(mean, 1 - self.config.centre_momentum)
+        self.center.lerp_(mean, 1 - self.config.center_momentum)
 
     @torch.no_grad()
     def health(self, loss: Tensor, teacher: TeacherOutput) -> dict[str, float]:
         """What tells whether it learns, over all processes: `entropies` of the teacher's output.
 
-        `centre_norm`. `effective_rank`: of the teacher's CLS tokens, 1 to C: how many directions they fill.
+        `center_norm`. `effective_rank`: of the teacher's CLS tokens, 1 to C: how many directions they fill.
         """
         return {
             **entropies(loss, teacher.targets),
-            "centre_norm": self.centre.norm().item(),
+            "center_norm": self.center.norm().item(),
             "effective_rank": mean_over_processes(effective_rank(teacher.tokens.float())).item(),
         }
 
     def before_step(self, epochs: float) -> None:
         """Forget the gradients of the student's last layer at the start, so that it stands still."""
-        if epochs < self.config.freeze_last_layer_epochs:
+        if epochs < self.config.freeze_last_layer:
             head: Any = self.student.head
             for parameter in head.last_layer.parameters():
                 parameter.grad = None
 
     def after_step(self, said: TeacherOutput, scheduled: Mapping[str, float]) -> None:
-        """Move teacher and centre."""
-        follow(self.teacher, self.student, scheduled["teacher_momentum"])
-        if self.config.centring == "mean":
-            self.update_centre(said.logits)
+        """Move teacher and center."""
+        update_ema(self.teacher, self.student, scheduled["momentum_teacher"])
+        if self.config.centering == "mean":
+            self.update_center(said.logits)
 
 
 def dino_loss(targets: list[Tensor], student_logits: list[Tensor], temperature: float) -> Tensor:

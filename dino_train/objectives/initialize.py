@@ -15,8 +15,8 @@ from dino_train.models.dino_v1 import first_difference, fit_position_embedding, 
 from dino_train.objectives.objective import Objective
 
 
-def initialise(objective: Objective, path: Path) -> None:
-    """Start the networks of `objective` from a file: as far as it goes, backbones, heads, and centre or queue.
+def initialize(objective: Objective, path: Path) -> None:
+    """Start the networks of `objective` from a file: as far as it goes, backbones, heads, and center or queue.
 
     `path` is a checkpoint of `dino-train` (.pt) or an official DINO v1 file (.pth). A training checkpoint of the same
     method replaces all; of another method, and of a file of one backbone, the backbones are taken, one for both

@@ -8,8 +8,8 @@ from typing import Any
 
 from dino_train.objectives.byol import Byol
 from dino_train.objectives.dino import Dino
-from dino_train.objectives.distil import Distil
-from dino_train.objectives.initialize import initialise
+from dino_train.objectives.distill import Distill
+from dino_train.objectives.initialize import initialize
 from dino_train.objectives.moco import moco
 from dino_train.objectives.objective import Objective
 from dino_train.objectives.swav import Swav
@@ -20,7 +20,7 @@ OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "byol": Byol,
     "moco": moco,
     "swav": Swav,
-    "distil": Distil,
+    "distill": Distill,
 }
 
 
@@ -28,5 +28,5 @@ def build_objective(recipe: Recipe, new: bool) -> Objective:
     """The method that a resolved recipe is of; a `new` run starts from what the recipe says."""
     objective = OBJECTIVES[recipe.method](recipe)
     if new and isinstance(recipe, PretrainRecipe) and recipe.init:
-        initialise(objective, Path(recipe.init))
+        initialize(objective, Path(recipe.init))
     return objective

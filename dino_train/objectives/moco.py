@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dino_train.machine.distributed import gather_over_processes, mean_over_processes, rank_and_count
-from dino_train.objectives.collapse import effective_rank, spread
-from dino_train.objectives.networks import Network, count_crops, follow, mlp, start_from, student_and_teacher
+from dino_train.objectives.collapse import effective_rank, embedding_std
+from dino_train.objectives.networks import Network, copy_weights, count_crops, mlp, student_and_teacher, update_ema
 from dino_train.objectives.objective import Objective
 from dino_train.objectives.schedules import cosine_schedule
 from dino_train.recipes import MocoRecipe
@@ -26,7 +26,7 @@ class Found(NamedTuple):
     tokens: Tensor
     """[n, C]: the teacher's CLS tokens, of the views that it sees."""
     keys: Tensor
-    """[n, D]: what the head made of them, normalised."""
+    """[n, D]: what the head made of them, normalized."""
     found: Tensor
     """[m]: 1 where the right key is the most similar one to a query, else 0."""
 
@@ -44,7 +44,7 @@ class Moco(Objective):
         head = nn.Sequential(OrderedDict(projector=self.projector(width), **self.predictor()))
         self.student = Network(student, head)
         self.teacher = Network(teacher, nn.Sequential(OrderedDict(projector=self.projector(width))))
-        start_from(self.teacher, self.student)
+        copy_weights(self.teacher, self.student)
 
     @abstractmethod
     def projector(self, width: int) -> nn.Module:
@@ -60,14 +60,14 @@ class Moco(Objective):
         keys, 0 where they have collapsed, 1 as of random directions; `effective_rank` of the teacher's CLS tokens."""
         return {
             "loss": mean_over_processes(loss.detach()).item(),
-            "found": mean_over_processes(said.found.mean()).item(),
-            "spread": mean_over_processes(spread(said.keys)).item(),
+            "contrastive_accuracy": mean_over_processes(said.found.mean()).item(),
+            "embedding_std": mean_over_processes(embedding_std(said.keys)).item(),
             "effective_rank": mean_over_processes(effective_rank(said.tokens)).item(),
         }
 
     def after_step(self, said: Found, scheduled: Mapping[str, float]) -> None:
         """Move the teacher."""
-        follow(self.teacher, self.student, scheduled["teacher_momentum"])
+        update_ema(self.teacher, self.student, scheduled["momentum_teacher"])
 
 
 class MocoV2(Moco):
@@ -91,7 +91,7 @@ class MocoV2(Moco):
 
     def schedule(self, step: int, steps: int, steps_per_epoch: int) -> dict[str, float]:
         """The EMA that moves the teacher, which is constant."""
-        return {"teacher_momentum": self.config.momentum}
+        return {"momentum_teacher": self.config.momentum}
 
     def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, Found]:
         """Scalar loss of one batch, and what was found; see `Objective`. `after_step` moves the queue."""
@@ -131,7 +131,7 @@ class MocoV3(Moco):
 
     def schedule(self, step: int, steps: int, steps_per_epoch: int) -> dict[str, float]:
         """The EMA that moves the teacher: to 1 along a cosine."""
-        return {"teacher_momentum": cosine_schedule(step, steps, self.config.momentum, 1.0)}
+        return {"momentum_teacher": cosine_schedule(step, steps, self.config.momentum, 1.0)}
 
     def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, Found]:
         """Scalar loss of one batch, and what was found; see `Objective`."""
@@ -151,9 +151,9 @@ def moco(recipe: MocoRecipe) -> Moco:
 
 
 def queue_loss(queries: Sequence[Tensor], keys: Tensor, queue: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """InfoNCE of queries [B, D] of several crops for the keys [B, D] of the same pictures, among a queue [N, D].
+    """InfoNCE of queries [B, D] of several crops for the keys [B, D] of the same images, among a queue [N, D].
 
-    All are normalised; no gradient through keys and queue. Mean over crops and batch (He et al. 2020, equation 1); also
+    All are normalized; no gradient through keys and queue. Mean over crops and batch (He et al. 2020, equation 1); also
     which queries are nearest to their key, [crops * B] of 0 and 1.
     """
     keys, queue = keys.detach(), queue.detach()
@@ -167,7 +167,7 @@ def queue_loss(queries: Sequence[Tensor], keys: Tensor, queue: Tensor, temperatu
 def batch_loss(queries: Sequence[Tensor], keys: Sequence[Tensor], temperature: float) -> tuple[Tensor, Tensor]:
     """InfoNCE of queries [B, D] of all crops, the two global ones first, for the key [B, D] of the other global crop.
 
-    All are normalised; the keys of all processes are candidates, and have no gradient. Twice the mean over pairs of
+    All are normalized; the keys of all processes are candidates, and have no gradient. Twice the mean over pairs of
     different crops, times 2 * temperature: with two crops the loss of algorithm 1. Also which queries are nearest to
     their key, [pairs * B] of 0 and 1.
     """

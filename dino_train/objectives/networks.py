@@ -49,13 +49,13 @@ def mlp(widths: Sequence[int], batch_norm: bool = False, last_norm: bool = False
 
 def student_and_teacher(recipe: Recipe) -> tuple[VisionTransformer, VisionTransformer]:
     """The backbones of both; the teacher has no stochastic depth."""
-    size = recipe.crops.global_size
-    student = build_backbone(recipe.backbone, size, drop_path=recipe.backbone.drop_path)
+    size = recipe.crops.global_crops_size
+    student = build_backbone(recipe.backbone, size, drop_path_rate=recipe.backbone.drop_path_rate)
     return student, build_backbone(recipe.backbone, size, download=False)
 
 
 @torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+def update_ema(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Move the teacher towards the student: teacher = momentum * teacher + (1 - momentum) * student.
 
     The student may have parameters that the teacher lacks, such as a predictor's.
@@ -65,7 +65,7 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     torch._foreach_lerp_(list(ours.values()), [students[name] for name in ours], 1 - momentum)
 
 
-def start_from(teacher: nn.Module, student: nn.Module) -> None:
+def copy_weights(teacher: nn.Module, student: nn.Module) -> None:
     """Give the teacher the student's weights, and no gradient."""
     theirs = student.state_dict()
     teacher.load_state_dict({name: theirs[name] for name in teacher.state_dict()})
@@ -73,5 +73,5 @@ def start_from(teacher: nn.Module, student: nn.Module) -> None:
 
 
 def count_crops(groups: Sequence[Tensor]) -> int:
-    """Crops per picture, of groups whose first holds two."""
+    """Crops per image, of groups whose first holds two."""
     return 2 * sum(map(len, groups)) // len(groups[0])

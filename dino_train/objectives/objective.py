@@ -17,7 +17,7 @@ class Objective(nn.Module, ABC):
     """
 
     student: nn.Module
-    """What the optimiser trains. Its `backbone` is the ViT that is kept."""
+    """What the optimizer trains. Its `backbone` is the ViT that is kept."""
     compilable = True
     """Whether `torch.compile` may take the backbones of its networks, which are its children."""
 
@@ -29,12 +29,12 @@ class Objective(nn.Module, ABC):
     def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, Any]:
         """Scalar loss of a part of a batch, and what was said of it: a NamedTuple of tensors [n, ...], no gradient.
 
-        `groups` are normalised float32 crops: the two global ones of all pictures [2 * B, 3, G, G], crop by crop, then
+        `groups` are normalized float32 crops: the two global ones of all images [2 * B, 3, G, G], crop by crop, then
         the local ones [n * B, 3, L, L], if any.
         """
 
     def before_step(self, epochs: float) -> None:
-        """Change the gradients that the optimiser is about to apply, `epochs` after the start."""
+        """Change the gradients that the optimizer is about to apply, `epochs` after the start."""
 
     def after_step(self, said: Any, scheduled: Mapping[str, float]) -> None:
         """Move what no gradient moves; `said` is of the whole batch of this process."""

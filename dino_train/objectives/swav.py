@@ -20,12 +20,12 @@ from dino_train.recipes import SwavConfig, SwavRecipe
 
 
 class Assigned(NamedTuple):
-    """What was made of the two global crops of each picture of a batch, without gradient."""
+    """What was made of the two global crops of each image of a batch, without gradient."""
 
     tokens: Tensor
     """[B, 2, C]: CLS tokens."""
     embeddings: Tensor
-    """[B, 2, D]: what the head made of them, normalised."""
+    """[B, 2, D]: what the head made of them, normalized."""
     codes: Tensor
     """[B, 2, K]: shares of the prototypes, which sum to 1."""
 
@@ -49,9 +49,11 @@ class Swav(Objective):
     def __init__(self, recipe: SwavRecipe) -> None:
         super().__init__()
         self.config = config = recipe.swav
-        backbone = build_backbone(recipe.backbone, recipe.crops.global_size, drop_path=recipe.backbone.drop_path)
+        backbone = build_backbone(
+            recipe.backbone, recipe.crops.global_crops_size, drop_path_rate=recipe.backbone.drop_path_rate
+        )
         self.student = SwavNetwork(backbone, config)
-        self.normalise_prototypes()
+        self.normalize_prototypes()
         self.register_buffer("queue", torch.zeros(config.queue, 2, config.out_dim))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
         self.register_buffer("filled", torch.zeros((), dtype=torch.bool))
@@ -97,8 +99,8 @@ class Swav(Objective):
 
     @torch.no_grad()
     def after_step(self, said: Assigned, scheduled: Mapping[str, float]) -> None:
-        """Normalise the prototypes, and put the embeddings of all processes into the queue, over the oldest ones."""
-        self.normalise_prototypes()
+        """Normalize the prototypes, and put the embeddings of all processes into the queue, over the oldest ones."""
+        self.normalize_prototypes()
         if not len(self.queue):
             return
         embeddings = gather_over_processes(said.embeddings)[-len(self.queue) :]
@@ -108,7 +110,7 @@ class Swav(Objective):
         self.pointer.copy_((self.pointer + len(embeddings)) % len(self.queue))
 
     @torch.no_grad()
-    def normalise_prototypes(self) -> None:
+    def normalize_prototypes(self) -> None:
         """Give every prototype a norm of 1."""
         weight = self.student.prototypes.weight
         weight.copy_(functional.normalize(weight, dim=-1))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dino_train.recipes.byol import ByolConfig, ByolRecipe
 from dino_train.recipes.dino import DinoConfig, DinoRecipe
-from dino_train.recipes.distil import DistilConfig, DistilRecipe
+from dino_train.recipes.distill import DistillConfig, DistillRecipe
 from dino_train.recipes.moco import MocoConfig, MocoRecipe
 from dino_train.recipes.recipe import (
     BackboneConfig,
     CropsConfig,
-    OptimiserConfig,
+    OptimizerConfig,
     PretrainRecipe,
     Recipe,
     settled,
@@ -24,11 +24,11 @@ __all__ = [
     "CropsConfig",
     "DinoConfig",
     "DinoRecipe",
-    "DistilConfig",
-    "DistilRecipe",
+    "DistillConfig",
+    "DistillRecipe",
     "MocoConfig",
     "MocoRecipe",
-    "OptimiserConfig",
+    "OptimizerConfig",
     "PretrainRecipe",
     "Recipe",
     "SwavConfig",
@@ -37,6 +37,6 @@ __all__ = [
 ]
 
 RECIPES: dict[str, type[Recipe]] = {
-    recipe.method: recipe for recipe in (DinoRecipe, ByolRecipe, MocoRecipe, SwavRecipe, DistilRecipe)
+    recipe.method: recipe for recipe in (DinoRecipe, ByolRecipe, MocoRecipe, SwavRecipe, DistillRecipe)
 }
 """The recipe of each method, by the name of its section; a recipe without such a section is of the first."""

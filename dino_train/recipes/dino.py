@@ -10,48 +10,48 @@ from typing import ClassVar, Literal
 from dino_train.recipes.recipe import Auto, PretrainRecipe, settled
 
 SMALL, LARGE = 20_000, 1_280_000
-"""Numbers of pictures between which "auto" settings go from those of small data to the paper's for ImageNet."""
+"""Numbers of images between which "auto" settings go from those of small data to the paper's for ImageNet."""
 
 
 @dataclass
 class DinoConfig:
-    """Self-distillation: head, temperatures, centre and EMA teacher."""
+    """Self-distillation: head, temperatures, center and EMA teacher."""
 
     out_dim: int | Auto = 65536
-    """K, the dimensions of the head's output. Lower it for small data: "auto" goes from 1024 at 20,000 pictures to
+    """K, the dimensions of the head's output. Lower it for small data: "auto" goes from 1024 at 20,000 images to
     65536 at ImageNet's 1.28 million."""
     hidden_dim: int = 2048
     """Width of the head's two hidden layers."""
     bottleneck_dim: int = 256
-    """Width of the normalised layer before the last one."""
+    """Width of the normalized layer before the last one."""
     use_bn_in_head: bool = False
     """Batch norm in the head's hidden layers: for convolutional or very unstable students; ViTs do without."""
     norm_last_layer: bool = True
     """Keep the last layer's weights at unit norm. False trains a little better for large models, less stably."""
-    freeze_last_layer_epochs: float = 1
+    freeze_last_layer: float = 1
     """Epochs at the start in which the last layer stands still. Raise it if the loss does not fall."""
-    student_temperature: float = 0.1
+    student_temp: float = 0.1
     """Temperature of the student's softmax."""
-    teacher_temperature_start: float | Auto = 0.04
+    warmup_teacher_temp: float | Auto = 0.04
     """Temperature of the teacher's softmax at the start. Lower it if the loss stays at ln K; "auto" goes from 0.015 at
-    20,000 pictures to 0.04 at 1.28 million."""
-    teacher_temperature: float | Auto = 0.07
+    20,000 images to 0.04 at 1.28 million."""
+    teacher_temp: float | Auto = 0.07
     """Temperature of the teacher's softmax after its warm-up; "auto" is from 0.025 to 0.07 in the same way."""
-    teacher_temperature_epochs: float = 30
+    warmup_teacher_temp_epochs: float = 30
     """Epochs of that linear warm-up."""
-    centre_momentum: float = 0.9
-    """EMA of the centre that is taken from the teacher's outputs."""
-    teacher_momentum: float | Auto = 0.996
+    center_momentum: float = 0.9
+    """EMA of the center that is taken from the teacher's outputs."""
+    momentum_teacher: float | Auto = 0.996
     """EMA of the teacher at the start; rises to 1 along a cosine. Lower it for short runs, raise it (0.9995) for long
-    ones with small batches; "auto" goes from 0.99 at 20,000 pictures to 0.996 at 1.28 million."""
+    ones with small batches; "auto" goes from 0.99 at 20,000 images to 0.996 at 1.28 million."""
     teacher: Literal["momentum", "copy", "previous_epoch"] = "momentum"
     """Where the teacher's weights come from: the EMA of the student's, the student's own, or those that the student had
     when the epoch began."""
-    centring: Literal["mean", "sinkhorn", "none"] = "mean"
-    """What keeps the teacher from giving every picture the same output: a centre, the Sinkhorn-Knopp normalisation of
+    centering: Literal["mean", "sinkhorn", "none"] = "mean"
+    """What keeps the teacher from giving every image the same output: a center, the Sinkhorn-Knopp normalization of
     the batch, or nothing."""
     predictor: bool = False
-    """Give the student's head two layers more than the teacher's, before the bottleneck is normalised, as BYOL does."""
+    """Give the student's head two layers more than the teacher's, before the bottleneck is normalized, as BYOL does."""
 
 
 @dataclass
@@ -61,12 +61,10 @@ class DinoRecipe(PretrainRecipe):
     method: ClassVar[str] = "dino"
     exported: ClassVar[Literal["teacher", "student"]] = "teacher"
     when_uniform: ClassVar[str] = (
-        "lower dino.teacher_temperature_start and dino.teacher_temperature, or make crops of a picture more alike "
-        "(crops.global_scale, crops.colour); lower dino.out_dim for small data"
+        "lower dino.warmup_teacher_temp and dino.teacher_temp, or make crops of an image more alike "
+        "(crops.global_crops_scale, crops.color); lower dino.out_dim for small data"
     )
-    when_collapsed: ClassVar[str] = (
-        "raise dino.teacher_temperature_start, or lower dino.centre_momentum or optimiser.lr"
-    )
+    when_collapsed: ClassVar[str] = "raise dino.warmup_teacher_temp, or lower dino.center_momentum or optimizer.lr"
 
     dino: DinoConfig = field(default_factory=DinoConfig)
 
@@ -75,23 +73,23 @@ class DinoRecipe(PretrainRecipe):
         """ln K, nats."""
         return math.log(settled(self.dino.out_dim))
 
-    def resolve(self, pictures: int) -> tuple[DinoRecipe, dict[str, float]]:
-        """Replace every "auto" by its value for a number of pictures; also returns what was replaced, by name.
+    def resolve(self, images: int) -> tuple[DinoRecipe, dict[str, float]]:
+        """Replace every "auto" by its value for a number of images; also returns what was replaced, by name.
 
-        Between SMALL and LARGE pictures the values go along the logarithm of their number: K (a power of 2), 1 - EMA
+        Between SMALL and LARGE images the values go along the logarithm of their number: K (a power of 2), 1 - EMA
         and the temperatures geometrically. The ends are the paper's settings for ImageNet, and what was found to work
         on robot logs of some thousand frames.
         """
-        share = min(max(math.log(max(pictures, 1) / SMALL) / math.log(LARGE / SMALL), 0.0), 1.0)
+        share = min(max(math.log(max(images, 1) / SMALL) / math.log(LARGE / SMALL), 0.0), 1.0)
 
         def between(small: float, large: float) -> float:
             return float(f"{small * (large / small) ** share:.4g}")
 
         values: dict[str, float] = {
             "out_dim": 2 ** round(math.log2(between(1024, 65536))),
-            "teacher_momentum": round(1 - between(0.01, 0.004), 6),
-            "teacher_temperature_start": between(0.015, 0.04),
-            "teacher_temperature": between(0.025, 0.07),
+            "momentum_teacher": round(1 - between(0.01, 0.004), 6),
+            "warmup_teacher_temp": between(0.015, 0.04),
+            "teacher_temp": between(0.025, 0.07),
         }
         replaced = {name: value for name, value in values.items() if getattr(self.dino, name) == "auto"}
         dino = dataclasses.replace(self.dino, **replaced)  # type: ignore[arg-type]
@@ -100,4 +98,4 @@ class DinoRecipe(PretrainRecipe):
     def check(self) -> None:
         """Raise UserError, naming the field, where a value is out of its range."""
         super().check()
-        self.check_above_zero("student_temperature", "teacher_temperature_start", "teacher_temperature")
+        self.check_above_zero("student_temp", "warmup_teacher_temp", "teacher_temp")

@@ -11,11 +11,11 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from dino_ros.errors import UserError
-from dino_train.recipes import RECIPES, DistilRecipe, PretrainRecipe, Recipe
+from dino_train.recipes import RECIPES, DistillRecipe, PretrainRecipe, Recipe
 
 SHIPPED = ("config", "share/dino_ros/config")
 """Where the folders of recipes stand below the source tree, or below an installation's prefix."""
-BASES: dict[str, type[Recipe]] = {"pretrain": PretrainRecipe, "distill": DistilRecipe}
+BASES: dict[str, type[Recipe]] = {"pretrain": PretrainRecipe, "distill": DistillRecipe}
 """What the recipes of each command have in common; `config/` has a folder for each."""
 
 

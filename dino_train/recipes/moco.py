@@ -19,7 +19,7 @@ class MocoConfig:
     the student a predictor (Chen et al. 2021, algorithm 1)."""
     queue: int = 65536
     """Negatives in the queue of version 2, at least a batch. Lower it for small data: it should not hold the same
-    pictures twice."""
+    images twice."""
     temperature: float = 0.2
     """Temperature of the softmax over the similarities."""
     hidden_dim: int = 2048
@@ -39,7 +39,7 @@ class MocoRecipe(PretrainRecipe):
 
     method: ClassVar[str] = "moco"
     exported: ClassVar[Literal["teacher", "student"]] = "student"
-    when_uniform: ClassVar[str] = "make crops of a picture more alike (crops.global_scale, crops.colour)"
+    when_uniform: ClassVar[str] = "make crops of an image more alike (crops.global_crops_scale, crops.color)"
 
     moco: MocoConfig = field(default_factory=MocoConfig)
 

@@ -1,4 +1,4 @@
-"""What the recipes of all methods have: the backbone, the crops, the optimiser, and what a method's recipe answers.
+"""What the recipes of all methods have: the backbone, the crops, the optimizer, and what a method's recipe answers.
 
 Each method has a file beside this one with a section of settings and a recipe that holds it. Defaults are those of the
 paper for ViT-S/16 on ImageNet, written for a batch of any size. Each field says when to change it.
@@ -29,7 +29,7 @@ class BackboneConfig:
     """Number of blocks."""
     num_heads: int | None = None
     """Attention heads per block."""
-    drop_path: float = 0.1
+    drop_path_rate: float = 0.1
     """Stochastic depth of the student, 0 to 1. Lower it for short runs and very small models."""
     pretrained: bool = False
     """Start from timm's published weights of `name` (downloads them) instead of random ones."""
@@ -39,29 +39,29 @@ class BackboneConfig:
 class CropsConfig:
     """Multi-crop: few global crops for teacher and student, many local ones for the student alone."""
 
-    global_size: int = 224
+    global_crops_size: int = 224
     """Side of the two global crops, in pixels; a multiple of the patch size."""
-    local_size: int = 96
+    local_crops_size: int = 96
     """Side of the local crops, in pixels; a multiple of the patch size."""
-    local_crops: int = 8
+    local_crops_number: int = 8
     """Local crops per image; 0 trains on the two global crops alone."""
-    global_scale: tuple[float, float] = (0.4, 1.0)
-    """Share of the picture's area that a global crop covers. (0.25, 1) for long runs with 10 local crops."""
-    local_scale: tuple[float, float] = (0.05, 0.4)
-    """Share of the picture's area that a local crop covers."""
-    colour: float = 1.0
-    """Strength of colour jitter, greyscale and solarisation: 1 as the paper. Lower it where frames look alike and
-    colour is what tells them apart, as in the log of one robot in one place."""
+    global_crops_scale: tuple[float, float] = (0.4, 1.0)
+    """Share of the image's area that a global crop covers. (0.25, 1) for long runs with 10 local crops."""
+    local_crops_scale: tuple[float, float] = (0.05, 0.4)
+    """Share of the image's area that a local crop covers."""
+    color: float = 1.0
+    """Strength of color jitter, grayscale and solarization: 1 as the paper. Lower it where frames look alike and
+    color is what tells them apart, as in the log of one robot in one place."""
 
     def __post_init__(self) -> None:
-        for name in ("global_scale", "local_scale"):
+        for name in ("global_crops_scale", "local_crops_scale"):
             low, high = getattr(self, name)  # YAML and JSON know lists alone
             setattr(self, name, (low, high))
 
 
 @dataclass
-class OptimiserConfig:
-    """The optimiser and its schedules."""
+class OptimizerConfig:
+    """The optimizer and its schedules."""
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"
     """AdamW for ViTs; SGD or LARS (both with momentum 0.9) for comparisons with convolutional recipes."""
@@ -89,16 +89,16 @@ class Recipe:
     """Which of its networks is exported and evaluated."""
     when_uniform: ClassVar[str] = ""
     """What to do where the loss stays at that of chance, for a method with such a loss."""
-    when_collapsed: ClassVar[str] = "lower optimiser.lr or optimiser.weight_decay_end"
-    """What to do where all pictures look alike to it."""
+    when_collapsed: ClassVar[str] = "lower optimizer.lr or optimizer.weight_decay_end"
+    """What to do where all images look alike to it."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     crops: CropsConfig = field(default_factory=CropsConfig)
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     epochs: float = 100
     """Passes over the data; parts of one count too."""
     batch_size: int = 64
-    """Pictures per step, over all processes together."""
+    """Images per step, over all processes together."""
     seed: int = 0
     """Seed of everything that is random."""
 
@@ -107,8 +107,8 @@ class Recipe:
         """The loss of a run that says nothing, such as ln K nats of a cross-entropy; None where there is no such."""
         return None
 
-    def resolve(self, pictures: int) -> tuple[Recipe, dict[str, float]]:
-        """Replace every "auto" by its value for a number of pictures; also returns what was replaced, by name."""
+    def resolve(self, images: int) -> tuple[Recipe, dict[str, float]]:
+        """Replace every "auto" by its value for a number of images; also returns what was replaced, by name."""
         return self, {}
 
     def check(self) -> None:
@@ -117,7 +117,7 @@ class Recipe:
             raise UserError(f"epochs is {self.epochs}: it must be above 0.")
         if self.batch_size < 1:
             raise UserError(f"batch_size is {self.batch_size}: it must be at least 1.")
-        for name in ("global_scale", "local_scale"):
+        for name in ("global_crops_scale", "local_crops_scale"):
             low, high = getattr(self.crops, name)
             if not 0 < low <= high <= 1:
                 raise UserError(
@@ -137,7 +137,7 @@ class PretrainRecipe(Recipe):
     """What the recipes of all self-supervised methods have."""
 
     init: str | None = None
-    """File to start from: an official DINO v1 backbone, an official training checkpoint (with head and centre), or a
+    """File to start from: an official DINO v1 backbone, an official training checkpoint (with head and center), or a
     checkpoint of `dino-train`; of another method's, the backbone is taken."""
 
 

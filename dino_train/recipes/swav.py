@@ -14,7 +14,7 @@ class SwavConfig:
     """SwAV: one view's assignment to prototypes is predicted from another view (Caron et al. 2020, section 3)."""
 
     prototypes: int = 3000
-    """Number of prototypes. Lower it for small data: a few hundred for some thousand pictures."""
+    """Number of prototypes. Lower it for small data: a few hundred for some thousand images."""
     hidden_dim: int = 2048
     """Width of the head's hidden layer."""
     out_dim: int = 128
@@ -27,7 +27,7 @@ class SwavConfig:
     iterations: int = 3
     """Rounds of Sinkhorn-Knopp."""
     queue: int = 3840
-    """Past pictures that are assigned together with the batch; 0 for none. For batches much smaller than the number of
+    """Past images that are assigned together with the batch; 0 for none. For batches much smaller than the number of
     prototypes, which could not be shared out otherwise."""
     queue_from_epochs: float = 15
     """Epochs after which the queue is used: before, its entries change too fast."""

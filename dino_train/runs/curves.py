@@ -1,4 +1,4 @@
-"""Line charts as inline SVG whose colours are those of the page around it, in its light and its dark form."""
+"""Line charts as inline SVG whose colors are those of the page around it, in its light and its dark form."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ svg.chart { width: 100%; height: auto; display: block; font: 12px system-ui, san
     f".chart text.c{n} {{ fill: var(--c{n}); }}"
     for n in range(3)
 )
-"""Style sheet of the charts; the page defines --quiet and --rule (greys) and --c0 to --c2 (lines)."""
+"""Style sheet of the charts; the page defines --quiet and --rule (grays) and --c0 to --c2 (lines)."""
 
 
 class Series(NamedTuple):
@@ -102,7 +102,7 @@ def line_chart(
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[Point]:
-    """At most about POINTS points, each for as many neighbours; not finite where one of these is not."""
+    """At most about POINTS points, each for as many neighbors; not finite where one of these is not."""
     each = math.ceil(len(points) / POINTS)
     groups = [points[start : start + each] for start in range(0, len(points), each or 1)]
     return [

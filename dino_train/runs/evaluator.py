@@ -1,4 +1,4 @@
-"""Evaluations beside a training run, in a process of their own: k-NN, attention pictures, and the report.
+"""Evaluations beside a training run, in a process of their own: k-NN, attention images, and the report.
 
 `python -m dino_train.runs.evaluator RUN --data PATH...` evaluates every `epoch_*.pt` in the run's folder as it
 appears, once, and ends when the run is finished, or the process that started it is gone, and all are evaluated.
@@ -32,7 +32,7 @@ from dino_train.evaluation.classification.class_folder import ClassFolder, open_
 from dino_train.evaluation.classification.knn import knn_on_folder
 from dino_train.evaluation.pictures.attention_pictures import (
     FRAMES,
-    Picture,
+    Image,
     attend,
     attention_sheet,
     fit,
@@ -57,7 +57,7 @@ THUMBNAIL = (272, 272)
 """Height and width, in pixels, that a frame's attention is kept in for the report."""
 
 
-def start_beside(run: Path, data: DataConfig, evaluation: EvaluationConfig, device: str) -> subprocess.Popen[bytes]:
+def start_evaluator(run: Path, data: DataConfig, evaluation: EvaluationConfig, device: str) -> subprocess.Popen[bytes]:
     """Start the process for the run in folder `run`, on the device "cpu" or "cuda"; its messages go to a file there.
 
     It is of a session of its own, so that Ctrl-C does not reach it: when the caller is gone it still evaluates the
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", required=True, help="what is trained on")
     parser.add_argument("--topic", nargs="+", default=[], help="image topics of bags")
     parser.add_argument("--knn", help="folder with train/<class>/ and val/<class>/")
-    parser.add_argument("--frames", nargs="+", default=[], help=f"pictures to draw (default: {FRAMES} of the data)")
+    parser.add_argument("--frames", nargs="+", default=[], help=f"images to draw (default: {FRAMES} of the data)")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--parent", type=int, default=os.getppid(), help="process to end with")
     options = parser.parse_args()
@@ -98,20 +98,18 @@ def main() -> None:
     torch.set_num_threads(max((os.cpu_count() or 1) // 4, 1))
     cv2.setNumThreads(1)
 
-    def load_frames() -> list[Picture]:
+    def load_frames() -> list[Image]:
         if options.frames:
             return fixed_frames(options.frames, count=max(FRAMES, len(options.frames)))
         return fixed_frames(options.data, options.topic)
 
     with alone(options.run):
         frames = attempt("The frames to draw cannot be read", load_frames) or []
-        labelled = attempt("k-NN is left out", lambda: open_class_folder(Path(options.knn))) if options.knn else None
-        follow(options.run, frames, labelled, torch.device(options.device), options.parent)
+        labeled = attempt("k-NN is left out", lambda: open_class_folder(Path(options.knn))) if options.knn else None
+        follow(options.run, frames, labeled, torch.device(options.device), options.parent)
 
 
-def follow(
-    run: Path, frames: Sequence[Picture], labelled: ClassFolder | None, device: torch.device, parent: int
-) -> None:
+def follow(run: Path, frames: Sequence[Image], labeled: ClassFolder | None, device: torch.device, parent: int) -> None:
     """Evaluate the run's checkpoints as they appear and keep its report fresh, until the run has ended."""
     failed: set[str] = set()
     with fresh_report(run) as report:
@@ -122,7 +120,7 @@ def follow(
             waiting = [path for path in run.glob(CHECKPOINTS) if path.name not in known]
             if waiting:
                 checkpoint = min(waiting, key=lambda path: float(path.stem.removeprefix("epoch_")))
-                if not evaluate_checkpoint(run, checkpoint, frames, labelled, device):
+                if not evaluate_checkpoint(run, checkpoint, frames, labeled, device):
                     failed.add(checkpoint.name)
                 report()
             elif ended:
@@ -132,11 +130,11 @@ def follow(
 
 
 def evaluate_checkpoint(
-    run: Path, path: Path, frames: Sequence[Picture], labelled: ClassFolder | None, device: torch.device
+    run: Path, path: Path, frames: Sequence[Image], labeled: ClassFolder | None, device: torch.device
 ) -> Line | None:
     """Evaluate one checkpoint, its teacher or its distilled student, and note the result in the run's folder.
 
-    Draws the attention in `frames` into `attention/`, runs k-NN on `labelled` where that is given, puts a line into
+    Draws the attention in `frames` into `attention/`, runs k-NN on `labeled` where that is given, puts a line into
     `evaluations.jsonl` and makes `best.pt` the checkpoint of highest k-NN. Returns the line. What fails is logged and
     left out of it; None, and no line, if the checkpoint cannot be read.
     """
@@ -158,12 +156,12 @@ def evaluate_checkpoint(
         sheet = attempt(f"The attention of {path.name} is not drawn", lambda: draw(run, path.stem, vit, frames))
         if sheet:
             line["attention"] = sheet
-    if labelled:
-        size = checkpoint.recipe.crops.global_size
-        accuracies = attempt(f"k-NN of {path.name} failed", lambda: knn_on_folder(vit, labelled, size))
+    if labeled:
+        size = checkpoint.recipe.crops.global_crops_size
+        accuracies = attempt(f"k-NN of {path.name} failed", lambda: knn_on_folder(vit, labeled, size))
         if accuracies:
             line["knn"] = {str(k): accuracy for k, accuracy in accuracies.items()}
-            line["knn_pictures"] = len(labelled.val.files)
+            line["knn_images"] = len(labeled.val.files)
     lines = [other for other in read_evaluations(run) if other["checkpoint"] != path.name]
     lines = sorted([*lines, line], key=lambda other: other["step"])
     write_text(run / EVALUATIONS_NAME, "".join(json.dumps(other) + "\n" for other in lines))
@@ -172,16 +170,16 @@ def evaluate_checkpoint(
     return line
 
 
-def draw(run: Path, name: str, vit: VisionTransformer, frames: Sequence[Picture]) -> str:
+def draw(run: Path, name: str, vit: VisionTransformer, frames: Sequence[Image]) -> str:
     """Draw a checkpoint's attention and return the sheet's path in the run's folder.
 
-    Writes `attention/<name>.png`, the sheet, and small pictures for the report: `attention/frame_<n>.jpg`, the frames,
+    Writes `attention/<name>.png`, the sheet, and small images for the report: `attention/frame_<n>.jpg`, the frames,
     and `attention/<name>/frame_<n>.jpg`, the attention in them. The sheet comes last: where it is, all are.
     """
     folder = run / "attention"
     attended = [attend(vit, frame) for frame in frames]
     for number, one in enumerate(attended):
-        write_picture(folder / f"frame_{number:02d}.jpg", fit(one.picture, THUMBNAIL))
+        write_picture(folder / f"frame_{number:02d}.jpg", fit(one.image, THUMBNAIL))
         write_picture(folder / name / f"frame_{number:02d}.jpg", fit(one.drawn(), THUMBNAIL))
     sheet = folder / f"{name}.png"
     write_picture(sheet, attention_sheet(attended))

@@ -23,7 +23,7 @@ Line = dict[str, Any]
 
 One of the evaluations also has `checkpoint`, a file's name, and `seconds`, how long the run had taken by then; and,
 where these succeeded, `attention`, the path of the sheet in the run's folder, and `knn`, accuracies of 0 to 1 by k (as
-text), with `knn_pictures`, how many were tested.
+text), with `knn_images`, how many were tested.
 """
 
 

@@ -14,13 +14,13 @@ RECENT = 10
 """Lines of the log that count as now."""
 UNIFORM = 0.98
 """Share of ln K from which an entropy is that of an output that says nothing."""
-COLLAPSED_SPREAD = 0.1
-"""Spread of projections, 1 as of random ones, below which they are the same for all pictures."""
+COLLAPSED_EMBEDDING_STD = 0.1
+"""Spread of projections, 1 as of random ones, below which they are the same for all images."""
 TOLD_APART = 0.1
-"""Nats by which the entropy of the teacher's mean output is above that of one output where it tells pictures apart."""
+"""Nats by which the entropy of the teacher's mean output is above that of one output where it tells images apart."""
 
 
-def verdict(run: RunFolder) -> str:
+def health_summary(run: RunFolder) -> str:
     """A paragraph about the run, made from its numbers: is it learning, and how good is it against its start?"""
     return " ".join(sentence for sentence in (learning(run), knn(run)) if sentence) or "There are no numbers yet."
 
@@ -40,12 +40,12 @@ def learning(run: RunFolder) -> str:
     text += f"; that of chance is {chance:.2f}." if chance else "."
     if chance and loss > UNIFORM * chance:
         text += f" Nothing is learnt; where that stays so{remedy(run, 'when_uniform')}."
-    if (found := recent(run.log, "found")) is not None:
+    if (found := recent(run.log, "contrastive_accuracy")) is not None:
         text += f" {percent(found)} of the queries find their key."
-    if (value := recent(run.log, "spread")) is not None:
+    if (value := recent(run.log, "embedding_std")) is not None:
         text += f" The spread of the projections is {value:.2f} (1 as of random ones)"
         collapsed = f": the run has collapsed{remedy(run, 'when_collapsed')}."
-        text += collapsed if value < COLLAPSED_SPREAD else ", so they tell pictures apart."
+        text += collapsed if value < COLLAPSED_EMBEDDING_STD else ", so they tell images apart."
     cosine, divergence = recent(run.log, "cosine"), recent(run.log, "attention_kl")
     if cosine is not None and divergence is not None:
         text += (
@@ -68,10 +68,10 @@ def entropies(run: RunFolder) -> str:
         return f"{text}. Nothing is learnt; where that stays so{remedy(run, 'when_uniform')}."
     if mean - one < TOLD_APART:
         return (
-            f"The teacher says the same of every picture: {numbers}. Nothing is learnt; where that stays so, the run "
+            f"The teacher says the same of every image: {numbers}. Nothing is learnt; where that stays so, the run "
             f"has collapsed{remedy(run, 'when_collapsed')}."
         )
-    text = f"The teacher tells pictures apart: {numbers}"
+    text = f"The teacher tells images apart: {numbers}"
     text += f" (at most ln K = {top:.1f})." if math.isfinite(top) else "."
     if kl is not None:
         text += f" The student is {kl:.2f} nats (KL) away from it."
@@ -90,30 +90,30 @@ def knn(run: RunFolder) -> str:
     if best is None:
         return ""
     newest, start = scored[-1], scored[0] if scored[0]["step"] == 0 else None
-    now, pictures = knn_score(newest) or 0.0, newest["knn_pictures"]
-    text = f"k-NN on {pictures:,} labelled pictures finds {percent(now)}"
+    now, images = knn_score(newest) or 0.0, newest["knn_images"]
+    text = f"k-NN on {images:,} labeled images finds {percent(now)}"
     if newest is start:
         return f"{text} for the {run.start_name}, where the run begins."
     text += f" at epoch {newest['epoch']:g}"
     if start is not None:
         before = knn_score(start) or 0.0
-        text += f", {percent(before)} for the {run.start_name}: {compared(now, before, pictures)}"
+        text += f", {percent(before)} for the {run.start_name}: {compared(now, before, images)}"
     if best is not newest and best is not start:
         text += f"; the best was {percent(knn_score(best) or 0.0)} at epoch {best['epoch']:g}"
     return text + "."
 
 
-def compared(now: float, before: float, pictures: int) -> str:
+def compared(now: float, before: float, images: int) -> str:
     """Whether an accuracy differs from that of the start by more than two standard errors of the difference."""
-    error = math.hypot(standard_error(now, pictures), standard_error(before, pictures))
+    error = math.hypot(standard_error(now, images), standard_error(before, images))
     if abs(now - before) <= 2 * error:
-        return "no difference that so few pictures can show"
+        return "no difference that so few images can show"
     return "better than its start" if now > before else "worse than its start"
 
 
-def standard_error(accuracy: float, pictures: int) -> float:
-    """Of an accuracy of 0 to 1 on so many pictures (binomial)."""
-    return math.sqrt(accuracy * (1 - accuracy) / pictures)
+def standard_error(accuracy: float, images: int) -> float:
+    """Of an accuracy of 0 to 1 on so many images (binomial)."""
+    return math.sqrt(accuracy * (1 - accuracy) / images)
 
 
 def recent(log: list[Line], field: str) -> float | None:
@@ -141,8 +141,8 @@ def percent(share: float) -> str:
 class HealthMonitor:
     """Tells, once each, when a run goes wrong in one of the ways it is known to.
 
-    The two collapses (Caron et al. 2021, section 5.3): the output is uniform for every picture, which is seen from the
-    loss, or it is the same for every picture, which is seen from the entropy of the output and of its mean, or from the
+    The two collapses (Caron et al. 2021, section 5.3): the output is uniform for every image, which is seen from the
+    loss, or it is the same for every image, which is seen from the entropy of the output and of its mean, or from the
     spread of projections. `window` log lines must agree before anything is said.
     """
 
@@ -164,19 +164,19 @@ class HealthMonitor:
             )
         elif chance and max(map(told_apart, self.recent)) < 0.02 * chance:
             warning = (
-                f"The teacher gives every picture the same output (entropy {metrics['teacher_entropy']:.2f}, of its "
+                f"The teacher gives every image the same output (entropy {metrics['teacher_entropy']:.2f}, of its "
                 f"mean {metrics['marginal_entropy']:.2f} of at most {chance:.2f}): it has collapsed. To try: "
                 f"{self.recipe.when_collapsed}."
             )
-        elif max(line.get("spread", 1.0) for line in self.recent) < COLLAPSED_SPREAD:
+        elif max(line.get("embedding_std", 1.0) for line in self.recent) < COLLAPSED_EMBEDDING_STD:
             warning = (
-                f"The projections of all pictures are the same (spread {metrics['spread']:.2f}, 1 as of random ones): "
+                f"The projections of all images are the same (spread {metrics['embedding_std']:.2f}, 1 as of random ones): "
                 f"they have collapsed. To try: {self.recipe.when_collapsed}."
             )
         elif max(line["effective_rank"] for line in self.recent) < 2:
             warning = (
                 f"The embeddings fill {metrics['effective_rank']:.1f} directions: they have collapsed. To try: lower "
-                "optimiser.lr or optimiser.weight_decay_end."
+                "optimizer.lr or optimizer.weight_decay_end."
             )
         else:
             return None
@@ -188,7 +188,7 @@ class HealthMonitor:
 
 
 def told_apart(line: Mapping[str, float]) -> float:
-    """Nats by which the entropy of the teacher's mean output is above that of one output: it tells pictures apart.
+    """Nats by which the entropy of the teacher's mean output is above that of one output: it tells images apart.
 
     Infinite for a method that logs neither.
     """

@@ -20,16 +20,16 @@ LINE = {
     "loss": "loss {:.2f}",
     "teacher_entropy": " = entropy {:.2f}",
     "kl": " + KL {:.2f}",
-    "found": ", found {:.0%}",
-    "spread": ", spread {:.2f}",
+    "contrastive_accuracy": ", found {:.0%}",
+    "embedding_std": ", spread {:.2f}",
     "cosine": ", cosine of patches {:.3f}",
     "cls_cosine": ", of CLS {:.3f}",
     "attention_kl": ", KL of attention {:.3f}",
     "lr": ", lr {:.1e}",
-    "teacher_temperature": ", temperature {:.3f}",
-    "teacher_momentum": ", EMA {:.4f}",
+    "teacher_temp": ", temperature {:.3f}",
+    "momentum_teacher": ", EMA {:.4f}",
     "gradient_norm": ", gradient {:.2f}",
-    "pictures_per_second": ", {:.0f} pictures/s",
+    "images_per_second": ", {:.0f} images/s",
 }
 """What is shown of a line of the log, where it has it, and how."""
 

@@ -20,7 +20,7 @@ from dino_train.runs.folder import (
     read_run,
     read_text,
 )
-from dino_train.runs.health import percent, verdict
+from dino_train.runs.health import health_summary, percent
 from dino_train.runs.log import LOG_NAME
 
 REPORT_NAME = "report.html"
@@ -34,15 +34,15 @@ CHARTS: tuple[tuple[str, dict[str, str]], ...] = (
         {"marginal_entropy": "mean output", "teacher_entropy": "one output", "kl": "KL to student"},
     ),
     ("Effective rank of the embeddings", {"effective_rank": ""}),
-    ("Spread of the projections, 1 as random ones", {"spread": ""}),
-    ("Share of queries that find their key", {"found": ""}),
-    ("Norm of the centre", {"centre_norm": ""}),
+    ("Spread of the projections, 1 as random ones", {"embedding_std": ""}),
+    ("Share of queries that find their key", {"contrastive_accuracy": ""}),
+    ("Norm of the center", {"center_norm": ""}),
     ("Learning rate", {"lr": ""}),
     ("Weight decay", {"weight_decay": ""}),
-    ("Momentum of the teacher (EMA)", {"teacher_momentum": ""}),
-    ("Temperature of the teacher", {"teacher_temperature": ""}),
+    ("Momentum of the teacher (EMA)", {"momentum_teacher": ""}),
+    ("Temperature of the teacher", {"teacher_temp": ""}),
     ("Norm of the gradient", {"gradient_norm": ""}),
-    ("Pictures per second", {"pictures_per_second": ""}),
+    ("Pictures per second", {"images_per_second": ""}),
     ("Memory at its peak, GB", {"memory_gb": ""}),
 )
 """Titles, and what is drawn of the log under which name; everything else that is logged gets a chart of its own."""
@@ -63,7 +63,7 @@ h2 { font-size: 1.1rem; margin: 2em 0 .6em; }
 figure { margin: 0; }
 h3 { font-size: .85rem; font-weight: 600; margin: 0 0 .3em; }
 .quiet { color: var(--quiet); margin: 0 0 1em; }
-.verdict { max-width: 46em; }
+.health { max-width: 46em; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 360px), 1fr)); gap: 22px 28px; }
 .scroll { overflow: auto; max-height: 26em; }
 .wide { overflow-x: auto; }
@@ -102,7 +102,7 @@ def write_report(path: Path) -> Path:
 <body>
 <h1>{name}</h1>
 <p class="quiet">{escape(state(run))}</p>
-<p class="verdict">{escape(verdict(run))}</p>
+<p class="health">{escape(health_summary(run))}</p>
 {section("Curves", charts(run))}
 {section("Evaluations", evaluations(run))}
 {section("Against the teacher", comparison(run))}
@@ -172,12 +172,12 @@ def evaluations(run: RunFolder) -> str:
 
 def knn_table(run: RunFolder, scored: Sequence[Line]) -> str:
     """One row of accuracies for each evaluated checkpoint."""
-    neighbours = sorted({k for line in scored for k in line["knn"]}, key=int)
+    neighbors = sorted({k for line in scored for k in line["knn"]}, key=int)
     best = best_evaluation(run.evaluations)
-    rows = ["<tr><th>checkpoint</th>" + "".join(f"<th>k = {escape(k)}</th>" for k in neighbours) + "</tr>"]
+    rows = ["<tr><th>checkpoint</th>" + "".join(f"<th>k = {escape(k)}</th>" for k in neighbors) + "</tr>"]
     for line in scored:
         name = run.start_name if line["step"] == 0 else f"epoch {line['epoch']:g}"
-        cells = "".join(f"<td>{percent(line['knn'][k]) if k in line['knn'] else ''}</td>" for k in neighbours)
+        cells = "".join(f"<td>{percent(line['knn'][k]) if k in line['knn'] else ''}</td>" for k in neighbors)
         rows.append(f"<tr><td>{escape(name)}{' (best)' if line is best else ''}</td>{cells}</tr>")
     return f"<table>{''.join(rows)}</table>"
 

@@ -1,4 +1,4 @@
-"""Optimisers by name, what they decay, and the clipping of gradients."""
+"""Optimizers by name, what they decay, and the clipping of gradients."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from timm.optim import Lars
 from torch import Tensor, nn
 
-from dino_train.recipes import OptimiserConfig
+from dino_train.recipes import OptimizerConfig
 
 
-def build_optimiser(config: OptimiserConfig, student: nn.Module) -> torch.optim.Optimizer:
-    """Optimiser over a student's parameters; the training loop sets learning rate and weight decay at every step.
+def build_optimizer(config: OptimizerConfig, student: nn.Module) -> torch.optim.Optimizer:
+    """Optimizer over a student's parameters; the training loop sets learning rate and weight decay at every step.
 
     SGD and LARS have a momentum of 0.9, and LARS a trust coefficient of 0.001 that biases and norms go without, as in
     the reference (main_dino.py and utils.py).
@@ -21,8 +21,8 @@ def build_optimiser(config: OptimiserConfig, student: nn.Module) -> torch.optim.
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
     if config.name == "lars":
-        optimiser: torch.optim.Optimizer = Lars(groups, lr=0.0, momentum=0.9, trust_coeff=0.001)
-        return optimiser
+        optimizer: torch.optim.Optimizer = Lars(groups, lr=0.0, momentum=0.9, trust_coeff=0.001)
+        return optimizer
     return torch.optim.AdamW(groups, lr=0.0, fused=True)
 
 

@@ -20,25 +20,25 @@ from dino_ros.errors import UserError
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.data.frames import open_frames
 from dino_train.data.loader import CropBatch, EpochSampler, crop_loader, finish_crops, split
-from dino_train.data.multicrop import normalise
+from dino_train.data.multicrop import normalize
 from dino_train.data.selection import SelectionParameters
 from dino_train.evaluation.classification.class_folder import open_class_folder
 from dino_train.machine.distributed import Processes, join, main_first, mean_over_processes
-from dino_train.machine.precision import choose_precision, peak_memory, skip_synchronisation
+from dino_train.machine.precision import choose_precision, peak_memory, skip_synchronization
 from dino_train.models.backbones import mean_and_std, patch_size
 from dino_train.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dino_train.objectives.methods import build_objective
 from dino_train.objectives.objective import Objective
 from dino_train.objectives.schedules import cosine_schedule, warmup_cosine_schedule
 from dino_train.recipes import Recipe
-from dino_train.runs.evaluator import start_beside
+from dino_train.runs.evaluator import start_evaluator
 from dino_train.runs.folder import EVALUATIONS_NAME
 from dino_train.runs.health import HealthMonitor
 from dino_train.runs.log import FINISHED_NAME, LAST_NAME, RunLog, describe_run, epoch_name
 from dino_train.runs.progress import progress_bar
 from dino_train.runs.report import write_report
 from dino_train.training.fit_to_machine import fit_to_machine
-from dino_train.training.optimizers import build_optimiser, clip_each_gradient
+from dino_train.training.optimizers import build_optimizer, clip_each_gradient
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +69,15 @@ def pretrain(
     with join(machine.device) as processes:
         check_batch_size(recipe, machine, processes)
         with main_first(processes):  # it makes the index of a bag that the others then find
-            frames = open_frames(data.paths, data.topics, data.weights, SelectionParameters(data.distance))
+            frames = open_frames(
+                data.paths, data.topics, data.weights, SelectionParameters(data.near_duplicate_threshold)
+            )
         recipe, chosen = recipe.resolve(len(frames))
         if chosen and processes.main:
             values = ", ".join(f"{name} = {value}" for name, value in chosen.items())
-            log.info("for %d pictures: %s", len(frames), values)
+            log.info("for %d images: %s", len(frames), values)
 
-        # ---- objective, optimiser --------------------------------------------------------------------------------
+        # ---- objective, optimizer --------------------------------------------------------------------------------
         torch.manual_seed(recipe.seed)
         objective = build_objective(recipe, resume is None)
         vit: Any = objective.student.backbone
@@ -85,14 +87,14 @@ def pretrain(
         model: nn.Module = objective
         if processes.count > 1:
             model = DistributedDataParallel(objective, broadcast_buffers=False)
-        optimiser = build_optimiser(recipe.optimiser, objective.student)
+        optimizer = build_optimizer(recipe.optimizer, objective.student)
         precision = choose_precision(machine, processes.device)
         scaler = torch.GradScaler(processes.device.type, enabled=precision == torch.float16)
         first_step, seconds_before = 0, 0.0
         if resume is not None:
             check_same_data(resume, len(frames))
             objective.restore(resume.objective)
-            optimiser.load_state_dict(resume.optimiser)
+            optimizer.load_state_dict(resume.optimizer)
             scaler.load_state_dict(resume.scaler)
             first_step, seconds_before = resume.step, resume.seconds
 
@@ -116,11 +118,11 @@ def pretrain(
                 data=data.absolute(),
                 machine=machine,
                 evaluation=evaluation.absolute(),
-                pictures=len(frames),
+                images=len(frames),
                 step=step,
                 steps_per_epoch=steps_per_epoch,
                 objective=objective.kept(),
-                optimiser=optimiser.state_dict(),
+                optimizer=optimizer.state_dict(),
                 scaler=scaler.state_dict(),
                 seconds=seconds_before + time.monotonic() - started,
             )
@@ -136,11 +138,11 @@ def pretrain(
                 run_log = stack.enter_context(RunLog(out, first_step))
                 if kept and not first_step:
                     checkpoint(0, epoch_name(0))
-                if kept and evaluation.beside:
-                    stack.enter_context(evaluations_beside(out, data, evaluation, processes.device))
+                if kept and evaluation.while_training:
+                    stack.enter_context(evaluator_of(out, data, evaluation, processes.device))
                 chance = recipe.chance_loss
                 log.info(
-                    "%d pictures from %s; %g epochs of %d steps on %s in %s%s",
+                    "%d images from %s; %g epochs of %d steps on %s in %s%s",
                     len(frames), frames.name, recipe.epochs, steps_per_epoch, processes.device,
                     str(precision).removeprefix("torch."),
                     f"; a loss of {chance:.2f} is that of chance" if chance else "",
@@ -154,15 +156,15 @@ def pretrain(
             # ---- the loop ----------------------------------------------------------------------------------------
             for step, batch in enumerate(loader, start=first_step):
                 torch.manual_seed(step_seed(recipe.seed, step, processes.rank))
-                schedule(optimiser, recipe, step, steps, steps_per_epoch)
+                schedule(optimizer, recipe, step, steps, steps_per_epoch)
                 scheduled = objective.schedule(step, steps, steps_per_epoch)
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 parts = list(split(batch, machine.accumulate))
                 losses, outputs = [], []
                 for number, part in enumerate(parts):
-                    groups = [normalise(crops, mean, std) for crops in finish_crops(part, processes.device)]
+                    groups = [normalize(crops, mean, std) for crops in finish_crops(part, processes.device)]
                     more = number + 1 < len(parts)
-                    with skip_synchronisation(model, more):
+                    with skip_synchronization(model, more):
                         with torch.autocast(processes.device.type, precision, enabled=precision != torch.float32):
                             loss, output = model(groups, scheduled)
                         scaler.scale(loss / len(parts)).backward()
@@ -170,8 +172,8 @@ def pretrain(
                     outputs.append(output)
                 said = type(outputs[0])(*(torch.cat(tensors) for tensors in zip(*outputs, strict=True)))
                 loss = mean_over_processes(torch.stack(losses).mean())
-                scaler.unscale_(optimiser)
-                gradient_norm = clip_each_gradient(objective.student, recipe.optimiser.clip_grad)
+                scaler.unscale_(optimizer)
+                gradient_norm = clip_each_gradient(objective.student, recipe.optimizer.clip_grad)
                 # In fp16 a gradient overflows now and then: the scaler leaves that step out by itself.
                 if not torch.isfinite(loss if scaler.is_enabled() else loss + gradient_norm):
                     checkpoint(step, LAST_NAME)
@@ -180,10 +182,10 @@ def pretrain(
                         f"The loss of step {step} is {loss.item()}, the norm of its gradient {gradient_norm.item()}; "
                         f"the step was not applied. {out / NON_FINITE_NAME} holds its crops and gradients: start anew "
                         f"with --init {out / LAST_NAME} and a lower "
-                        "--optimiser.lr or --optimiser.clip_grad, or --machine.precision fp32."
+                        "--optimizer.lr or --optimizer.clip_grad, or --machine.precision fp32."
                     )
                 objective.before_step(step / steps_per_epoch)
-                scaler.step(optimiser)
+                scaler.step(optimizer)
                 scaler.update()
 
                 done = step + 1
@@ -193,11 +195,11 @@ def pretrain(
                         "step": done,
                         "epoch": done / steps_per_epoch,
                         **objective.health(loss, said),
-                        "lr": optimiser.param_groups[0]["lr"],
-                        "weight_decay": optimiser.param_groups[0]["weight_decay"],
+                        "lr": optimizer.param_groups[0]["lr"],
+                        "weight_decay": optimizer.param_groups[0]["weight_decay"],
                         **scheduled,
                         "gradient_norm": gradient_norm.item(),
-                        "pictures_per_second": recipe.batch_size * (done - logged_step) / (now - logged_at),
+                        "images_per_second": recipe.batch_size * (done - logged_step) / (now - logged_at),
                         "memory_gb": peak_memory(processes.device) / 1e9,
                         "elapsed_seconds": seconds_before + now - started,
                     }
@@ -218,8 +220,8 @@ def pretrain(
                 (out / FINISHED_NAME).touch()
                 if not kept:  # else the process that evaluates writes it
                     write_report(out)
-                elif not evaluation.beside:
-                    start_beside(out, data, evaluation, processes.device.type).wait()
+                elif not evaluation.while_training:
+                    start_evaluator(out, data, evaluation, processes.device.type).wait()
     return out / LAST_NAME
 
 
@@ -242,22 +244,20 @@ def kept_steps(evaluation: EvaluationConfig, steps: int, steps_per_epoch: int) -
     return {min(round(number * every), steps) for number in range(1, math.ceil(steps / every) + 1)}
 
 
-def schedule(optimiser: torch.optim.Optimizer, recipe: Recipe, step: int, steps: int, steps_per_epoch: int) -> None:
-    """Set the optimiser's learning rate and weight decay for a step."""
-    config = recipe.optimiser
+def schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps: int, steps_per_epoch: int) -> None:
+    """Set the optimizer's learning rate and weight decay for a step."""
+    config = recipe.optimizer
     peak = config.lr * recipe.batch_size / 256
     lr = warmup_cosine_schedule(step, steps, config.warmup_epochs * steps_per_epoch, peak, config.min_lr)
     weight_decay = cosine_schedule(step, steps, config.weight_decay, config.weight_decay_end)
-    for group, decay in zip(optimiser.param_groups, (weight_decay, 0.0), strict=True):
+    for group, decay in zip(optimizer.param_groups, (weight_decay, 0.0), strict=True):
         group["lr"], group["weight_decay"] = lr, decay
 
 
 @contextlib.contextmanager
-def evaluations_beside(
-    run: Path, data: DataConfig, evaluation: EvaluationConfig, device: torch.device
-) -> Iterator[None]:
+def evaluator_of(run: Path, data: DataConfig, evaluation: EvaluationConfig, device: torch.device) -> Iterator[None]:
     """Run the process that evaluates kept checkpoints; waits for its last evaluation, unless the run breaks off."""
-    process = start_beside(run, data, evaluation, device.type)
+    process = start_evaluator(run, data, evaluation, device.type)
     try:
         yield
     except BaseException:
@@ -306,7 +306,10 @@ def check_evaluation(evaluation: EvaluationConfig) -> None:
 
 def check_crop_sizes(recipe: Recipe, patch: int) -> None:
     """Raise UserError where a crop is not a whole number of patches."""
-    for name, size in (("global_size", recipe.crops.global_size), ("local_size", recipe.crops.local_size)):
+    for name, size in (
+        ("global_crops_size", recipe.crops.global_crops_size),
+        ("local_crops_size", recipe.crops.local_crops_size),
+    ):
         if size < patch or size % patch:
             raise UserError(
                 f"crops.{name} is {size}, which is not a multiple of the patch size {patch}: "
@@ -314,11 +317,11 @@ def check_crop_sizes(recipe: Recipe, patch: int) -> None:
             )
 
 
-def check_same_data(resume: Checkpoint, pictures: int) -> None:
+def check_same_data(resume: Checkpoint, images: int) -> None:
     """Raise UserError where the data has changed since the checkpoint."""
-    if resume.pictures != pictures:
+    if resume.images != images:
         raise UserError(
-            f"The data now has {pictures} pictures, the checkpoint was made with {resume.pictures}: "
+            f"The data now has {images} images, the checkpoint was made with {resume.images}: "
             "put back what changed, or start a new run."
         )
 
@@ -328,7 +331,7 @@ def save_non_finite(
 ) -> None:
     """Keep what a loss that is not finite was computed from; each process writes its own part."""
     gradients = {name: p.grad.norm() for name, p in objective.student.named_parameters() if p.grad is not None}
-    facts = {"step": step, "loss": loss, "pictures": batch.pictures, "crops": batch.crops, "gradient_norms": gradients}
+    facts = {"step": step, "loss": loss, "pictures": batch.images, "crops": batch.crops, "gradient_norms": gradients}
     name = path.name if processes.main else f"{path.stem}_{processes.rank}{path.suffix}"
     temporary = path.with_name(f"{name}.tmp")
     torch.save(facts, temporary)

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 from dino_train.commands.evaluate import copies, jaccard, knn, linear, masks, pictures, probe, retrieval, video
 
 EVALUATIONS: dict[str, tuple[ModuleType, str]] = {
-    "knn": (knn, "classes by nearest neighbours of the embedding"),
+    "knn": (knn, "classes by nearest neighbors of the embedding"),
     "linear": (linear, "classes by a linear classifier of frozen features, the paper's protocol"),
     "retrieval": (retrieval, "places by the embedding"),
     "copies": (copies, "distorted copies by embedding and patch features, the paper's protocol"),

@@ -1,4 +1,4 @@
-"""`dino-train evaluate copies`: distorted copies of pictures found by embedding and patch features."""
+"""`dino-train evaluate copies`: distorted copies of images found by embedding and patch features."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dino_train.commands.evaluate.ranking_options import add_ranking_arguments, 
 def parser() -> ArgumentParser:
     """Options of `dino-train evaluate copies`."""
     parser = ArgumentParser(
-        description="Copy detection, the paper's protocol for Copydays: rank a database of pictures by the cosine of "
+        description="Copy detection, the paper's protocol for Copydays: rank a database of images by the cosine of "
         "CLS token and GeM-pooled patch tokens, whitened."
     )
     add_encoder_arguments(parser, size="320x320")
@@ -21,7 +21,7 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--whitening",
         type=Path | None,
-        help="folder of other pictures that whitening is learnt on, more of them than a descriptor has values "
+        help="folder of other images that whitening is learnt on, more of them than a descriptor has values "
         "(twice the embedding's); left out: no whitening",
     )
     return parser

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def add_encoder_arguments(
     parser: ArgumentParser, size: str | None = None, out: str = "JSON file for the scores"
 ) -> None:
-    """Add them; `size` is the default of `--size`, None for each picture's own, and `out` says what `--out` is."""
+    """Add them; `size` is the default of `--size`, None for each image's own, and `out` says what `--out` is."""
     parser.add_argument(
         "encoders",
         nargs="+",
@@ -28,8 +28,8 @@ def add_encoder_arguments(
         "--size",
         type=str | None,
         default=size,
-        help="HxW that pictures are resized to; student files have their own "
-        f"(default: {size or 'of each picture, to the patch'})",
+        help="HxW that images are resized to; student files have their own "
+        f"(default: {size or 'of each image, to the patch'})",
     )
     parser.add_argument(
         "--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="auto is the GPU where there is one"

@@ -1,4 +1,4 @@
-"""`dino-train evaluate knn`: weighted nearest neighbours of the embedding, on a folder of classes."""
+"""`dino-train evaluate knn`: weighted nearest neighbors of the embedding, on a folder of classes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, 
 def parser() -> ArgumentParser:
     """Options of `dino-train evaluate knn`."""
     parser = ArgumentParser(
-        description="Classify the pictures of val/ by their nearest neighbours in train/: the paper's k-NN, weighted "
+        description="Classify the images of val/ by their nearest neighbors in train/: the paper's k-NN, weighted "
         "by exp(cosine / 0.07). Needs no training, so it tells what the embedding itself is worth."
     )
     add_encoder_arguments(parser, size="224x224")
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/ and val/<class>/ pictures")
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/ and val/<class>/ images")
     return parser
 
 
@@ -31,4 +31,4 @@ def run(options: Namespace) -> None:
     for name, encoder in open_named_encoders(options).items():
         accuracies = knn_of(encoder, folder)
         rows.append({"encoder": name, **{f"k = {k}": accuracy for k, accuracy in accuracies.items()}})
-    show(f"k-NN on {options.data.name}: {len(folder.val.files)} pictures", rows, options.out)
+    show(f"k-NN on {options.data.name}: {len(folder.val.files)} images", rows, options.out)

@@ -14,14 +14,14 @@ from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, 
 def parser() -> ArgumentParser:
     """Options of `dino-train evaluate linear`."""
     parser = ArgumentParser(
-        description="Classify the pictures of val/ by a linear classifier of frozen features, trained on train/: the "
+        description="Classify the images of val/ by a linear classifier of frozen features, trained on train/: the "
         "paper's linear evaluation. The best learning rate is chosen on val/. Of student files and at sizes that are "
-        "not square, the features are the embedding of whole pictures and of their mirror images."
+        "not square, the features are the embedding of whole images and of their mirror images."
     )
     add_encoder_arguments(parser, size="224x224")
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/ and val/<class>/ pictures")
-    parser.add_argument("--epochs", type=PositiveInt, default=100, help="times that all training pictures are seen")
-    parser.add_argument("--batch", type=PositiveInt, default=128, help="pictures in a step")
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/ and val/<class>/ images")
+    parser.add_argument("--epochs", type=PositiveInt, default=100, help="times that all training images are seen")
+    parser.add_argument("--batch", type=PositiveInt, default=128, help="images in a step")
     parser.add_argument(
         "--lr",
         nargs="+",
@@ -32,7 +32,7 @@ def parser() -> ArgumentParser:
         "--augmentation",
         type=Literal["crops", "flips"],
         default="crops",
-        help="crops are random, new in each epoch (the paper); flips are centre crops and their mirror images, whose "
+        help="crops are random, new in each epoch (the paper); flips are center crops and their mirror images, whose "
         "features are made once, so that epochs take seconds",
     )
     parser.add_argument(
@@ -69,4 +69,4 @@ def run(options: Namespace) -> None:
             }
             for rate, accuracy in scores.accuracies.items()
         ]
-    show(f"Linear classification on {options.data.name}: {len(folder.val.files)} pictures", rows, options.out)
+    show(f"Linear classification on {options.data.name}: {len(folder.val.files)} images", rows, options.out)

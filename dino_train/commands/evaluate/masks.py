@@ -1,4 +1,4 @@
-"""`dino-train evaluate masks`: every way to make masks, on pictures and videos with ground truth."""
+"""`dino-train evaluate masks`: every way to make masks, on images and videos with ground truth."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def parser() -> ArgumentParser:
         type=Path,
         nargs="+",
         required=True,
-        help="bags, folders as VOC, as DAVIS or with images/ beside instances/ or masks/, or a folder of pictures",
+        help="bags, folders as VOC, as DAVIS or with images/ beside instances/ or masks/, or a folder of images",
     )
-    parser.add_argument("--masks", type=str | None, help="of a bag the topic of masks, of pictures the folder of PNGs")
+    parser.add_argument("--masks", type=str | None, help="of a bag the topic of masks, of images the folder of PNGs")
     parser.add_argument("--topic", type=str | None, help="image topic of a bag")
     return parser
 
@@ -34,7 +34,7 @@ def run(options: Namespace) -> None:
     from dino_ros.images.sources import is_bag
     from dino_ros.masks.parameters import MaskParameters
     from dino_train.evaluation.scores import Scores, show
-    from dino_train.evaluation.segmentation.masks import labelled_sequences, mask_scores, methods_of, truth_scores
+    from dino_train.evaluation.segmentation.masks import labeled_sequences, mask_scores, methods_of, truth_scores
 
     rows: list[Scores] = []
 
@@ -45,13 +45,13 @@ def run(options: Namespace) -> None:
     for data in options.data:
         named = options.masks and (is_bag(data) or Path(options.masks).is_dir())
         masks = options.masks if named else None  # a topic says nothing of folders that are scored beside the bag
-        add(data, "", "ground truth", truth_scores(labelled_sequences(data, masks, options.topic)))
+        add(data, "", "ground truth", truth_scores(labeled_sequences(data, masks, options.topic)))
         for name, encoder in encoders.items():
             variants = {}
             for method in methods_of(encoder):
                 variants[method] = MaskParameters(method)
                 variants[f"{method}, plain"] = MaskParameters(method, refine=False, steady=0.0)
-            sequences = labelled_sequences(data, masks, options.topic)
+            sequences = labeled_sequences(data, masks, options.topic)
             for method, found in zip(variants, mask_scores(encoder, sequences, list(variants.values())), strict=True):
                 add(data, name, method, found)
     show("Masks", rows, options.out)

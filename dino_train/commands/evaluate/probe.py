@@ -19,7 +19,7 @@ def parser() -> ArgumentParser:
     """Options of `dino-train evaluate probe`."""
     parser = ArgumentParser(
         description="Predict the numbers of another topic of the bag from the frozen embedding and from the patch "
-        "tokens averaged over 4 x 4 parts of the picture, by ridge and by k-NN regression, beside the principal "
+        "tokens averaged over 4 x 4 parts of the image, by ridge and by k-NN regression, beside the principal "
         "components of the pixels. They learn from the first 70 % of the recording's time and are asked about the last "
         "25 %. R2 is 1 where all is predicted and 0 where the mean would do as well; MAE is the mean absolute error in "
         "the topic's units. Take a recording in which the scene changes many times: the end of a short one holds too "

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 def add_ranking_arguments(parser: ArgumentParser) -> None:
     """Add `--data` and `--truth`."""
-    parser.add_argument("--data", type=Path, required=True, help="folder with the pictures of queries and database")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the images of queries and database")
     parser.add_argument(
         "--truth",
         type=Path,
         required=True,
         help='JSON file: {"query.jpg": {"positives": ["a.jpg"], "ignored": ["b.jpg"]}}, names relative to the folder; '
-        "the database is every picture that is no query or is a positive",
+        "the database is every image that is no query or is a positive",
     )
 
 
@@ -36,5 +36,5 @@ def show_rankings(title: str, truth: GroundTruth, scores: Mapping[str, RankingSc
         }
         for name, found in scores.items()
     ]
-    size = f"{len(truth.queries)} queries in {len(truth.database)} pictures"
+    size = f"{len(truth.queries)} queries in {len(truth.database)} images"
     show(f"{title} on {options.data.name}: {size}", rows, options.out)

@@ -1,4 +1,4 @@
-"""`dino-train evaluate retrieval`: pictures of the same place found by their embedding."""
+"""`dino-train evaluate retrieval`: images of the same place found by their embedding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dino_train.commands.evaluate.ranking_options import add_ranking_arguments, 
 def parser() -> ArgumentParser:
     """Options of `dino-train evaluate retrieval`."""
     parser = ArgumentParser(
-        description="Place recognition: rank a database of pictures by the cosine of their embedding and each query's. "
+        description="Place recognition: rank a database of images by the cosine of their embedding and each query's. "
         "mAP by the protocol of the revisited Oxford and Paris; recall at k is the share of queries with a positive "
         "among the first k."
     )

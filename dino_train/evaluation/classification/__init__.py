@@ -1,1 +1,1 @@
-"""Scores on folders of labelled classes: k-NN and linear classification."""
+"""Scores on folders of labeled classes: k-NN and linear classification."""

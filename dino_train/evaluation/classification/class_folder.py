@@ -1,4 +1,4 @@
-"""A folder of labelled pictures, as ImageNet is laid out: `train/<class>/*.jpg` and `val/<class>/*.jpg`."""
+"""A folder of labeled images, as ImageNet is laid out: `train/<class>/*.jpg` and `val/<class>/*.jpg`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from dino_ros.errors import UserError
-from dino_train.data.images import decode, picture_files
-from dino_train.data.multicrop import normalise
+from dino_train.data.images import decode, image_files
+from dino_train.data.multicrop import normalize
 from dino_train.models.backbones import mean_and_std
 
 BATCH = 64
-"""Pictures that go through the network together."""
+"""Images that go through the network together."""
 
 
 @dataclass(frozen=True)
-class LabelledFiles:
-    """Picture files, and the class of each as a number from 0."""
+class LabeledFiles:
+    """Image files, and the class of each as a number from 0."""
 
     files: list[Path]
     labels: list[int]
@@ -30,67 +30,67 @@ class LabelledFiles:
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """Training and validation pictures of the same classes."""
+    """Training and validation images of the same classes."""
 
     classes: list[str]
     """Names, in alphabetical order: the labels count through them."""
-    train: LabelledFiles
-    val: LabelledFiles
+    train: LabeledFiles
+    val: LabeledFiles
 
 
 def open_class_folder(folder: Path) -> ClassFolder:
-    """List the pictures of `folder/train/<class>/` and `folder/val/<class>/`; none is read yet.
+    """List the images of `folder/train/<class>/` and `folder/val/<class>/`; none is read yet.
 
-    Raises UserError if either folder is missing or holds no picture in a class, or if `val` has a class that `train`
+    Raises UserError if either folder is missing or holds no image in a class, or if `val` has a class that `train`
     has not.
     """
     for part in (folder, folder / "train", folder / "val"):
         if not part.is_dir():
-            raise UserError(f"{part} is not a folder: labelled pictures lie in train/<class>/ and val/<class>/.")
+            raise UserError(f"{part} is not a folder: labeled images lie in train/<class>/ and val/<class>/.")
     classes = _classes(folder / "train")
     unknown = sorted(set(_classes(folder / "val")) - set(classes))
     if unknown:
         raise UserError(
             f"{folder / 'val'} has {len(unknown)} classes that are not in train, such as {unknown[0]!r}: "
-            "a picture can only be recognised as of a class that is in both."
+            "an image can only be recognized as of a class that is in both."
         )
-    return ClassFolder(classes, _labelled(folder / "train", classes), _labelled(folder / "val", classes))
+    return ClassFolder(classes, _labeled(folder / "train", classes), _labeled(folder / "val", classes))
 
 
 def _classes(part: Path) -> list[str]:
-    """Names of the folders in `part` that hold a picture."""
-    classes = sorted(folder.name for folder in part.iterdir() if folder.is_dir() and picture_files(folder))
+    """Names of the folders in `part` that hold an image."""
+    classes = sorted(folder.name for folder in part.iterdir() if folder.is_dir() and image_files(folder))
     if not classes:
-        raise UserError(f"{part} holds no folder with pictures: it needs one for each class.")
+        raise UserError(f"{part} holds no folder with images: it needs one for each class.")
     return classes
 
 
-def _labelled(part: Path, classes: Sequence[str]) -> LabelledFiles:
-    pairs = [(file, label) for label, name in enumerate(classes) for file in picture_files(part / name)]
-    return LabelledFiles([file for file, _ in pairs], [label for _, label in pairs])
+def _labeled(part: Path, classes: Sequence[str]) -> LabeledFiles:
+    pairs = [(file, label) for label, name in enumerate(classes) for file in image_files(part / name)]
+    return LabeledFiles([file for file, _ in pairs], [label for _, label in pairs])
 
 
 @torch.inference_mode()
 def embed_files(vit: VisionTransformer, files: Sequence[Path], size: int) -> Tensor:
-    """Embeddings [N, C] float32, on the ViT's device, of the centre crops of N picture files; in evaluation mode.
+    """Embeddings [N, C] float32, on the ViT's device, of the center crops of N image files; in evaluation mode.
 
-    Raises UserError for a file that is no picture.
+    Raises UserError for a file that is no image.
     """
     device = next(vit.parameters()).device
     vit.eval()
     mean, std = mean_and_std(vit)
     embeddings = []
     for start in range(0, len(files), BATCH):
-        crops = [centre_crop(file, size) for file in files[start : start + BATCH]]
-        embeddings.append(vit(normalise(torch.stack(crops).to(device), mean, std)).float())
+        crops = [center_crop(file, size) for file in files[start : start + BATCH]]
+        embeddings.append(vit(normalize(torch.stack(crops).to(device), mean, std)).float())
     return torch.cat(embeddings)
 
 
-def centre_crop(file: Path, size: int) -> Tensor:
-    """Read a picture and crop its centre: uint8 [3, size, size], RGB.
+def center_crop(file: Path, size: int) -> Tensor:
+    """Read an image and crop its center: uint8 [3, size, size], RGB.
 
     The short side is first resized to size * 256 / 224, bicubic with antialiasing: the paper's protocol, for any size.
-    Raises UserError if the file is no picture.
+    Raises UserError if the file is no image.
     """
     rgb = torch.from_numpy(decode(file.read_bytes(), str(file))).permute(2, 0, 1)
     height, width = rgb.shape[1:]

@@ -14,9 +14,9 @@ from timm.models import VisionTransformer
 from torch import Tensor
 
 from dino_ros.errors import UserError
-from dino_train.data.multicrop import normalise
-from dino_train.evaluation.classification.class_folder import BATCH, centre_crop
-from dino_train.evaluation.encoders import Encoder, perceive_all, read_pictures
+from dino_train.data.multicrop import normalize
+from dino_train.evaluation.classification.class_folder import BATCH, center_crop
+from dino_train.evaluation.encoders import Encoder, perceive_all, read_images
 from dino_train.models.backbones import mean_and_std
 
 BASE_WIDTH = 768
@@ -25,12 +25,12 @@ PATCHES = ", mean of patches"
 
 
 class FrozenFeatures(Protocol):
-    """Makes features of picture files; nothing in it is trained."""
+    """Makes features of image files; nothing in it is trained."""
 
     def of_files(self, files: Sequence[Path], mirrored: bool = False) -> Tensor:
         """Features [N, C] float32 of N files, on the encoder's device; `mirrored`: left and right changed over.
 
-        Raises UserError for a file that is no picture.
+        Raises UserError for a file that is no image.
         """
 
 
@@ -59,7 +59,7 @@ class CropFeatures:
     @torch.no_grad()
     def __call__(self, crops: Tensor) -> Tensor:
         """Features [B, C * (blocks + patches)] of crops, uint8 [B, 3, side, side], RGB, on any device."""
-        images = normalise(crops.to(next(self.vit.parameters()).device), *mean_and_std(self.vit))
+        images = normalize(crops.to(next(self.vit.parameters()).device), *mean_and_std(self.vit))
         layers = self.vit.forward_intermediates(
             images,
             indices=self.blocks,
@@ -74,15 +74,15 @@ class CropFeatures:
         return torch.cat(parts, dim=1).float()
 
     def of_files(self, files: Sequence[Path], mirrored: bool = False) -> Tensor:
-        """See `FrozenFeatures`: of centre crops."""
+        """See `FrozenFeatures`: of center crops."""
         batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
-        crops = (torch.stack([centre_crop(file, self.side) for file in batch]) for batch in batches)
+        crops = (torch.stack([center_crop(file, self.side) for file in batch]) for batch in batches)
         shown = track(crops, "features", len(batches), console=Console(stderr=True), transient=True)
         return torch.cat([self(batch.flip(-1) if mirrored else batch) for batch in shown])
 
 
 class WholeFeatures:
-    """Features of whole pictures by any encoder: its embedding, and the mean of its patch features.
+    """Features of whole images by any encoder: its embedding, and the mean of its patch features.
 
     `patches` None: as the paper, from the width of ViT-B on.
     """
@@ -98,8 +98,8 @@ class WholeFeatures:
 
     def of_files(self, files: Sequence[Path], mirrored: bool = False) -> Tensor:
         """See `FrozenFeatures`."""
-        pictures = (np.ascontiguousarray(p[:, ::-1]) if mirrored else p for p in read_pictures(files))
-        seen = perceive_all(self.encoder, pictures, ("embedding", "features"))
+        images = (np.ascontiguousarray(p[:, ::-1]) if mirrored else p for p in read_images(files))
+        seen = perceive_all(self.encoder, images, ("embedding", "features"))
         features = []
         for one in track(seen, "features", len(files), console=Console(stderr=True), transient=True):
             assert one.embedding is not None  # both were asked for

@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification of frozen embeddings (Caron et al. 2021, section 3.3; Wu et al. 2018)."""
+"""Weighted k-nearest-neighbor classification of frozen embeddings (Caron et al. 2021, section 3.3; Wu et al. 2018)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from dino_ros.errors import UserError
 from dino_train.evaluation.classification.class_folder import ClassFolder, embed_files
-from dino_train.evaluation.encoders import Encoder, TorchEncoder, embed_pictures
+from dino_train.evaluation.encoders import Encoder, TorchEncoder, embed_images
 
 CHUNK = 1024
-"""Test pictures compared at a time, to bound memory."""
-NEIGHBOURS = (10, 20, 100, 200)
+"""Test images compared at a time, to bound memory."""
+NEIGHBORS = (10, 20, 100, 200)
 """The k that the paper tries; it finds 20 the best throughout."""
 
 
@@ -25,25 +25,25 @@ def knn_accuracies(
     train_labels: Tensor,
     test: Tensor,
     test_labels: Tensor,
-    neighbours: Sequence[int],
+    neighbors: Sequence[int],
     temperature: float = 0.07,
 ) -> dict[int, float]:
-    """Share of test pictures, 0 to 1, whose label wins the vote of the k nearest training pictures, for several k.
+    """Share of test images, 0 to 1, whose label wins the vote of the k nearest training images, for several k.
 
-    `train` [N, C] and `test` [M, C] are embeddings (normalised here), labels are int64 [N] and [M] from 0. Each of the
-    k neighbours of highest cosine similarity s votes with weight exp(s / temperature). The similarities are computed
+    `train` [N, C] and `test` [M, C] are embeddings (normalized here), labels are int64 [N] and [M] from 0. Each of the
+    k neighbors of highest cosine similarity s votes with weight exp(s / temperature). The similarities are computed
     once for all k; a k above N counts all N. Raises UserError when either side is empty.
     """
     if not len(train) or not len(test):
-        raise UserError("k-NN needs at least one training and one test picture.")
+        raise UserError("k-NN needs at least one training and one test image.")
     train = functional.normalize(train.float(), dim=-1)
     classes = int(max(train_labels.max(), test_labels.max())) + 1
-    correct = dict.fromkeys(neighbours, 0)
+    correct = dict.fromkeys(neighbors, 0)
     for chunk, labels in zip(test.split(CHUNK), test_labels.split(CHUNK), strict=True):
         similarity = functional.normalize(chunk.float(), dim=-1) @ train.T
-        nearest, indices = similarity.topk(min(max(neighbours), len(train)), dim=-1)  # the most similar first
+        nearest, indices = similarity.topk(min(max(neighbors), len(train)), dim=-1)  # the most similar first
         weights, voted = (nearest / temperature).exp(), train_labels[indices]
-        for k in neighbours:
+        for k in neighbors:
             votes = torch.zeros(len(chunk), classes, device=chunk.device)
             votes.scatter_add_(1, voted[:, :k], weights[:, :k])
             correct[k] += int((votes.argmax(dim=-1) == labels).sum())
@@ -56,27 +56,27 @@ def knn_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels:
 
 
 def knn_on_folder(vit: VisionTransformer, folder: ClassFolder, size: int) -> dict[int, float]:
-    """k-NN accuracies, 0 to 1, by k, of the embeddings of a folder's centre crops of `size` pixels.
+    """k-NN accuracies, 0 to 1, by k, of the embeddings of a folder's center crops of `size` pixels.
 
-    The k of NEIGHBOURS that the training pictures suffice for, or all of these where they are fewer than the smallest.
-    Raises UserError for a file that is no picture.
+    The k of NEIGHBORS that the training images suffice for, or all of these where they are fewer than the smallest.
+    Raises UserError for a file that is no image.
     """
     return _accuracies(folder, lambda files: embed_files(vit, files, size))
 
 
 def knn_of(encoder: Encoder, folder: ClassFolder) -> dict[int, float]:
-    """`knn_on_folder` of a ViT in torch whose size is square; of anything else whole pictures, as a robot sees them."""
+    """`knn_on_folder` of a ViT in torch whose size is square; of anything else whole images, as a robot sees them."""
     if isinstance(encoder, TorchEncoder) and encoder.crop_side:
         return knn_on_folder(encoder.vit, folder, encoder.crop_side)
-    return _accuracies(folder, lambda files: torch.from_numpy(embed_pictures(encoder, files)))
+    return _accuracies(folder, lambda files: torch.from_numpy(embed_images(encoder, files)))
 
 
 def _accuracies(folder: ClassFolder, embed: Callable[[Sequence[Path]], Tensor]) -> dict[int, float]:
     train, val = (embed(part.files) for part in (folder.train, folder.val))
     train_labels, val_labels = (torch.tensor(part.labels, device=train.device) for part in (folder.train, folder.val))
-    return knn_accuracies(train, train_labels, val, val_labels, neighbours_for(len(train)))
+    return knn_accuracies(train, train_labels, val, val_labels, neighbors_for(len(train)))
 
 
-def neighbours_for(pictures: int) -> list[int]:
-    """The k of NEIGHBOURS that so many training pictures suffice for, or all of these where they are fewer."""
-    return [k for k in NEIGHBOURS if k <= pictures] or [pictures]
+def neighbors_for(images: int) -> list[int]:
+    """The k of NEIGHBORS that so many training images suffice for, or all of these where they are fewer."""
+    return [k for k in NEIGHBORS if k <= images] or [images]

@@ -20,12 +20,12 @@ from torch.nn import functional
 from torchvision.transforms.v2.functional import resized_crop
 
 from dino_train.data.multicrop import draw_box
-from dino_train.evaluation.classification.class_folder import ClassFolder, LabelledFiles
+from dino_train.evaluation.classification.class_folder import ClassFolder, LabeledFiles
 from dino_train.evaluation.classification.frozen_features import CropFeatures, FrozenFeatures, WholeFeatures
-from dino_train.evaluation.encoders import Encoder, TorchEncoder, read_pictures
+from dino_train.evaluation.encoders import Encoder, TorchEncoder, read_images
 
 SEED = 0
-"""Of the classifiers' first weights, of the order of the pictures and of their crops."""
+"""Of the classifiers' first weights, of the order of the images and of their crops."""
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 MOMENTUM = 0.9
 
@@ -42,7 +42,7 @@ class LinearSettings:
     rates: Sequence[float] = RATES
     """Learning rates at the start, for a batch of 256: they are scaled by the batch and fall to 0 along a cosine."""
     augmentation: Literal["crops", "flips"] = "crops"
-    """Of the training pictures: a new random crop each epoch, or the centre crop and its mirror image, each seen by
+    """Of the training images: a new random crop each epoch, or the center crop and its mirror image, each seen by
     the encoder once."""
     blocks: int | None = None
     """See CropFeatures."""
@@ -52,7 +52,7 @@ class LinearSettings:
 
 @dataclass(frozen=True)
 class LinearAccuracy:
-    """Shares of test pictures, 0 to 1, whose class is the likeliest, or among the five likeliest."""
+    """Shares of test images, 0 to 1, whose class is the likeliest, or among the five likeliest."""
 
     top1: float
     top5: float
@@ -68,7 +68,7 @@ class LinearScores:
 
     @property
     def best(self) -> float:
-        """The learning rate of the highest top-1, which the test pictures chose."""
+        """The learning rate of the highest top-1, which the test images chose."""
         return max(self.accuracies, key=lambda rate: self.accuracies[rate].top1)
 
 
@@ -76,15 +76,15 @@ def linear_of(encoder: Encoder, folder: ClassFolder, settings: LinearSettings) -
     """Train classifiers on `train`, score them on `val`.
 
     The paper's features and crops need a ViT in torch whose size is square. Anything else shows its embedding of whole
-    pictures, as a robot runs it, and is trained on them and on their mirror images. Raises UserError for a file that is
-    no picture, and for more blocks than a ViT has.
+    images, as a robot runs it, and is trained on them and on their mirror images. Raises UserError for a file that is
+    no image, and for more blocks than a ViT has.
     """
     features: FrozenFeatures
     if isinstance(encoder, TorchEncoder) and encoder.crop_side:
         features = CropFeatures(encoder.vit, encoder.crop_side, settings.blocks, settings.patches)
-        trained_on = "random crops" if settings.augmentation == "crops" else "centre crops, mirrored"
+        trained_on = "random crops" if settings.augmentation == "crops" else "center crops, mirrored"
     else:
-        features, trained_on = WholeFeatures(encoder, settings.patches), "whole pictures, mirrored"
+        features, trained_on = WholeFeatures(encoder, settings.patches), "whole images, mirrored"
     test = features.of_files(folder.val.files)
     batches: Batches
     if isinstance(features, CropFeatures) and settings.augmentation == "crops":
@@ -115,20 +115,20 @@ def train_heads(batches: Batches, heads: list[nn.Linear], settings: LinearSettin
 
     SGD with momentum, without weight decay; a rate changes after each epoch.
     """
-    optimiser = torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         [
             {"params": head.parameters(), "lr": rate * settings.batch / 256}
             for head, rate in zip(heads, settings.rates, strict=True)
         ],
         momentum=MOMENTUM,
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
     for _ in track(range(settings.epochs), "epochs", console=Console(stderr=True), transient=True):
         for features, labels in batches:
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             # The sum's gradients are each classifier's own.
             torch.stack([functional.cross_entropy(head(features), labels) for head in heads]).sum().backward()
-            optimiser.step()
+            optimizer.step()
         schedule.step()
     return heads
 
@@ -141,7 +141,7 @@ def accuracy(scores: Tensor, labels: Tensor) -> LinearAccuracy:
 
 
 class StoredBatches:
-    """Shuffled batches of stored features [versions, N, C], a picture's version drawn anew each time."""
+    """Shuffled batches of stored features [versions, N, C], an image's version drawn anew each time."""
 
     def __init__(self, features: Tensor, labels: Tensor, batch: int) -> None:
         self.features = features
@@ -150,9 +150,9 @@ class StoredBatches:
         self.generator = torch.Generator().manual_seed(SEED)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        versions, pictures = self.features.shape[:2]
-        order = torch.randperm(pictures, generator=self.generator)
-        version = torch.randint(versions, (pictures,), generator=self.generator)
+        versions, images = self.features.shape[:2]
+        order = torch.randperm(images, generator=self.generator)
+        version = torch.randint(versions, (images,), generator=self.generator)
         for chosen in order.split(self.batch):
             yield self.features[version[chosen], chosen], self.labels[chosen]
 
@@ -160,7 +160,7 @@ class StoredBatches:
 class RandomCropBatches:
     """Shuffled batches of features of random crops, cut anew each time and mirrored half the time, as on ImageNet."""
 
-    def __init__(self, features: CropFeatures, part: LabelledFiles, batch: int) -> None:
+    def __init__(self, features: CropFeatures, part: LabeledFiles, batch: int) -> None:
         self.features = features
         self.part = part
         self.batch = batch
@@ -179,10 +179,10 @@ class RandomCropBatches:
                 yield features, torch.tensor([self.part.labels[i] for i in chunk], device=features.device)
 
     def crop(self, index: int) -> Tensor:
-        """This epoch's crop of a picture, uint8 [3, side, side]: 8 to 100 % of its area, 3:4 to 4:3 in shape."""
+        """This epoch's crop of an image, uint8 [3, side, side]: 8 to 100 % of its area, 3:4 to 4:3 in shape."""
         rng = np.random.default_rng([SEED, self.epoch, index])
-        (picture,) = read_pictures([self.part.files[index]])
-        box = draw_box(rng, picture.shape[0], picture.shape[1], (0.08, 1.0))
+        (image,) = read_images([self.part.files[index]])
+        box = draw_box(rng, image.shape[0], image.shape[1], (0.08, 1.0))
         size = [self.features.side, self.features.side]
-        crop: Tensor = resized_crop(torch.from_numpy(picture).permute(2, 0, 1), *box, size, antialias=True)
+        crop: Tensor = resized_crop(torch.from_numpy(image).permute(2, 0, 1), *box, size, antialias=True)
         return crop.flip(-1) if rng.random() < 0.5 else crop

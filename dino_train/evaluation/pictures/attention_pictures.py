@@ -19,7 +19,7 @@ from dino_train.data.frames import open_frames
 from dino_train.evaluation.encoders import TorchEncoder
 from dino_train.models.backbones import patch_size
 
-Picture = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 """RGB [H, W, 3]."""
 
 FRAMES = 6
@@ -31,27 +31,27 @@ LARGEST = 4
 TILE, GAP = (240, 320), 6
 """Height and width of a sheet's large tiles, and what is between them, in pixels."""
 GROUND = 24
-"""Grey value behind the tiles."""
+"""Gray value behind the tiles."""
 
 
 @dataclass(frozen=True)
 class Attended:
     """A picture, as large as the ViT saw it, and where the ViT's CLS token looked."""
 
-    picture: Picture
+    image: Image
     attention: NDArray[np.float32]
     """[heads, h, w]: softmaxed attention to the patches."""
 
-    def drawn(self) -> Picture:
+    def drawn(self) -> Image:
         """The picture with the heads' mean as heat and the outline of the mask that keeps 60 % of it."""
         mask = attention_mask(self.attention, keep=0.6)
         mean = self.attention.mean(axis=0)
         # Only what is above the average: early on attention differs little, and its heat could not be seen.
         above = np.clip(mean - mean.mean(), 0, None)
-        return overlay(self.picture, upsample_mask(mask, *self.picture.shape[:2]), above[None])
+        return overlay(self.image, upsample_mask(mask, *self.image.shape[:2]), above[None])
 
 
-def fixed_frames(paths: Sequence[str], topics: Sequence[str] = (), count: int = FRAMES) -> list[Picture]:
+def fixed_frames(paths: Sequence[str], topics: Sequence[str] = (), count: int = FRAMES) -> list[Image]:
     """`count` pictures (or all, where there are fewer) at even distances through the data, each time the same.
 
     Raises UserError for data that cannot be read.
@@ -61,7 +61,7 @@ def fixed_frames(paths: Sequence[str], topics: Sequence[str] = (), count: int = 
     return [frames[(2 * number + 1) * len(frames) // (2 * count)] for number in range(count)]
 
 
-def attend(vit: VisionTransformer, picture: Picture) -> Attended:
+def attend(vit: VisionTransformer, picture: Image) -> Attended:
     """Run the ViT, in evaluation mode and on its device, over the whole picture.
 
     The picture keeps its aspect ratio, to the patch; its long side becomes at least the ViT's own size, the global crop
@@ -78,12 +78,12 @@ def attend(vit: VisionTransformer, picture: Picture) -> Attended:
     return Attended(resized, attention)
 
 
-def attention_sheet(attended: Sequence[Attended]) -> Picture:
+def attention_sheet(attended: Sequence[Attended]) -> Image:
     """Draw one row for each picture: itself, `Attended.drawn`, and the attention of each of the first HEADS heads."""
-    return np.concatenate([sheet_row([one.picture, one.drawn()], one.attention) for one in attended])
+    return np.concatenate([sheet_row([one.image, one.drawn()], one.attention) for one in attended])
 
 
-def sheet_row(pictures: Sequence[Picture], attention: NDArray[np.float32]) -> Picture:
+def sheet_row(pictures: Sequence[Image], attention: NDArray[np.float32]) -> Image:
     """Draw a row of pictures as large tiles, and attention [heads, h, w] as small ones in two lines, at most HEADS."""
     height, width = TILE
     small = ((height - GAP) // 2, (width - GAP) // 2)
@@ -94,16 +94,16 @@ def sheet_row(pictures: Sequence[Picture], attention: NDArray[np.float32]) -> Pi
     return np.concatenate([*large, *(np.concatenate(pair) for pair in zip(above, below, strict=True))], axis=1)
 
 
-def _heat(head: NDArray[np.float32], shape: tuple[int, ...]) -> Picture:
-    """One head's attention [h, w] as colours [*shape, 3], patch by patch, from its lowest to its highest value."""
+def _heat(head: NDArray[np.float32], shape: tuple[int, ...]) -> Image:
+    """One head's attention [h, w] as colors [*shape, 3], patch by patch, from its lowest to its highest value."""
     above = head - head.min()
     grid = np.round(above * (255 / max(float(above.max()), 1e-12))).astype(np.uint8)
     large = cv2.resize(grid, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)
-    colours: Picture = cv2.cvtColor(cv2.applyColorMap(large, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    return colours
+    colors: Image = cv2.cvtColor(cv2.applyColorMap(large, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    return colors
 
 
-def _tile(picture: Picture, shape: tuple[int, int]) -> Picture:
+def _tile(picture: Image, shape: tuple[int, int]) -> Image:
     """The picture, as large as fits, in the middle of a tile of `shape` with GAP pixels around it."""
     tile = np.full((shape[0] + GAP, shape[1] + GAP, 3), GROUND, np.uint8)
     fitted = fit(picture, shape)
@@ -113,7 +113,7 @@ def _tile(picture: Picture, shape: tuple[int, int]) -> Picture:
     return tile
 
 
-def fit(picture: Picture, shape: tuple[int, int]) -> Picture:
+def fit(picture: Image, shape: tuple[int, int]) -> Image:
     """Resize a picture, keeping its aspect ratio, to the largest size within a height and width."""
     scale = min(shape[0] / picture.shape[0], shape[1] / picture.shape[1])
     size = [max(round(side * scale), 1) for side in picture.shape[1::-1]]
@@ -121,7 +121,7 @@ def fit(picture: Picture, shape: tuple[int, int]) -> Picture:
     return cv2.resize(picture, size, interpolation=interpolation).astype(np.uint8, copy=False)
 
 
-def write_picture(path: Path, rgb: Picture) -> None:
+def write_picture(path: Path, rgb: Image) -> None:
     """Write a picture file of the kind that its name ends in, whole or not at all."""
     _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     write_whole(path, encoded.tobytes())

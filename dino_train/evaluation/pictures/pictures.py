@@ -1,4 +1,4 @@
-"""What an encoder sees, drawn: masks over the frames, patch tokens as colours, and attention per head."""
+"""What an encoder sees, drawn: masks over the frames, patch tokens as colors, and attention per head."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from dino_ros.errors import UserError
 from dino_ros.images.sources import FOLDER_RATE, FolderSource, Source
 from dino_train.evaluation.encoders import Encoder
-from dino_train.evaluation.pictures.attention_pictures import Attended, Picture, sheet_row, write_picture
+from dino_train.evaluation.pictures.attention_pictures import Attended, Image, sheet_row, write_picture
 from dino_train.evaluation.probing.pca import Pca, fit_pca
 
 SHARE = 0.01
-"""Of the tokens that may lie beyond either end of a colour: a few odd ones would make all others alike."""
+"""Of the tokens that may lie beyond either end of a color: a few odd ones would make all others alike."""
 
 
 @dataclass(frozen=True)
-class Colours:
+class Colors:
     """Patch tokens as red, green and blue: their first three principal components, as in DINOv2's figure 1.
 
-    Fitted once, so that a colour means the same in every picture.
+    Fitted once, so that a color means the same in every picture.
     """
 
     pca: Pca
@@ -35,20 +35,20 @@ class Colours:
     high: NDArray[np.float64]
     """[3]: where it is bright."""
 
-    def __call__(self, features: NDArray[np.float32]) -> Picture:
-        """Colour the tokens [h, w, C]: RGB [h, w, 3] uint8."""
+    def __call__(self, features: NDArray[np.float32]) -> Image:
+        """Color the tokens [h, w, C]: RGB [h, w, 3] uint8."""
         shares = (self.pca.project(features) - self.low) / np.maximum(self.high - self.low, 1e-12)
         rgb = np.zeros((*features.shape[:2], 3), np.uint8)  # black where tokens vary in fewer than three directions
         rgb[:, :, : shares.shape[2]] = np.round(255 * shares.clip(0, 1))
         return rgb
 
 
-def fit_colours(features: Sequence[NDArray[np.float32]]) -> Colours:
-    """Fit the colours on the tokens of all pictures together, [h, w, C] each."""
+def fit_colors(features: Sequence[NDArray[np.float32]]) -> Colors:
+    """Fit the colors on the tokens of all pictures together, [h, w, C] each."""
     tokens = np.concatenate([one.reshape(-1, one.shape[-1]) for one in features])
     pca = fit_pca(tokens, 3)
     low, high = np.quantile(pca.project(tokens), (SHARE, 1 - SHARE), axis=0)
-    return Colours(pca, low, high)
+    return Colors(pca, low, high)
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,15 @@ class Seen:
     features: NDArray[np.float32]
     """[h, w, C]"""
 
-    def row(self, colours: Colours) -> Picture:
-        """The picture, its mask and attention, its tokens as colours, and its heads, side by side."""
-        picture = self.attended.picture
-        tokens = cv2.resize(colours(self.features), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    def row(self, colors: Colors) -> Image:
+        """The picture, its mask and attention, its tokens as colors, and its heads, side by side."""
+        picture = self.attended.image
+        tokens = cv2.resize(colors(self.features), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         large = [picture, self.attended.drawn(), tokens.astype(np.uint8, copy=False)]
         return sheet_row(large, self.attended.attention)
 
 
-def see(encoder: Encoder, picture: Picture) -> Seen:
+def see(encoder: Encoder, picture: Image) -> Seen:
     """Run an encoder over an RGB picture [H, W, 3]."""
     seen = encoder(picture, ("features", "attention"))
     assert seen.features is not None  # they were asked for
@@ -78,7 +78,7 @@ def see(encoder: Encoder, picture: Picture) -> Seen:
 def draw(name: str, encoder: Encoder, source: Source, folder: Path, frames: int) -> Iterator[Path]:
     """Write an encoder's sheet of some frames at even distances, and of a bag or a video a video of all.
 
-    The colours are fitted on the frames of the sheet. Files are called after the encoder's name, and yielded as they
+    The colors are fitted on the frames of the sheet. Files are called after the encoder's name, and yielded as they
     are done. Raises UserError for a source without frames, or fewer frames than one.
     """
     if frames < 1:
@@ -86,19 +86,19 @@ def draw(name: str, encoder: Encoder, source: Source, folder: Path, frames: int)
     some = [see(encoder, picture) for picture in spread(source, frames)]
     if not some:
         raise UserError(f"{source.name} has no frames to draw.")
-    colours = fit_colours([one.features for one in some])
+    colors = fit_colors([one.features for one in some])
     base = folder / re.sub(r"[^\w.-]+", "_", name).strip("_")
     sheet = base.with_name(f"{base.name}.png")
-    write_picture(sheet, np.concatenate([one.row(colours) for one in some]))
+    write_picture(sheet, np.concatenate([one.row(colors) for one in some]))
     yield sheet
     if not isinstance(source, FolderSource):
         video = base.with_name(f"{base.name}.mp4")
-        rows = (see(encoder, frame.rgb()).row(colours) for frame in source)
+        rows = (see(encoder, frame.rgb()).row(colors) for frame in source)
         write_video(video, rows, rate(source))
         yield video
 
 
-def spread(source: Source, count: int) -> list[Picture]:
+def spread(source: Source, count: int) -> list[Image]:
     """`count` frames at even distances, or all where there are fewer."""
     total = len(source) or sum(1 for _ in source)  # some videos do not say how many they are
     count = min(count, total)
@@ -112,7 +112,7 @@ def rate(source: Source) -> float:
     return 1e9 / float(np.median(np.diff(stamps))) if len(stamps) > 1 else FOLDER_RATE
 
 
-def write_video(path: Path, pictures: Iterator[Picture], rate: float) -> None:
+def write_video(path: Path, pictures: Iterator[Image], rate: float) -> None:
     """Write RGB pictures of one size as a video (MPEG-4), whole or not at all, and even in height and width.
 
     Raises UserError where it cannot be written.

@@ -34,7 +34,7 @@ UNREAD = ("header", "__msgtype__")
 
 
 @dataclass(frozen=True)
-class Numbers:
+class Targets:
     """What the messages of a topic say."""
 
     stamps: NDArray[np.int64]
@@ -79,7 +79,7 @@ class Numbers:
         return True
 
 
-def read_numbers(bag: Path, topic: str) -> Numbers:
+def read_targets(bag: Path, topic: str) -> Targets:
     """Read every message of a topic.
 
     Raises UserError if the bag cannot be read, or if the topic is missing, has no messages or no numbers.
@@ -95,7 +95,7 @@ def read_numbers(bag: Path, topic: str) -> Numbers:
             for connection, time, raw in reader.messages(connections):
                 message: Any = reader.deserialize(raw, connection.msgtype)
                 rows.append((_stamp(message) or time, _of_message(message, "", lengths)))
-        except Exception as error:  # each storage and deserialiser has its own
+        except Exception as error:  # each storage and deserializer has its own
             raise broken_bag(bag, error) from error
     names = list(dict.fromkeys(name for _, row in rows for name in row))
     if not names:
@@ -103,14 +103,14 @@ def read_numbers(bag: Path, topic: str) -> Numbers:
     rows.sort(key=lambda row: row[0])
     columns = {name: np.array([row.get(name, np.nan) for _, row in rows]) for name in names}
     stamps = np.array([stamp for stamp, _ in rows], np.int64)
-    return Numbers(stamps, columns, {array: frozenset(seen) for array, seen in lengths.items()})
+    return Targets(stamps, columns, {array: frozenset(seen) for array, seen in lengths.items()})
 
 
 def nearest(stamps: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each of `stamps` [N] the number of the nearest of `others` [M], ascending; -1 where none is near enough.
 
-    Near enough is the median interval of the faster of the two: of a slow topic only the pictures beside a message
-    count, of a fast one every picture has its message.
+    Near enough is the median interval of the faster of the two: of a slow topic only the images beside a message
+    count, of a fast one every image has its message.
     """
     tolerance = min((float(np.median(np.diff(one))) for one in (stamps, others) if len(one) > 1), default=0.0)
     after = np.searchsorted(others, stamps).clip(max=len(others) - 1)

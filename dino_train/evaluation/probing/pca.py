@@ -27,13 +27,13 @@ class Pca:
 def fit_pca(vectors: NDArray[Any], count: int) -> Pca:
     """Find the first `count` components of vectors [N, C], in float64; fewer where the vectors vary in fewer."""
     mean = vectors.mean(axis=0, dtype=np.float64)
-    centred = vectors - mean
-    wide = centred.shape[1] > centred.shape[0]
+    centerd = vectors - mean
+    wide = centerd.shape[1] > centerd.shape[0]
     # Of the two matrices with the same spectrum the smaller.
-    variances, vectors_of = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
+    variances, vectors_of = np.linalg.eigh(centerd @ centerd.T if wide else centerd.T @ centerd)
     order = np.argsort(-variances)[:count]
     order = order[variances[order] > 1e-10 * variances[-1]]
-    components = (vectors_of[:, order].T @ centred) if wide else vectors_of[:, order].T
+    components = (vectors_of[:, order].T @ centerd) if wide else vectors_of[:, order].T
     components /= np.linalg.norm(components, axis=1, keepdims=True)
     largest = components[np.arange(len(order)), np.abs(components).argmax(axis=1)]
     return Pca(mean, components * np.sign(largest)[:, None])

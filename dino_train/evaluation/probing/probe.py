@@ -18,7 +18,7 @@ from dino_ros.errors import UserError
 from dino_ros.images.encodings import resize
 from dino_ros.images.sources import Source, open_source
 from dino_train.evaluation.encoders import Encoder
-from dino_train.evaluation.probing.bag_targets import nearest, read_numbers, varies
+from dino_train.evaluation.probing.bag_targets import nearest, read_targets, varies
 from dino_train.evaluation.probing.pca import fit_pca
 from dino_train.evaluation.probing.regression import Matrix, nearest_mean, r2_scores, ridge
 
@@ -27,10 +27,10 @@ FRAMES = 4000
 GRID = (4, 4)
 """Rows and columns that the patch tokens are averaged over, so that they keep where things are."""
 PIXELS = (30, 40)
-"""Height and width of the pictures whose pixels are compared with."""
+"""Height and width of the images whose pixels are compared with."""
 STRENGTHS = tuple(10.0**power for power in range(-6, 4))
 """Of the ridge, for vectors whose mean squared distance from their mean is 1."""
-NEIGHBOURS = (1, 3, 10, 30, 100)
+NEIGHBORS = (1, 3, 10, 30, 100)
 FIT, VALIDATION, TRAIN, TEST = 0.5, 0.55, 0.7, 0.75
 """Shares of the recording's time: the parameter is chosen by learning before FIT and asking from VALIDATION to TRAIN;
 then all before TRAIN is learnt and what comes after TEST is asked. The gaps keep frames that are nearly the same apart.
@@ -97,9 +97,9 @@ def probe(encoders: Mapping[str, Encoder], recording: Recording) -> list[ProbeSc
     """
     vectors: dict[tuple[str, str, int], Matrix] = {}
     for name, encoder in encoders.items():
-        for features, found in encode(encoder, pictures(recording)).items():
+        for features, found in encode(encoder, images(recording)).items():
             vectors[name, features, found.shape[1]] = found
-    pixels = np.stack([resize(picture, *PIXELS).ravel() for picture in pictures(recording)])
+    pixels = np.stack([resize(image, *PIXELS).ravel() for image in images(recording)])
     for count in sorted({count for _, _, count in vectors}):
         found = fit_pca(pixels[recording.split.train], count).project(pixels)
         vectors["pixels", "PCA", found.shape[1]] = found
@@ -113,18 +113,18 @@ def probe(encoders: Mapping[str, Encoder], recording: Recording) -> list[ProbeSc
 def open_recording(bag: Path, topic: str | None, target: str, fields: Sequence[str] = ()) -> Recording:
     """Find the frames of a bag's image topic that a message of `target` belongs to, and the numbers in `fields`.
 
-    Without fields those of `Numbers.sensible` are taken, and in any case those that vary in every part of the
+    Without fields those of `Targets.sensible` are taken, and in any case those that vary in every part of the
     recording. Raises UserError for a bag or topic that cannot be read, for a field that is missing, for a number that
     is named and does not vary, and where none does.
     """
     source = open_source(bag, topic)
-    said = read_numbers(bag, target)
+    said = read_targets(bag, target)
     stamps = np.array([frame.stamp for frame in source], np.int64)
     messages = nearest(stamps, said.stamps)
     frames = np.flatnonzero(messages >= 0)
     if not len(frames):
         raise UserError(
-            f"No picture of {source.name} has a stamp near one of {target}: choose topics that were recorded together."
+            f"No image of {source.name} has a stamp near one of {target}: choose topics that were recorded together."
         )
     frames = frames[np.linspace(0, len(frames) - 1, min(len(frames), FRAMES)).round().astype(int)]
     split = split_by_time(stamps[frames])
@@ -159,17 +159,17 @@ def why_not(values: NDArray[np.float64], split: Split) -> str:
     return ""
 
 
-def pictures(recording: Recording) -> Iterator[NDArray[np.uint8]]:
+def images(recording: Recording) -> Iterator[NDArray[np.uint8]]:
     """The frames, RGB [H, W, 3], one after the other."""
     wanted = set(recording.numbers.tolist())
     return (frame.rgb() for number, frame in enumerate(recording.source) if number in wanted)
 
 
 def encode(encoder: Encoder, frames: Iterator[NDArray[np.uint8]]) -> dict[str, Matrix]:
-    """`embedding` [N, C] of N pictures, and `patches` [N, rows * columns * C]: the tokens averaged over GRID."""
+    """`embedding` [N, C] of N images, and `patches` [N, rows * columns * C]: the tokens averaged over GRID."""
     embeddings, patches = [], []
-    for picture in frames:
-        seen = encoder(picture, ("embedding", "features"))
+    for image in frames:
+        seen = encoder(image, ("embedding", "features"))
         assert seen.features is not None  # they were asked for
         assert seen.embedding is not None
         tokens = torch.from_numpy(seen.features).movedim(-1, 0)
@@ -189,7 +189,7 @@ def _score(encoder: str, features: str, vectors: Matrix, recording: Recording) -
         y, parts = y[known], recording.split.of(known)
         truth = y[parts.test]
         columns = []
-        for regression, parameters in ((ridge, STRENGTHS), (nearest_mean, NEIGHBOURS)):
+        for regression, parameters in ((ridge, STRENGTHS), (nearest_mean, NEIGHBORS)):
             answers = answer(regression, parameters, scaled(vectors[known], parts.train), y, parts)
             columns += [r2_scores(truth, answers), np.abs(truth - answers).mean(axis=0)]
         for name, *row in zip(names, *(column.tolist() for column in columns), strict=True):

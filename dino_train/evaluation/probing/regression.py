@@ -26,14 +26,14 @@ def ridge(x: Matrix, y: Matrix, asked: Matrix, strengths: Sequence[float]) -> li
     return [asked @ np.linalg.solve(gram + strength * unit, right) + target_mean for strength in strengths]
 
 
-def nearest_mean(x: Matrix, y: Matrix, asked: Matrix, neighbours: Sequence[float]) -> list[Matrix]:
+def nearest_mean(x: Matrix, y: Matrix, asked: Matrix, neighbors: Sequence[float]) -> list[Matrix]:
     """k-NN regression: the mean of the k vectors with the smallest Euclidean distance, for several k.
 
     Shapes as in `ridge`; a k above N counts all N.
     """
     distances = (x**2).sum(axis=1) - 2 * asked @ x.T  # but for a term that is the same for all x
     order = np.argsort(distances, axis=1, kind="stable")
-    return [y[order[:, : int(k)]].mean(axis=1) for k in neighbours]
+    return [y[order[:, : int(k)]].mean(axis=1) for k in neighbors]
 
 
 def r2_scores(truth: Matrix, answers: Matrix) -> Matrix:

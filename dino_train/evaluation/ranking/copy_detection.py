@@ -1,7 +1,7 @@
 """Copy detection with frozen features (Caron et al. 2021, section 4.2.1; the authors' eval_copy_detection.py).
 
-A picture's descriptor is its CLS token and its patch tokens, pooled by their generalised mean (GeM, Radenovic et al.
-2018), whitened with what other pictures say of the descriptors' spread.
+An image's descriptor is its CLS token and its patch tokens, pooled by their generalized mean (GeM, Radenovic et al.
+2018), whitened with what other images say of the descriptors' spread.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_train.data.images import picture_files
-from dino_train.evaluation.encoders import Encoder, perceive_all, read_pictures
+from dino_train.data.images import image_files
+from dino_train.evaluation.encoders import Encoder, perceive_all, read_images
 from dino_train.evaluation.ranking.ranking import GroundTruth, RankingScores, ranking_scores
 
 GEM_POWER = 4
@@ -24,17 +24,17 @@ LEAST_VARIANCE = 1e-5
 
 
 def copy_scores(encoder: Encoder, truth: GroundTruth, whitening: Path | None = None) -> RankingScores:
-    """Find the copies of each query; `whitening` is a folder of other pictures that the whitening is learnt on.
+    """Find the copies of each query; `whitening` is a folder of other images that the whitening is learnt on.
 
-    Raises UserError for a file that is no picture, and where the folder holds too few for the whitening.
+    Raises UserError for a file that is no image, and where the folder holds too few for the whitening.
     """
     descriptors = copy_descriptors(encoder, truth.files)
     if whitening:
-        files = picture_files(whitening)
+        files = image_files(whitening)
         # Fewer would leave directions in which nothing is known of the spread.
         if len(files) <= descriptors.shape[1]:
             raise UserError(
-                f"{whitening} holds {len(files)} pictures: to whiten descriptors of {descriptors.shape[1]} values give "
+                f"{whitening} holds {len(files)} images: to whiten descriptors of {descriptors.shape[1]} values give "
                 "more than that many."
             )
         descriptors = Whitening.learn(copy_descriptors(encoder, files))(descriptors)
@@ -42,8 +42,8 @@ def copy_scores(encoder: Encoder, truth: GroundTruth, whitening: Path | None = N
 
 
 def copy_descriptors(encoder: Encoder, files: Iterable[Path]) -> NDArray[np.float64]:
-    """Descriptors [N, 2 C] of N whole picture files: embedding, and GeM-pooled features."""
-    seen = perceive_all(encoder, read_pictures(files), ("embedding", "features"))
+    """Descriptors [N, 2 C] of N whole image files: embedding, and GeM-pooled features."""
+    seen = perceive_all(encoder, read_images(files), ("embedding", "features"))
     return np.stack(
         [
             np.concatenate([one.embedding, gem(one.features)])
@@ -54,7 +54,7 @@ def copy_descriptors(encoder: Encoder, files: Iterable[Path]) -> NDArray[np.floa
 
 
 def gem(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Generalised mean [C] of patch tokens [h, w, C], of power 4; negative values count as (almost) 0."""
+    """Generalized mean [C] of patch tokens [h, w, C], of power 4; negative values count as (almost) 0."""
     powers = np.maximum(features, 1e-6, dtype=np.float64) ** GEM_POWER
     mean: NDArray[np.float64] = powers.mean(axis=(0, 1)) ** (1 / GEM_POWER)
     return mean
@@ -62,7 +62,7 @@ def gem(features: NDArray[np.float32]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Whitening:
-    """Turns vectors so that those it was learnt on are centred, uncorrelated and of variance 1 (PCA whitening)."""
+    """Turns vectors so that those it was learnt on are centerd, uncorrelated and of variance 1 (PCA whitening)."""
 
     mean: NDArray[np.float64]
     """[C]"""

@@ -1,7 +1,7 @@
-"""A database of pictures ranked by likeness to each query, against a ground-truth file: mean average precision, recall.
+"""A database of images ranked by likeness to each query, against a ground-truth file: mean average precision, recall.
 
 The protocol of the revisited Oxford and Paris (Radenovic et al. 2018), which is also that of Copydays but for the
-ignored pictures: these are taken out of the ranking, as if they were not in the database.
+ignored images: these are taken out of the ranking, as if they were not in the database.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_train.data.images import picture_files
+from dino_train.data.images import image_files
 
 RECALL_AT = (1, 5, 10)
 EXAMPLE = '{"query.jpg": {"positives": ["a.jpg"], "ignored": ["b.jpg"]}}'
@@ -24,7 +24,7 @@ EXAMPLE = '{"query.jpg": {"positives": ["a.jpg"], "ignored": ["b.jpg"]}}'
 
 @dataclass(frozen=True)
 class Query:
-    """A picture, the pictures that shall be found with it, and those that count neither way."""
+    """An image, the images that shall be found with it, and those that count neither way."""
 
     name: str
     positives: frozenset[str]
@@ -33,12 +33,12 @@ class Query:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Queries and database; pictures are named by their path in the folder."""
+    """Queries and database; images are named by their path in the folder."""
 
     folder: Path
     queries: list[Query]
     database: list[str]
-    """Every picture that is no query, and every query that is a positive of another."""
+    """Every image that is no query, and every query that is a positive of another."""
 
     @property
     def files(self) -> list[Path]:
@@ -56,10 +56,10 @@ class RankingScores:
 
 
 def read_ground_truth(folder: Path, path: Path) -> GroundTruth:
-    """Read a JSON file that names, for each query, its `positives` and (where there are any) its `ignored` pictures.
+    """Read a JSON file that names, for each query, its `positives` and (where there are any) its `ignored` images.
 
     Raises UserError if the file or the folder is missing, if the file is of another form, or if a query has no
-    positive, names a picture that is not in the folder, or names one as both or itself.
+    positive, names an image that is not in the folder, or names one as both or itself.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: give one that holds the queries and the database.")
@@ -70,18 +70,18 @@ def read_ground_truth(folder: Path, path: Path) -> GroundTruth:
         raise UserError(f"The ground truth {path} cannot be read ({error.strerror}): give a JSON file.") from error
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise UserError(f"{path} is no ground truth: it must be JSON such as {EXAMPLE}.") from error
-    pictures = {file.relative_to(folder).as_posix() for file in picture_files(folder)}
+    images = {file.relative_to(folder).as_posix() for file in image_files(folder)}
     for query in queries:
         if not query.positives:
             raise UserError(f"{path}: {query.name} has no positives, so nothing can be found: name some or remove it.")
-        if missing := sorted(({query.name} | query.positives | query.ignored) - pictures):
-            raise UserError(f"{path}: {missing[0]}, named by the query {query.name}, is no picture in {folder}.")
+        if missing := sorted(({query.name} | query.positives | query.ignored) - images):
+            raise UserError(f"{path}: {missing[0]}, named by the query {query.name}, is no image in {folder}.")
         if twice := sorted(query.positives & (query.ignored | {query.name})):
             raise UserError(f"{path}: {twice[0]} is a positive of {query.name} and cannot be ignored or the query too.")
     if not queries:
         raise UserError(f"{path} names no query: it must be JSON such as {EXAMPLE}.")
     positives = frozenset().union(*(query.positives for query in queries))
-    database = sorted(pictures - {query.name for query in queries} | positives)
+    database = sorted(images - {query.name for query in queries} | positives)
     return GroundTruth(folder, queries, database)
 
 
@@ -96,7 +96,7 @@ def _query(name: str, entry: Mapping[str, Any]) -> Query:
 def ranking_scores(truth: GroundTruth, descriptors: NDArray[np.floating[Any]]) -> RankingScores:
     """Score descriptors [N, C] of `truth.files` by the cosine of queries and database.
 
-    A query is never found by itself. Of equally similar pictures the wrong ones come first, so that descriptors that
+    A query is never found by itself. Of equally similar images the wrong ones come first, so that descriptors that
     have collapsed score nothing.
     """
     norms = np.linalg.norm(descriptors, axis=1, keepdims=True)

@@ -1,11 +1,11 @@
-"""Place recognition with the frozen embedding: the pictures of the same place are those most similar to the query."""
+"""Place recognition with the frozen embedding: the images of the same place are those most similar to the query."""
 
 from __future__ import annotations
 
-from dino_train.evaluation.encoders import Encoder, embed_pictures
+from dino_train.evaluation.encoders import Encoder, embed_images
 from dino_train.evaluation.ranking.ranking import GroundTruth, RankingScores, ranking_scores
 
 
 def retrieval_scores(encoder: Encoder, truth: GroundTruth) -> RankingScores:
-    """Rank by the cosine of whole pictures' embeddings; raises UserError for a file that is no picture."""
-    return ranking_scores(truth, embed_pictures(encoder, truth.files))
+    """Rank by the cosine of whole images' embeddings; raises UserError for a file that is no image."""
+    return ranking_scores(truth, embed_images(encoder, truth.files))

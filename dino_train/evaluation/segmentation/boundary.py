@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CORNER = np.ones((2, 2), dtype=np.uint8)
-"""A pixel with its neighbours to the right, below and diagonally below."""
+"""A pixel with its neighbors to the right, below and diagonally below."""
 
 
 def boundary_f(mask: NDArray[np.bool_], truth: NDArray[np.bool_], tolerance: float = 0.008) -> float:
@@ -20,8 +20,8 @@ def boundary_f(mask: NDArray[np.bool_], truth: NDArray[np.bool_], tolerance: flo
 
     Precision is the share of the mask's boundary pixels that lie within a distance of some true boundary pixel, recall
     the share of the true ones that lie within it of the mask's; F is their harmonic mean. The distance is `tolerance`
-    times the picture's diagonal, rounded up to whole pixels. F is 1 where neither mask has a boundary (it is empty or
-    fills the picture), 0 where only one has.
+    times the image's diagonal, rounded up to whole pixels. F is 1 where neither mask has a boundary (it is empty or
+    fills the image), 0 where only one has.
     """
     outline, true_outline = boundary(mask), boundary(truth)
     count, true_count = np.count_nonzero(outline), np.count_nonzero(true_outline)

@@ -1,10 +1,10 @@
 """How well attention outlines objects: Jaccard index (IoU) of attention masks against ground truth.
 
-The paper's protocol (Caron et al. 2021, the table in figure 4, on the validation pictures of VOC12): the mask of a head
+The paper's protocol (Caron et al. 2021, the table in figure 4, on the validation images of VOC12): the mask of a head
 is the smallest set of patches that keeps 60 % of its attention; for each object the head that covers it best counts.
-The authors average over the objects of a picture, then over pictures (facebookresearch/dino, issue 54). At which size,
+The authors average over the objects of an image, then over images (facebookresearch/dino, issue 54). At which size,
 and what of the void pixels, they do not say, and their script that draws such masks upsamples them by nearest pixel.
-Here masks are upsampled smoothly to the picture's own size, as the node does, and void pixels are left out of
+Here masks are upsampled smoothly to the image's own size, as the node does, and void pixels are left out of
 intersection and union.
 """
 
@@ -20,7 +20,7 @@ from dino_ros.errors import UserError
 from dino_ros.masks.attention import attention_mask
 from dino_ros.masks.binary import jaccard, upsample_mask
 from dino_train.evaluation.encoders import Encoder
-from dino_train.evaluation.segmentation.labelled import VOID, Labelled
+from dino_train.evaluation.segmentation.labeled import VOID, Labeled
 
 KEEP_MORE = 0.8
 """The share of the attention of the masks of `best_head_per_object_80`."""
@@ -28,33 +28,33 @@ KEEP_MORE = 0.8
 
 @dataclass(frozen=True)
 class JaccardScores:
-    """Means over pictures, or over all objects, 0 to 1."""
+    """Means over images, or over all objects, 0 to 1."""
 
     paper: float
-    """`best_head_per_object`, but averaged in each picture first: the paper's number."""
+    """`best_head_per_object`, but averaged in each image first: the paper's number."""
     best_head_per_object: float
     """For each object the head that covers it best; the mean over objects."""
     best_head_per_object_80: float
     """The same of masks that keep 80 % of the attention."""
     best_head: float
-    """For each picture the head that covers all objects together best."""
+    """For each image the head that covers all objects together best."""
     united_heads: float
     """All heads' masks united, against all objects."""
     mean_of_heads: float
     """The mask of the heads' mean attention against all objects."""
-    pictures: int
+    images: int
     objects: int
 
 
-def jaccard_scores(encoder: Encoder, labelled: Iterable[Labelled], keep: float = 0.6) -> JaccardScores:
+def jaccard_scores(encoder: Encoder, labeled: Iterable[Labeled], keep: float = 0.6) -> JaccardScores:
     """Score an encoder's masks, which keep the share `keep` of the attention.
 
-    Pictures without an object are left out. Raises UserError if none has one.
+    Images without an object are left out. Raises UserError if none has one.
     """
     per_object: list[list[float]] = []
     per_object_80: list[list[float]] = []
     together: list[tuple[float, float, float]] = []
-    for rgb, objects in labelled:
+    for rgb, objects in labeled:
         truths = [objects == number for number in np.unique(objects) if number not in (0, VOID)]
         if not truths:
             continue
@@ -68,7 +68,7 @@ def jaccard_scores(encoder: Encoder, labelled: Iterable[Labelled], keep: float =
         united = np.logical_or.reduce(masks)
         together.append((max(jaccard(mask, every) for mask in masks), jaccard(united, every), jaccard(mean, every)))
     if not together:
-        raise UserError("No picture has an object in its ground truth: check that pictures and masks belong together.")
+        raise UserError("No image has an object in its ground truth: check that images and masks belong together.")
     best, united_heads, mean_of_heads = np.mean(together, axis=0).tolist()
     return JaccardScores(
         paper=float(np.mean([np.mean(scores) for scores in per_object])),
@@ -77,7 +77,7 @@ def jaccard_scores(encoder: Encoder, labelled: Iterable[Labelled], keep: float =
         best_head=best,
         united_heads=united_heads,
         mean_of_heads=mean_of_heads,
-        pictures=len(together),
+        images=len(together),
         objects=sum(map(len, per_object)),
     )
 

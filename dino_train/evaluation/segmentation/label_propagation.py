@@ -1,7 +1,7 @@
 """Labels of a video's first frame carried through it by the likeness of patch features; nothing is trained.
 
 Caron et al. 2021, section 4.2.2 and table 5 (DAVIS-2017), after Jabri et al. 2020; facebookresearch/dino,
-eval_video_segmentation.py. The reference shrinks pictures to 480 pixels by a multiple of 64; here they have the
+eval_video_segmentation.py. The reference shrinks images to 480 pixels by a multiple of 64; here they have the
 encoder's size, which is their own, rounded to patches, where none was asked for.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dino_train.evaluation.encoders import Encoder, TorchEncoder
-from dino_train.evaluation.segmentation.labelled import VOID
+from dino_train.evaluation.segmentation.labeled import VOID
 
 CONTEXT = 7
 """Frames before the present one that labels come from, beside the first."""
@@ -32,20 +32,20 @@ TEMPERATURE = 0.1
 
 @torch.inference_mode()
 def segment_video(
-    encoder: Encoder, pictures: Iterable[NDArray[np.uint8]], first: NDArray[np.uint8]
+    encoder: Encoder, images: Iterable[NDArray[np.uint8]], first: NDArray[np.uint8]
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield the object numbers [H, W] of each picture after the first.
+    """Yield the object numbers [H, W] of each image after the first.
 
-    `pictures` are RGB [H, W, 3] and `first` [H, W] is the object numbers of the first of them: 0 for background, VOID
+    `images` are RGB [H, W, 3] and `first` [H, W] is the object numbers of the first of them: 0 for background, VOID
     for what gives no label. Labels stay soft from frame to frame on the patch grid; only what is yielded is decided.
     """
     numbers = np.unique(np.append(first[first != VOID], 0)).astype(np.uint8)
-    pictures = iter(pictures)
-    start = patch_features(encoder, next(pictures))
+    images = iter(images)
+    start = patch_features(encoder, next(images))
     labels = grid_labels(first, numbers, start.shape[:2]).to(start.device)
     context = deque([(start, labels)], maxlen=1 + CONTEXT)
-    for picture in pictures:
-        features = patch_features(encoder, picture)
+    for image in images:
+        features = patch_features(encoder, image)
         sources, known = (torch.stack(part, dim=1) for part in zip(*context, strict=True))
         labels = propagate(features, sources, known)
         if len(context) == context.maxlen:
@@ -54,9 +54,9 @@ def segment_video(
         yield numbers[decide(labels, first.shape)]
 
 
-def patch_features(encoder: Encoder, picture: NDArray[np.uint8]) -> Tensor:
+def patch_features(encoder: Encoder, image: NDArray[np.uint8]) -> Tensor:
     """Unit-length patch features [h, w, C], float32 on the encoder's device (the CPU for a student file)."""
-    features = encoder(picture, ("features",)).features
+    features = encoder(image, ("features",)).features
     assert features is not None  # they were asked for
     device = next(encoder.vit.parameters()).device if isinstance(encoder, TorchEncoder) else "cpu"
     return functional.normalize(torch.from_numpy(features).to(device), dim=-1)
@@ -100,9 +100,9 @@ def propagate(
 def decide(labels: Tensor, shape: tuple[int, ...]) -> NDArray[np.int64]:
     """The likeliest label's index [H, W] of soft labels [h, w, K], upsampled to `shape`.
 
-    Bilinearly; then each label's values are stretched to 0 to 1 over the picture, so that a label that has grown faint
+    Bilinearly; then each label's values are stretched to 0 to 1 over the image, so that a label that has grown faint
     everywhere still wins where it is strongest. The reference upsamples to the network's input, and from there to the
-    picture by nearest pixel.
+    image by nearest pixel.
     """
     likely = functional.interpolate(labels.movedim(-1, 0)[None], shape, mode="bilinear")[0]
     likely = likely - likely.amin(dim=(1, 2), keepdim=True)

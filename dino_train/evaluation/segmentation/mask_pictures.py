@@ -27,7 +27,7 @@ STRIP_HEIGHT = 180
 def save_masks(frames: Iterable[SegmentedFrame], count: int, folder: Path) -> Iterator[SegmentedFrame]:
     """Pass a video's `count` frames on, each after its mask was written to `folder` as an indexed PNG.
 
-    At last, `strip.png` beside them shows a few of the pictures side by side, with the objects in the PNGs' colours.
+    At last, `strip.png` beside them shows a few of the pictures side by side, with the objects in the PNGs' colors.
     """
     shown = set(np.linspace(0, count - 1, min(count, STRIP)).round().astype(int).tolist())
     strip = []
@@ -42,7 +42,7 @@ def save_masks(frames: Iterable[SegmentedFrame], count: int, folder: Path) -> It
 
 
 def _painted(frame: SegmentedFrame) -> NDArray[np.uint8]:
-    painted = np.where(frame.found[:, :, None] > 0, frame.picture // 2 + PALETTE[frame.found] // 2, frame.picture)
+    painted = np.where(frame.found[:, :, None] > 0, frame.image // 2 + PALETTE[frame.found] // 2, frame.image)
     width = round(painted.shape[1] * STRIP_HEIGHT / painted.shape[0])
     resized = cv2.resize(painted, (width, STRIP_HEIGHT), interpolation=cv2.INTER_AREA)
     return resized.astype(np.uint8, copy=False)

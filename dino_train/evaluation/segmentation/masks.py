@@ -1,4 +1,4 @@
-"""How good masks are on pictures and videos with ground truth: overlap, outline, steadiness, time."""
+"""How good masks are on images and videos with ground truth: overlap, outline, steadiness, time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dino_ros.masks.parameters import METHODS, MaskParameters
 from dino_ros.perception.perceiver import Perceiver
 from dino_train.evaluation.encoders import Encoder
 from dino_train.evaluation.segmentation.boundary import boundary_f
-from dino_train.evaluation.segmentation.labelled import VOID, labelled_bag_frames, labelled_pictures, read_labelled
+from dino_train.evaluation.segmentation.labeled import VOID, labeled_bag_frames, labeled_images, read_labeled
 from dino_train.evaluation.segmentation.video_folder import has_sequences, is_video_folder, open_video_folder
 
 VIDEO_RATE = 24.0
@@ -30,8 +30,8 @@ CONSECUTIVE = 0.1
 
 
 @dataclass(frozen=True)
-class LabelledFrame:
-    """One frame of a video, or a picture alone."""
+class LabeledFrame:
+    """One frame of a video, or an image alone."""
 
     rgb: NDArray[np.uint8]
     """[H, W, 3]."""
@@ -43,45 +43,45 @@ class LabelledFrame:
 
 @dataclass(frozen=True)
 class MaskScores:
-    """Means over sequences of the means over their frames; a picture alone is a sequence."""
+    """Means over sequences of the means over their frames; an image alone is a sequence."""
 
     iou: float
     """Intersection over union with all objects together, 0 to 1; frames without an object are left out."""
     boundary: float
     """`boundary_f` on the same frames, 0 to 1."""
     steadiness: float
-    """Intersection over union of a frame's mask with that of the frame before, moved as the picture moved, 0 to 1; NaN
+    """Intersection over union of a frame's mask with that of the frame before, moved as the image moved, 0 to 1; NaN
     where no frames are consecutive."""
     milliseconds: float
     """Median time to make a mask of a student's outputs."""
     frames: int
 
 
-def labelled_sequences(
+def labeled_sequences(
     data: Path, masks: str | None = None, topic: str | None = None
-) -> Iterator[Iterator[LabelledFrame]]:
-    """Sequences of frames, read as they are asked for: a bag is one, each video of a folder, each labelled picture.
+) -> Iterator[Iterator[LabeledFrame]]:
+    """Sequences of frames, read as they are asked for: a bag is one, each video of a folder, each labeled image.
 
-    The arguments, layouts and errors are those of `labelled_pictures`.
+    The arguments, layouts and errors are those of `labeled_images`.
     """
     if is_bag(data):
-        yield (LabelledFrame(*labelled, stamp) for stamp, labelled in labelled_bag_frames(data, topic, masks))
+        yield (LabeledFrame(*labeled, stamp) for stamp, labeled in labeled_bag_frames(data, topic, masks))
     elif not masks and is_video_folder(data) and has_sequences(data):
         yield from (_video_frames(video.files) for video in open_video_folder(data))
     else:
-        yield from (iter([LabelledFrame(*labelled, 0)]) for labelled in labelled_pictures(data, masks, topic))
+        yield from (iter([LabeledFrame(*labeled, 0)]) for labeled in labeled_images(data, masks, topic))
 
 
-def _video_frames(files: Sequence[tuple[Path, Path]]) -> Iterator[LabelledFrame]:
+def _video_frames(files: Sequence[tuple[Path, Path]]) -> Iterator[LabeledFrame]:
     """Frames of a video of DAVIS, whose names are their numbers."""
-    for place, (picture, mask) in enumerate(files):
-        number = int(picture.stem) if picture.stem.isdecimal() else place
-        yield LabelledFrame(*read_labelled(picture, mask), round(number / VIDEO_RATE * 1e9))
+    for place, (image, mask) in enumerate(files):
+        number = int(image.stem) if image.stem.isdecimal() else place
+        yield LabeledFrame(*read_labeled(image, mask), round(number / VIDEO_RATE * 1e9))
 
 
-def with_motion(frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame, NDArray[np.float32] | None]]:
+def with_motion(frames: Iterable[LabeledFrame]) -> Iterator[tuple[LabeledFrame, NDArray[np.float32] | None]]:
     """Frames of a sequence, each with its `motion` since the one before."""
-    before: LabelledFrame | None = None
+    before: LabeledFrame | None = None
     for frame in frames:
         yield frame, motion(before, frame)
         before = frame
@@ -89,12 +89,12 @@ def with_motion(frames: Iterable[LabelledFrame]) -> Iterator[tuple[LabelledFrame
 
 def methods_of(encoder: Encoder) -> list[str]:
     """The methods that can be used with an encoder: all, but foreground where it has no such head."""
-    has_head = isinstance(encoder, Perceiver) and bool(encoder.info.head)
+    has_head = isinstance(encoder, Perceiver) and bool(encoder.info.foreground_head)
     return [method for method in METHODS if has_head or method != "foreground"]
 
 
 def look(encoder: Encoder, rgb: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-    """What an encoder makes of a picture, by output; of student files "foreground" too."""
+    """What an encoder makes of an image, by output; of student files "foreground" too."""
     if isinstance(encoder, Perceiver):
         return encoder.infer([encoder.prepare(rgb)], outputs)[0]
     seen = encoder(rgb, outputs)
@@ -112,7 +112,7 @@ class Tally:
         self.frames = 0
         self._before: NDArray[np.bool_] | None = None
 
-    def add(self, mask: NDArray[np.bool_], frame: LabelledFrame, origin: NDArray[np.float32] | None) -> None:
+    def add(self, mask: NDArray[np.bool_], frame: LabeledFrame, origin: NDArray[np.float32] | None) -> None:
         """Count a frame's mask [H, W]; `origin` is where its pixels were in the frame before, as `motion` gives it."""
         self.frames += 1
         judged = frame.objects != VOID
@@ -125,7 +125,7 @@ class Tally:
         self._before = mask
 
 
-def motion(before: LabelledFrame | None, frame: LabelledFrame) -> NDArray[np.float32] | None:
+def motion(before: LabeledFrame | None, frame: LabeledFrame) -> NDArray[np.float32] | None:
     """Where each pixel was in the frame before; None where the two are not consecutive.
 
     At full resolution, and searched for more finely than what masks are steadied by.
@@ -134,12 +134,12 @@ def motion(before: LabelledFrame | None, frame: LabelledFrame) -> NDArray[np.flo
         return None
     if not 0 < frame.stamp - before.stamp <= CONSECUTIVE * 1e9:
         return None
-    grey, grey_before = (cv2.cvtColor(one.rgb, cv2.COLOR_RGB2GRAY).astype(np.uint8) for one in (frame, before))
-    return find_origin(grey, grey_before, cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    gray, gray_before = (cv2.cvtColor(one.rgb, cv2.COLOR_RGB2GRAY).astype(np.uint8) for one in (frame, before))
+    return find_origin(gray, gray_before, cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
 
 def mask_scores(
-    encoder: Encoder, sequences: Iterable[Iterable[LabelledFrame]], variants: Sequence[MaskParameters]
+    encoder: Encoder, sequences: Iterable[Iterable[LabeledFrame]], variants: Sequence[MaskParameters]
 ) -> list[MaskScores]:
     """Score the masks of each variant (its method is no "auto"); the encoder looks at each frame once.
 
@@ -155,16 +155,16 @@ def mask_scores(
             seen = look(encoder, frame.rgb, needed)
             for variant, maker, tally in zip(variants, makers, tallies, strict=True):
                 started = time.perf_counter()
-                picture = frame.rgb if variant.needs_picture(False) else None
-                mask = maker(seen, frame.rgb.shape[:2], picture, frame.stamp, variant).mask
+                image = frame.rgb if variant.needs_image(False) else None
+                mask = maker(seen, frame.rgb.shape[:2], image, frame.stamp, variant).mask
                 tally[-1].milliseconds.append(1e3 * (time.perf_counter() - started))
                 tally[-1].add(mask > 0, frame, origin)
     if not any(one.ious for one in tallies[0]):
-        raise UserError("No frame has an object in its ground truth: check that pictures and masks belong together.")
+        raise UserError("No frame has an object in its ground truth: check that images and masks belong together.")
     return [_scores(tally) for tally in tallies]
 
 
-def truth_scores(sequences: Iterable[Iterable[LabelledFrame]]) -> MaskScores:
+def truth_scores(sequences: Iterable[Iterable[LabeledFrame]]) -> MaskScores:
     """Scores of the ground truth itself: its steadiness is less than 1, as objects turn and the motion is estimated."""
     tallies = []
     for frames in sequences:

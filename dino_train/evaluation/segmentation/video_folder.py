@@ -10,7 +10,7 @@ from dino_ros.images.sources import IMAGE_SUFFIXES
 
 OFFICIAL = ("JPEGImages/480p", "Annotations/480p")
 SIMPLE = ("images", "masks")
-"""Folders of pictures and of masks, in each of which every sequence is a folder."""
+"""Folders of images and of masks, in each of which every sequence is a folder."""
 LISTING = "ImageSets/2017/val.txt"
 """Of the official layout: the names of the sequences."""
 
@@ -21,7 +21,7 @@ class VideoSequence:
 
     name: str
     files: list[tuple[Path, Path]]
-    """Of each frame the picture, and the PNG that its objects are in (which may be missing)."""
+    """Of each frame the image, and the PNG that its objects are in (which may be missing)."""
 
 
 def is_video_folder(folder: Path) -> bool:
@@ -30,7 +30,7 @@ def is_video_folder(folder: Path) -> bool:
 
 
 def has_sequences(folder: Path) -> bool:
-    """Whether a video folder holds folders of frames, and not pictures alone."""
+    """Whether a video folder holds folders of frames, and not images alone."""
     return any(path.is_dir() for layout in (OFFICIAL, SIMPLE) for path in (folder / layout[0]).glob("*"))
 
 
@@ -39,7 +39,7 @@ def open_video_folder(folder: Path) -> list[VideoSequence]:
 
     It is DAVIS as published: `JPEGImages/480p/<sequence>/*.jpg`, `Annotations/480p/<sequence>/*.png`, and the names in
     `ImageSets/2017/val.txt`; or `images/<sequence>/` beside `masks/<sequence>/`, all of it. Raises UserError if it is
-    neither, or a sequence has no pictures.
+    neither, or a sequence has no images.
     """
     if not is_video_folder(folder):
         raise UserError(
@@ -47,21 +47,21 @@ def open_video_folder(folder: Path) -> list[VideoSequence]:
             f"{SIMPLE[0]} and {SIMPLE[1]}, with a folder for each sequence in both."
         )
     official = (folder / OFFICIAL[0]).is_dir()
-    pictures, masks = (folder / part for part in (OFFICIAL if official else SIMPLE))
+    images, masks = (folder / part for part in (OFFICIAL if official else SIMPLE))
     if official:
         if not (folder / LISTING).is_file():
             raise UserError(f"{folder / LISTING} does not exist: it lists the sequences to evaluate on.")
         names = (folder / LISTING).read_text().split()
     else:
-        names = sorted(path.name for path in pictures.iterdir() if path.is_dir())
+        names = sorted(path.name for path in images.iterdir() if path.is_dir())
     if not names:
-        raise UserError(f"{pictures} holds no folder with a sequence: there is nothing to evaluate on.")
-    return [VideoSequence(name, _frames(pictures / name, masks / name)) for name in names]
+        raise UserError(f"{images} holds no folder with a sequence: there is nothing to evaluate on.")
+    return [VideoSequence(name, _frames(images / name, masks / name)) for name in names]
 
 
-def _frames(pictures: Path, masks: Path) -> list[tuple[Path, Path]]:
-    found = pictures.iterdir() if pictures.is_dir() else ()
+def _frames(images: Path, masks: Path) -> list[tuple[Path, Path]]:
+    found = images.iterdir() if images.is_dir() else ()
     files = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise UserError(f"{pictures} holds no pictures: every sequence needs its frames.")
+        raise UserError(f"{images} holds no images: every sequence needs its frames.")
     return [(file, masks / f"{file.stem}.png") for file in files]

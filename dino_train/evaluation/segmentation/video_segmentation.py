@@ -19,7 +19,7 @@ from dino_ros.masks.binary import jaccard
 from dino_train.evaluation.encoders import Encoder
 from dino_train.evaluation.segmentation.boundary import boundary_f
 from dino_train.evaluation.segmentation.label_propagation import segment_video
-from dino_train.evaluation.segmentation.labelled import VOID, Labelled, read_labelled
+from dino_train.evaluation.segmentation.labeled import VOID, Labeled, read_labeled
 from dino_train.evaluation.segmentation.video_folder import VideoSequence
 
 FEWEST = 3
@@ -31,8 +31,8 @@ class SegmentedFrame:
     """A frame and its object numbers, as they are and as they were found, [H, W]; of the first both are the same."""
 
     name: str
-    """Of the picture's file, without ending."""
-    picture: NDArray[np.uint8]
+    """Of the image's file, without ending."""
+    image: NDArray[np.uint8]
     truth: NDArray[np.uint8]
     found: NDArray[np.uint8]
 
@@ -61,32 +61,32 @@ def segment_sequence(encoder: Encoder, sequence: VideoSequence) -> Iterator[Segm
     """Yield each frame with the objects that were carried to it from the first.
 
     Raises UserError for a sequence of fewer than 3 frames, a frame of another size than the first, a first frame
-    without objects, and as `read_labelled`.
+    without objects, and as `read_labeled`.
     """
     if len(sequence.files) < FEWEST:
         raise UserError(
             f"The sequence {sequence.name} is too short ({len(sequence.files)} of {FEWEST} frames): the first is given "
             "and the last is not scored, so leave it out or give it more."
         )
-    names = [picture.stem for picture, _ in sequence.files]
+    names = [image.stem for image, _ in sequence.files]
     frames, ahead = tee(_read(sequence))
-    picture, first = next(frames)
+    image, first = next(frames)
     if np.isin(first, (0, VOID)).all():
         raise UserError(f"{sequence.files[0][1]} has no object: the first frame must show what is to be followed.")
-    yield SegmentedFrame(names[0], picture, first, first)
-    masks = segment_video(encoder, (picture for picture, _ in ahead), first)
-    for name, (picture, truth), found in zip(names[1:], frames, masks, strict=True):
-        yield SegmentedFrame(name, picture, truth, found)
+    yield SegmentedFrame(names[0], image, first, first)
+    masks = segment_video(encoder, (image for image, _ in ahead), first)
+    for name, (image, truth), found in zip(names[1:], frames, masks, strict=True):
+        yield SegmentedFrame(name, image, truth, found)
 
 
-def _read(sequence: VideoSequence) -> Iterator[Labelled]:
+def _read(sequence: VideoSequence) -> Iterator[Labeled]:
     shape: tuple[int, ...] = ()
-    for picture, mask in sequence.files:
-        labelled = read_labelled(picture, mask)
-        shape = shape or labelled[1].shape
-        if labelled[1].shape != shape:
-            raise UserError(f"{picture} has another size than the first frame: all of a sequence must have one size.")
-        yield labelled
+    for image, mask in sequence.files:
+        labeled = read_labeled(image, mask)
+        shape = shape or labeled[1].shape
+        if labeled[1].shape != shape:
+            raise UserError(f"{image} has another size than the first frame: all of a sequence must have one size.")
+        yield labeled
 
 
 def score_objects(frames: Iterable[SegmentedFrame]) -> list[ObjectScores]:

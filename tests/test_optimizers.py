@@ -1,4 +1,4 @@
-"""Optimisers: what decays, how gradients are clipped, and one step of each against its formula."""
+"""Optimizers: what decays, how gradients are clipped, and one step of each against its formula."""
 
 import math
 
@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from dino_train.recipes import OptimiserConfig  # noqa: E402
-from dino_train.training.optimizers import build_optimiser, clip_each_gradient, parameter_groups  # noqa: E402
+from dino_train.recipes import OptimizerConfig  # noqa: E402
+from dino_train.training.optimizers import build_optimizer, clip_each_gradient, parameter_groups  # noqa: E402
 
 
 class Student(torch.nn.Module):
@@ -40,8 +40,8 @@ def test_gradients_are_clipped_each_on_its_own() -> None:
 def two_steps(name: str) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
     """Weight and bias after two steps with lr 0.1 and weight decay 0.3, and the gradients of both steps."""
     student = Student()
-    optimiser = build_optimiser(OptimiserConfig(name=name), student)  # type: ignore[arg-type]
-    for group, decay in zip(optimiser.param_groups, (0.3, 0.0), strict=True):
+    optimizer = build_optimizer(OptimizerConfig(name=name), student)  # type: ignore[arg-type]
+    for group, decay in zip(optimizer.param_groups, (0.3, 0.0), strict=True):
         group["lr"], group["weight_decay"] = 0.1, decay
     gradients = []
     for number in range(2):
@@ -49,7 +49,7 @@ def two_steps(name: str) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray,
         for parameter in student.parameters():
             parameter.grad = torch.randn(parameter.shape, generator=generator)
         gradients.append((student.layer.weight.grad.double().numpy(), student.layer.bias.grad.double().numpy()))
-        optimiser.step()
+        optimizer.step()
     return student.layer.weight.detach().numpy(), student.layer.bias.detach().numpy(), gradients
 
 

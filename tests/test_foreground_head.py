@@ -23,14 +23,14 @@ ROWS, COLUMNS = INFO.grid
 
 
 def scene(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Grey noise with a bright red block of some patches; the block's patches [h, w]."""
+    """Gray noise with a bright red block of some patches; the block's patches [h, w]."""
     rng = np.random.default_rng(seed)
     truth = np.zeros((ROWS, COLUMNS), bool)
     top, left = rng.integers(0, ROWS - 1), rng.integers(0, COLUMNS - 1)
     truth[top : top + 2, left : left + 2] = True
-    picture = rng.normal(90, 6, (8 * ROWS, 8 * COLUMNS, 3))
-    picture[np.kron(truth, np.ones((8, 8), bool))] += (150, -40, -40)
-    return picture.clip(0, 255).astype(np.uint8), truth
+    image = rng.normal(90, 6, (8 * ROWS, 8 * COLUMNS, 3))
+    image[np.kron(truth, np.ones((8, 8), bool))] += (150, -40, -40)
+    return image.clip(0, 255).astype(np.uint8), truth
 
 
 @pytest.fixture
@@ -61,15 +61,15 @@ def test_a_head_finds_objects_that_it_was_not_shown(student: Path, scenes: Path,
     out = tmp_path / "with_head.onnx"
     run(["head", str(student), str(scenes), "--out", str(out)])
     before, after = Perceiver.load(student, "onnxruntime"), Perceiver.load(out, "onnxruntime")
-    assert after.info.head["pictures"] == 16
+    assert after.info.foreground_head["pictures"] == 16
     assert MaskParameters().resolve(after.info).method == "foreground"
     overlaps = []
     for seed in range(100, 110):
-        picture, truth = scene(seed)
+        image, truth = scene(seed)
         same = ("features", "attention", "embedding")
         for name in same:
-            np.testing.assert_array_equal(getattr(after(picture, same), name), getattr(before(picture, same), name))
-        seen = after.infer([picture], ["foreground"])[0]["foreground"]
+            np.testing.assert_array_equal(getattr(after(image, same), name), getattr(before(image, same), name))
+        seen = after.infer([image], ["foreground"])[0]["foreground"]
         assert seen.dtype == np.float32
         overlaps.append(jaccard(seen > 0.5, truth))
     assert np.mean(overlaps) > 0.9
@@ -83,7 +83,7 @@ def test_what_cannot_be_used_is_refused(student: Path, scenes: Path, tmp_path: P
     few = tmp_path / "few"
     few.mkdir()
     cv2.imwrite(str(few / "0.png"), scene(0)[0])
-    with pytest.raises(UserError, match="has 1 pictures: a head needs at least 10"):
+    with pytest.raises(UserError, match="has 1 images: a head needs at least 10"):
         run(["head", str(student), str(few), "--out", str(tmp_path / "y.onnx")])
     plain = tmp_path / "plain"
     plain.mkdir()

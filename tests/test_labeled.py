@@ -1,4 +1,4 @@
-"""Object numbers from masks of every kind, and the layouts that labelled pictures come in."""
+"""Object numbers from masks of every kind, and the layouts that labeled images come in."""
 
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from PIL import Image
 
 from dino_ros.demo.table import TABLE
 from dino_ros.errors import UserError
-from dino_train.evaluation.segmentation.labelled import VOID, labelled_pictures, read_objects
+from dino_train.evaluation.segmentation.labeled import VOID, labeled_images, read_objects
 from dino_train.evaluation.segmentation.video_folder import open_video_folder
 
 OBJECTS = np.repeat(np.array([[0, 1, 2, 255], [0, 7, 7, 255]], np.uint8), 8, axis=1)
@@ -22,7 +22,7 @@ OBJECTS = np.repeat(np.array([[0, 1, 2, 255], [0, 7, 7, 255]], np.uint8), 8, axi
 
 
 def write_palette(file: Path, numbers: NDArray[np.uint8]) -> None:
-    """Write an indexed PNG with colours that tell nothing of the numbers."""
+    """Write an indexed PNG with colors that tell nothing of the numbers."""
     image = Image.fromarray(numbers)
     image.putpalette(np.random.default_rng(3).integers(0, 256, 768, np.uint8).tobytes())
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def write_palette(file: Path, numbers: NDArray[np.uint8]) -> None:
 
 
 def write_picture(file: Path, shape: tuple[int, ...] = OBJECTS.shape) -> None:
-    """Write a picture of noise."""
+    """Write an image of noise."""
     file.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(file), np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8))
 
@@ -41,7 +41,7 @@ def test_a_palette_png_holds_the_numbers_themselves(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_objects(tmp_path / "mask.png"), numbers)
 
 
-def test_white_in_a_grey_mask_is_an_object_unless_others_are_numbered(tmp_path: Path) -> None:
+def test_white_in_a_gray_mask_is_an_object_unless_others_are_numbered(tmp_path: Path) -> None:
     file = tmp_path / "mask.png"
     white = np.where(OBJECTS == 7, 255, 0).astype(np.uint8)
     for written, expected in [
@@ -60,9 +60,9 @@ def test_white_in_a_grey_mask_is_an_object_unless_others_are_numbered(tmp_path: 
 
 def test_a_mask_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     file = tmp_path / "mask.png"
-    with pytest.raises(UserError, match=r"mask\.png does not exist: every picture needs a mask of the same name"):
+    with pytest.raises(UserError, match=r"mask\.png does not exist: every image needs a mask of the same name"):
         read_objects(file)
-    file.write_bytes(b"no picture")
+    file.write_bytes(b"no image")
     with pytest.raises(UserError, match=r"mask\.png does not decode"):
         read_objects(file)
     for wrong in (OBJECTS.astype(np.uint16), np.dstack([OBJECTS, OBJECTS, 0 * OBJECTS])):
@@ -71,22 +71,22 @@ def test_a_mask_that_cannot_be_read_is_named(tmp_path: Path) -> None:
             read_objects(file)
 
 
-def test_voc_is_the_pictures_that_its_list_names(tmp_path: Path) -> None:
+def test_voc_is_the_images_that_its_list_names(tmp_path: Path) -> None:
     for name in ("2007_1", "2007_2", "2007_3"):
         write_picture(tmp_path / "JPEGImages" / f"{name}.jpg")
         write_palette(tmp_path / "SegmentationObject" / f"{name}.png", OBJECTS)
     listing = tmp_path / "ImageSets" / "Segmentation" / "val.txt"
     with pytest.raises(UserError, match=r"val\.txt does not exist"):
-        labelled_pictures(tmp_path)
+        labeled_images(tmp_path)
     listing.parent.mkdir(parents=True)
     listing.write_text("2007_3\n2007_1\n")
-    found = list(labelled_pictures(tmp_path))
+    found = list(labeled_images(tmp_path))
     assert len(found) == 2
     for _, objects in found:
         np.testing.assert_array_equal(objects, OBJECTS)
     (tmp_path / "JPEGImages" / "2007_1.jpg").unlink()
-    with pytest.raises(UserError, match=r"2007_1\.jpg does not exist: every mask needs its picture"):
-        list(labelled_pictures(tmp_path))
+    with pytest.raises(UserError, match=r"2007_1\.jpg does not exist: every mask needs its image"):
+        list(labeled_images(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -99,45 +99,45 @@ def test_voc_is_the_pictures_that_its_list_names(tmp_path: Path) -> None:
         ("any/where", "elsewhere/where", "elsewhere"),
     ],
 )
-def test_the_layout_is_told_from_the_folder(tmp_path: Path, pictures: str, masks: str, option: str | None) -> None:
+def test_the_layout_is_told_from_the_folder(tmp_path: Path, images: str, masks: str, option: str | None) -> None:
     for number in range(3):
-        write_picture(tmp_path / pictures / f"{number:05d}.jpg")
+        write_picture(tmp_path / images / f"{number:05d}.jpg")
         write_palette(tmp_path / masks / f"{number:05d}.png", np.roll(OBJECTS, number, axis=1))
-    if "480p" in pictures:
+    if "480p" in images:
         (tmp_path / "ImageSets" / "2017").mkdir(parents=True)
         (tmp_path / "ImageSets" / "2017" / "val.txt").write_text("car\n")
     data = tmp_path / "any" if option else tmp_path
-    found = list(labelled_pictures(data, str(tmp_path / option) if option else None))
+    found = list(labeled_images(data, str(tmp_path / option) if option else None))
     assert len(found) == 3
-    for number, (picture, objects) in enumerate(found):
-        assert picture.shape == (*OBJECTS.shape, 3)
+    for number, (image, objects) in enumerate(found):
+        assert image.shape == (*OBJECTS.shape, 3)
         np.testing.assert_array_equal(objects, np.roll(OBJECTS, number, axis=1))
     (tmp_path / masks / "00001.png").unlink()
     with pytest.raises(UserError, match=r"00001\.png does not exist"):
-        list(labelled_pictures(data, str(tmp_path / option) if option else None))
+        list(labeled_images(data, str(tmp_path / option) if option else None))
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     write_picture(tmp_path / "images" / "1.jpg", (4, 32))
     write_palette(tmp_path / "masks" / "1.png", OBJECTS)
-    with pytest.raises(UserError, match=r"1\.png is 2x32, but its picture is 4x32"):
-        list(labelled_pictures(tmp_path))
+    with pytest.raises(UserError, match=r"1\.png is 2x32, but its image is 4x32"):
+        list(labeled_images(tmp_path))
 
 
-def test_what_holds_no_labelled_pictures_gets_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no labelled pictures"):
-        labelled_pictures(tmp_path)
-    with pytest.raises(UserError, match="holds no pictures to evaluate on"):
-        labelled_pictures(tmp_path, str(tmp_path))
+def test_what_holds_no_labeled_images_gets_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no labeled images"):
+        labeled_images(tmp_path)
+    with pytest.raises(UserError, match="holds no images to evaluate on"):
+        labeled_images(tmp_path, str(tmp_path))
     with pytest.raises(UserError, match="is a bag: name its topic of masks"):
-        labelled_pictures(TABLE)
+        labeled_images(TABLE)
 
 
 def test_a_bag_gives_the_frames_that_have_a_mask() -> None:
-    found = list(islice(labelled_pictures(TABLE, "/ground_truth/mask/compressed", "/camera/image_raw/compressed"), 4))
+    found = list(islice(labeled_images(TABLE, "/ground_truth/mask/compressed", "/camera/image_raw/compressed"), 4))
     assert len(found) == 4
-    for picture, objects in found:
-        assert picture.shape[:2] == objects.shape
+    for image, objects in found:
+        assert image.shape[:2] == objects.shape
         assert set(np.unique(objects)) == set(range(objects.max() + 1)), "numbered from 1"
 
 
@@ -157,7 +157,7 @@ def test_the_official_layout_has_the_sequences_of_its_list(tmp_path: Path) -> No
         Path("Annotations", "480p", "dog", f"{number:05d}.png") for number in (1, 2, 3)
     ]
     listing.write_text("dog\nelk\n")
-    with pytest.raises(UserError, match="480p/elk holds no pictures"):
+    with pytest.raises(UserError, match="480p/elk holds no images"):
         open_video_folder(tmp_path)
 
 
@@ -174,9 +174,9 @@ def test_real_masks_are_read(test_data: Path) -> None:
     videos = open_video_folder(test_data / "davis2016")
     assert len(videos) == 10
     assert max(len(sequence.files) for sequence in videos) == 60
-    for _, objects in islice(labelled_pictures(test_data / "davis2016"), 6):
+    for _, objects in islice(labeled_images(test_data / "davis2016"), 6):
         assert set(np.unique(objects)) == {0, 1}
-    for _, objects in islice(labelled_pictures(test_data / "coco_objects"), 6):
+    for _, objects in islice(labeled_images(test_data / "coco_objects"), 6):
         assert set(np.unique(objects)) == set(range(objects.max() + 1))
         areas = np.bincount(objects.ravel())[1:]
         assert (np.diff(areas) <= 0).all(), "the largest object is the first"

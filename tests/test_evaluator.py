@@ -1,4 +1,4 @@
-"""Evaluations beside a run: the real process on real checkpoints, and the pictures it draws."""
+"""Evaluations beside a run: the real process on real checkpoints, and the images it draws."""
 
 import dataclasses
 import json
@@ -19,8 +19,8 @@ from shapes import KINDS, render_shape  # noqa: E402
 
 from dino_ros.images.overlay import OUTLINE  # noqa: E402
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
-from dino_train.data.multicrop import normalise  # noqa: E402
-from dino_train.evaluation import beside  # noqa: E402
+from dino_train.data.multicrop import normalize  # noqa: E402
+from dino_train.evaluation import evaluator  # noqa: E402
 from dino_train.evaluation.classification.class_folder import open_class_folder  # noqa: E402
 from dino_train.evaluation.classification.knn import knn_on_folder  # noqa: E402
 from dino_train.evaluation.pictures.attention_pictures import (  # noqa: E402
@@ -35,15 +35,15 @@ from dino_train.recipes import BackboneConfig, CropsConfig, DinoRecipe  # noqa: 
 
 RECIPE = DinoRecipe(
     backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=48, depth=2, num_heads=3),
-    crops=CropsConfig(32, 16, local_crops=2),
+    crops=CropsConfig(32, 16, local_crops_number=2),
 )
 WAIT = 240.0
 """Seconds after which a process that should have ended has failed."""
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("labelled")
+def labeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("labeled")
     rng = np.random.default_rng(0)
     for part in ("train", "val"):
         for number in range(24):
@@ -54,9 +54,11 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_checkpoint(run: Path, epoch: int, scale: float = 1.0) -> Path:
-    """A checkpoint whose teacher is random, its weights scaled (0: all pictures look alike), and student another."""
+    """A checkpoint whose teacher is random, its weights scaled (0: all images look alike), and student another."""
     torch.manual_seed(epoch)
-    networks = {name: build_backbone(RECIPE.backbone, RECIPE.crops.global_size) for name in ("teacher", "student")}
+    networks = {
+        name: build_backbone(RECIPE.backbone, RECIPE.crops.global_crops_size) for name in ("teacher", "student")
+    }
     objective = {
         f"{name}.backbone.{key}": tensor * (scale if name == "teacher" else 1.0)
         for name, vit in networks.items()
@@ -67,11 +69,11 @@ def write_checkpoint(run: Path, epoch: int, scale: float = 1.0) -> Path:
         data=DataConfig([]),
         machine=MachineConfig(),
         evaluation=EvaluationConfig(),
-        pictures=24,
+        images=24,
         step=5 * epoch,
         steps_per_epoch=5,
         objective=objective,
-        optimiser={},
+        optimizer={},
         scaler={},
         seconds=0.0,
     )
@@ -94,13 +96,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def test_every_checkpoint_is_evaluated_once_as_it_appears(labelled: Path, tmp_path: Path) -> None:
+def test_every_checkpoint_is_evaluated_once_as_it_appears(labeled: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     write_checkpoint(run, 0, scale=0.0)
     (run / "epoch_0001.pt").write_bytes(b"no checkpoint")
-    data, evaluation = DataConfig([str(labelled / "train")]), EvaluationConfig(knn=str(labelled))
-    process = beside.start_beside(run, data, evaluation, "cpu")
+    data, evaluation = DataConfig([str(labeled / "train")]), EvaluationConfig(knn=str(labeled))
+    process = evaluator.start_evaluator(run, data, evaluation, "cpu")
     wait_until(lambda: evaluated(run) == ["epoch_0000.pt"])
     write_checkpoint(run, 2)
     write_checkpoint(run, 3, scale=0.0)
@@ -109,7 +111,7 @@ def test_every_checkpoint_is_evaluated_once_as_it_appears(labelled: Path, tmp_pa
     assert evaluated(run) == ["epoch_0000.pt", "epoch_0002.pt", "epoch_0003.pt"]
     lines = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
     assert [(line["step"], line["epoch"]) for line in lines] == [(0, 0.0), (10, 2.0), (15, 3.0)]
-    assert all(set(line["knn"]) == {"10", "20"} for line in lines), "24 pictures are too few for more"
+    assert all(set(line["knn"]) == {"10", "20"} for line in lines), "24 images are too few for more"
     assert lines[1]["knn"]["20"] > lines[0]["knn"]["20"]
     assert (run / "best.pt").samefile(run / "epoch_0002.pt")
     assert all((run / line["attention"]).is_file() for line in lines)
@@ -124,7 +126,7 @@ def test_every_checkpoint_is_evaluated_once_as_it_appears(labelled: Path, tmp_pa
     (run / "finished").unlink()
     (run / "epoch_0000.pt").unlink()
     sheet = (run / lines[1]["attention"]).stat().st_mtime_ns
-    process = beside.start_beside(run, data, evaluation, "cpu")
+    process = evaluator.start_evaluator(run, data, evaluation, "cpu")
     write_checkpoint(run, 4, scale=0.0)
     (run / "finished").touch()
     assert process.wait(WAIT) == 0
@@ -134,15 +136,15 @@ def test_every_checkpoint_is_evaluated_once_as_it_appears(labelled: Path, tmp_pa
     assert not list(run.rglob("*.tmp"))
 
 
-def test_it_finishes_and_ends_when_the_run_is_gone(labelled: Path, tmp_path: Path) -> None:
+def test_it_finishes_and_ends_when_the_run_is_gone(labeled: Path, tmp_path: Path) -> None:
     for epoch in (0, 1):
         write_checkpoint(tmp_path, epoch)
     program = (
-        "import sys; from pathlib import Path; from dino_train.runs.evaluator import start_beside;"
+        "import sys; from pathlib import Path; from dino_train.runs.evaluator import start_evaluator;"
         "from dino_train.config import DataConfig, EvaluationConfig;"
-        "print(start_beside(Path(sys.argv[1]), DataConfig([sys.argv[2]]), EvaluationConfig(), 'cpu').pid)"
+        "print(start_evaluator(Path(sys.argv[1]), DataConfig([sys.argv[2]]), EvaluationConfig(), 'cpu').pid)"
     )
-    command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path), str(labelled)]
+    command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path), str(labeled)]
     pid = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     wait_until(lambda: not Path(f"/proc/{pid}").exists() or "State:\tZ" in Path(f"/proc/{pid}/status").read_text())
     assert evaluated(tmp_path) == ["epoch_0000.pt", "epoch_0001.pt"]
@@ -150,25 +152,27 @@ def test_it_finishes_and_ends_when_the_run_is_gone(labelled: Path, tmp_path: Pat
     assert not (tmp_path / "best.pt").exists(), "without k-NN nothing says which is best"
 
 
-def test_what_fails_is_left_out_and_said(labelled: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = open_class_folder(labelled)
+def test_what_fails_is_left_out_and_said(labeled: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = open_class_folder(labeled)
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     val = dataclasses.replace(folder.val, files=[broken, *folder.val.files[1:]])
-    frames = fixed_frames([str(labelled)])
+    frames = fixed_frames([str(labeled)])
     path = write_checkpoint(tmp_path, 1)
-    line = beside.evaluate_checkpoint(tmp_path, path, frames, dataclasses.replace(folder, val=val), torch.device("cpu"))
+    line = evaluator.evaluate_checkpoint(
+        tmp_path, path, frames, dataclasses.replace(folder, val=val), torch.device("cpu")
+    )
     expected = {"step": 5, "epoch": 1.0, "checkpoint": path.name, "seconds": 0.0}
     assert line == {**expected, "attention": "attention/epoch_0001.png"}
     assert [record.message for record in caplog.records] == [
-        f"k-NN of epoch_0001.pt failed: {broken} does not decode as a picture: remove it or repair it."
+        f"k-NN of epoch_0001.pt failed: {broken} does not decode as an image: remove it or repair it."
     ]
 
 
-def test_it_is_the_teacher_that_is_evaluated(labelled: Path, tmp_path: Path) -> None:
+def test_it_is_the_teacher_that_is_evaluated(labeled: Path, tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, 1, scale=0.0)
-    folder = open_class_folder(labelled)
-    line = beside.evaluate_checkpoint(tmp_path, path, [], folder, torch.device("cpu"))
+    folder = open_class_folder(labeled)
+    line = evaluator.evaluate_checkpoint(tmp_path, path, [], folder, torch.device("cpu"))
     teacher, student = (checkpoint_backbone(load_checkpoint(path), name) for name in ("teacher", "student"))
     expected = {str(k): accuracy for k, accuracy in knn_on_folder(teacher, folder, 32).items()}
     assert line is not None
@@ -181,14 +185,14 @@ def test_the_best_checkpoint_is_linked_or_else_copied(tmp_path: Path, monkeypatc
     first.write_bytes(b"first")
     second.write_bytes(b"second")
     for checkpoint in (first, first, second):
-        beside.keep_best(checkpoint, best)
+        evaluator.keep_best(checkpoint, best)
         assert best.samefile(checkpoint)
 
     def no_links(*_: object) -> None:
         raise OSError("this disk has no hard links")
 
     monkeypatch.setattr(os, "link", no_links)
-    beside.keep_best(first, best)
+    evaluator.keep_best(first, best)
     assert best.read_bytes() == b"first"
     assert not best.samefile(first)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "epoch_0001.pt", "epoch_0002.pt"]
@@ -206,13 +210,13 @@ def test_fixed_frames_are_spread_over_the_data(tmp_path: Path) -> None:
     ("shape", "grid"),
     [((240, 320), (12, 16)), ((1000, 100), (16, 2)), ((20, 20), (4, 4)), ((70, 90), (9, 11)), ((900, 10), (16, 1))],
 )
-def test_attention_is_of_the_whole_picture_in_its_aspect_ratio(shape: tuple[int, int], grid: tuple[int, int]) -> None:
-    vit = build_backbone(RECIPE.backbone, RECIPE.crops.global_size)
-    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    one = attend(vit.train(), picture)
-    assert one.picture.shape == (8 * grid[0], 8 * grid[1], 3)
+def test_attention_is_of_the_whole_image_in_its_aspect_ratio(shape: tuple[int, int], grid: tuple[int, int]) -> None:
+    vit = build_backbone(RECIPE.backbone, RECIPE.crops.global_crops_size)
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    one = attend(vit.train(), image)
+    assert one.image.shape == (8 * grid[0], 8 * grid[1], 3)
     assert one.attention.shape == (3, *grid)
-    images = normalise(torch.from_numpy(one.picture).permute(2, 0, 1)[None], *mean_and_std(vit))
+    images = normalize(torch.from_numpy(one.image).permute(2, 0, 1)[None], *mean_and_std(vit))
     with torch.no_grad():
         _, expected, _ = VitOutputs(vit.eval())(images)
     np.testing.assert_allclose(one.attention, expected[0].numpy(), rtol=1e-5, atol=1e-7)
@@ -223,8 +227,8 @@ def test_the_sheet_shows_where_attention_is() -> None:
     places = [(1, 1), (4, 6), (2, 5)]  # row and column of the patch that each head looks at
     for head, (row, column) in enumerate(places):
         attention[head, row, column] = 0.9
-    grey = np.full((48, 64, 3), 128, np.uint8)
-    one = Attended(grey, attention)
+    gray = np.full((48, 64, 3), 128, np.uint8)
+    one = Attended(gray, attention)
     outlined = cv2.inRange(one.drawn(), np.array(OUTLINE), np.array(OUTLINE))
     rows, columns = np.nonzero(cv2.dilate(outlined, np.ones((9, 9), np.uint8)))
     for row, column in (places[0], places[2]):  # two of three equal patches hold 60 %: the first two

@@ -19,7 +19,7 @@ from dino_train.models.backbones import VitOutputs, build_backbone, mean_and_std
 from dino_train.models.weights import open_weights, weights_hash
 from dino_train.objectives.collapse import effective_rank
 from dino_train.objectives.objective import Objective
-from dino_train.recipes import DistilRecipe
+from dino_train.recipes import DistillRecipe
 
 TEACHER = "teacher."
 """How the names of the teacher's weights begin."""
@@ -52,8 +52,8 @@ class StudentNetwork(nn.Module):
         self.projection = nn.Identity() if own == width else nn.Linear(own, width)
 
 
-class Distil(Objective):
-    """Student, frozen teacher, and the loss between them: `distil_loss`.
+class Distill(Objective):
+    """Student, frozen teacher, and the loss between them: `distill_loss`.
 
     The teacher may have another patch size: it sees each crop resized to as many patches as the student has. Raises
     UserError for a teacher that cannot be opened.
@@ -61,10 +61,12 @@ class Distil(Objective):
 
     compilable = False  # the attention would be compiled away
 
-    def __init__(self, recipe: DistilRecipe) -> None:
+    def __init__(self, recipe: DistillRecipe) -> None:
         super().__init__()
-        self.config = recipe.distil
-        backbone = build_backbone(recipe.backbone, recipe.crops.global_size, drop_path=recipe.backbone.drop_path)
+        self.config = recipe.distill
+        backbone = build_backbone(
+            recipe.backbone, recipe.crops.global_crops_size, drop_path_rate=recipe.backbone.drop_path_rate
+        )
         self.teacher = open_weights(recipe.teacher).vit.requires_grad_(False)
         self.teacher_name, self.teacher_sha256 = recipe.teacher, weights_hash(self.teacher)
         self.student = StudentNetwork(backbone, int(self.teacher.embed_dim))
@@ -75,7 +77,7 @@ class Distil(Objective):
         self._scale = [a / b for a, b in zip(ours[1], theirs[1], strict=True)]
         self._shift = [(a - b) / std for a, b, std in zip(ours[0], theirs[0], theirs[1], strict=True)]
 
-    def train(self, mode: bool = True) -> Distil:
+    def train(self, mode: bool = True) -> Distill:
         """As usual, but the teacher stays as it is evaluated."""
         super().train(mode)
         self.teacher.eval()
@@ -94,13 +96,13 @@ class Distil(Objective):
                 project: Any = self.student.projection
                 projected = project(features), attention, project(cls)
                 agreement = agree(projected, tuple(output.float() for output in theirs), cls)
-                losses.append(distil_loss(agreement, self.config.patches, self.config.cls, self.config.attention))
+                losses.append(distill_loss(agreement, self.config.patches, self.config.cls, self.config.attention))
             agreements.append(agreement)
         loss = torch.cat(losses).mean()
         return loss, Agreement(*(torch.cat(parts).detach() for parts in zip(*agreements, strict=True)))
 
     def for_teacher(self, crops: Tensor) -> Tensor:
-        """Crops [n, 3, S, S], normalised for the student, as the teacher takes them."""
+        """Crops [n, 3, S, S], normalized for the student, as the teacher takes them."""
         scale, shift = (
             torch.tensor(values, device=crops.device).view(1, 3, 1, 1) for values in (self._scale, self._shift)
         )
@@ -155,6 +157,6 @@ def agree(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], tokens: Tensor) 
     return Agreement(features, cls, divergence, tokens)
 
 
-def distil_loss(agreement: Agreement, patches: float, cls: float, attention: float) -> Tensor:
+def distill_loss(agreement: Agreement, patches: float, cls: float, attention: float) -> Tensor:
     """Loss [n] of each crop: weighted sum of what the cosines lack to 1, and of the divergence of the attention."""
     return patches * (1 - agreement.patches) + cls * (1 - agreement.cls) + attention * agreement.divergence

@@ -9,7 +9,7 @@ from bags import write_bag, write_topics
 from rosbags.typesys import Stores, get_typestore
 
 from dino_ros.errors import UserError
-from dino_train.evaluation.probing.bag_targets import nearest, read_numbers
+from dino_train.evaluation.probing.bag_targets import nearest, read_targets
 
 TYPES = get_typestore(Stores.ROS2_JAZZY).types
 
@@ -20,13 +20,13 @@ def pose(x: float, y: float = 0.0, w: float = 1.0) -> Any:
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3", "ros1"])
-def test_poses_that_come_and_go_are_summarised(tmp_path: Path, storage: str) -> None:
+def test_poses_that_come_and_go_are_summarized(tmp_path: Path, storage: str) -> None:
     messages = [
         ("geometry_msgs/msg/PoseArray", ([pose(x, y) for x, y in places],))
         for places in ([(1.0, 5.0), (3.0, -5.0)], [], [(4.0, 0.5)])
     ]
     bag = write_topics(tmp_path / ("a.bag" if storage == "ros1" else "a"), {"/poses": messages}, storage)
-    numbers = read_numbers(bag, "/poses")
+    numbers = read_targets(bag, "/poses")
     assert numbers.stamps.tolist() == [1_000_000_000, 1_100_000_000, 1_200_000_000]
     expected = {
         "poses.count": [2, 0, 1],
@@ -57,7 +57,7 @@ def test_joints_go_by_their_names(tmp_path: Path) -> None:
         (kind, (["wrist", "elbow"], np.array([0.4, 0.3]), empty, np.array([2.0, 1.5]))),
         (kind, (["gripper"], np.array([7.0]), empty, empty)),
     ]
-    numbers = read_numbers(write_topics(tmp_path / "a", {"/joints": messages}), "/joints")
+    numbers = read_targets(write_topics(tmp_path / "a", {"/joints": messages}), "/joints")
     np.testing.assert_array_equal(numbers.columns["position.elbow"], [0.1, 0.3, np.nan])
     np.testing.assert_array_equal(numbers.columns["position.wrist"], [0.2, 0.4, np.nan])
     np.testing.assert_array_equal(numbers.columns["effort.wrist"], [np.nan, 2.0, np.nan])
@@ -79,7 +79,7 @@ def test_odometry_without_covariance_and_with_one_sign_of_quaternions(tmp_path: 
         )
         for x, w in ((1.0, 0.8), (2.0, -0.8))
     ]
-    numbers = read_numbers(write_topics(tmp_path / "a", {"/odom": messages}), "/odom")
+    numbers = read_targets(write_topics(tmp_path / "a", {"/odom": messages}), "/odom")
     assert numbers.columns["pose.pose.orientation.w"].tolist() == [0.8, 0.8]
     assert numbers.columns["pose.pose.orientation.x"].tolist() == [0.6, -0.6]
     assert numbers.sensible() == [
@@ -87,26 +87,26 @@ def test_odometry_without_covariance_and_with_one_sign_of_quaternions(tmp_path: 
     ]  # fmt: skip
 
 
-def test_long_arrays_are_summarised_and_bytes_are_not_numbers(tmp_path: Path) -> None:
+def test_long_arrays_are_summarized_and_bytes_are_not_numbers(tmp_path: Path) -> None:
     scans = [
         ("sensor_msgs/msg/LaserScan", (0.0, 1.0, 0.1, 0.0, 0.0, 0.0, 9.0, ranges.astype(np.float32), np.zeros(0, "f4")))
         for ranges in (np.array([np.inf, *range(1, 40)]), np.arange(40) + 2.0)
     ]
-    numbers = read_numbers(write_topics(tmp_path / "a", {"/scan": scans}), "/scan")
+    numbers = read_targets(write_topics(tmp_path / "a", {"/scan": scans}), "/scan")
     assert numbers.sensible() == ["ranges.mean", "ranges.min", "ranges.max"]
     assert numbers.columns["ranges.mean"].tolist() == [20.0, 21.5], "what is not finite counts as absent"
     write_bag(tmp_path / "pictures", frames=2)
-    assert set(read_numbers(tmp_path / "pictures", "/raw").columns) == {"height", "width", "step", "is_bigendian"}
+    assert set(read_targets(tmp_path / "pictures", "/raw").columns) == {"height", "width", "step", "is_bigendian"}
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     write_bag(tmp_path / "bag", frames=2)
     with pytest.raises(UserError, match=r"no topic /odom: its topics are /compressed, /raw, /text"):
-        read_numbers(tmp_path / "bag", "/odom")
+        read_targets(tmp_path / "bag", "/odom")
     with pytest.raises(UserError, match=r"/text of .* has no messages with numbers"):
-        read_numbers(tmp_path / "bag", "/text")
+        read_targets(tmp_path / "bag", "/text")
     with pytest.raises(UserError, match=r"no number pose: choose among height, width"):
-        read_numbers(tmp_path / "bag", "/raw").choose(["pose"])
+        read_targets(tmp_path / "bag", "/raw").choose(["pose"])
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,13 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     [
         ([0, 10, 20, 30], [0, 10, 20, 30], [0, 1, 2, 3]),
         ([0, 100, 200], [1, 11, 21, 89, 99, 109, 150], [0, 4, -1]),  # a fast topic: within its interval of 10
-        ([0, 10, 20, 30, 40, 50, 60], [24, 61, 90], [-1, -1, 0, 0, -1, -1, 1]),  # a slow one: within the pictures'
+        ([0, 10, 20, 30, 40, 50, 60], [24, 61, 90], [-1, -1, 0, 0, -1, -1, 1]),  # a slow one: within the images'
         ([5, 6, 16], [0, 10, 20], [0, 1, 2]),  # the earlier of two that are as near
         ([-50, 70], [0, 10, 20], [-1, -1]),
         ([100], [100], [0]),
         ([90, 100, 110], [99], [0, 0, -1]),
     ],
 )
-def test_the_nearest_message_belongs_to_a_picture(stamps: list[int], others: list[int], expected: list[int]) -> None:
+def test_the_nearest_message_belongs_to_a_image(stamps: list[int], others: list[int], expected: list[int]) -> None:
     found = nearest(np.array(stamps, np.int64), np.array(others, np.int64))
     assert found.tolist() == expected

@@ -1,4 +1,4 @@
-"""A normalised cut of the graph of patches, by a few Lanczos steps that start from the last frame's cut.
+"""A normalized cut of the graph of patches, by a few Lanczos steps that start from the last frame's cut.
 
 Wang et al. 2022, "Self-Supervised Transformers for Unsupervised Object Discovery using Normalized Cut" (TokenCut),
 after Shi and Malik 2000. On patch tokens instead of the last block's keys; attention tells on which side objects are.
@@ -24,7 +24,7 @@ MOST = 400
 """Nodes of the graph, about: of larger grids four patches are one node, or more."""
 
 
-def normalised_cut_mask(
+def normalized_cut_mask(
     features: NDArray[np.float32], attention: NDArray[np.float32], last: NDArray[np.float32] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Soft mask [h', w'] from features [h, w, C] and attention [heads, h, w], and the vector [h' * w'] that cuts.

@@ -1,4 +1,4 @@
-"""Copy detection: pooling and whitening against NumPy and scikit-learn, and distorted copies of real pictures."""
+"""Copy detection: pooling and whitening against NumPy and scikit-learn, and distorted copies of real images."""
 
 import json
 from pathlib import Path
@@ -31,11 +31,11 @@ def test_pooling_is_the_fourth_root_of_the_mean_fourth_power() -> None:
 
 
 def test_a_descriptor_is_the_embedding_and_the_pooled_patches(tmp_path: Path, student: Path) -> None:
-    pictures = np.random.default_rng(1).integers(0, 256, (3, 32, 48, 3), np.uint8)
+    images = np.random.default_rng(1).integers(0, 256, (3, 32, 48, 3), np.uint8)
     files = [tmp_path / f"{i}.png" for i in range(3)]
-    for file, picture in zip(files, pictures, strict=True):
-        cv2.imwrite(str(file), picture[:, :, ::-1])
-    seen = expected(pictures)
+    for file, image in zip(files, images, strict=True):
+        cv2.imwrite(str(file), image[:, :, ::-1])
+    seen = expected(images)
     pooled = (np.maximum(seen["features"], 1e-6) ** 4).mean(axis=(1, 2)) ** 0.25
     descriptors = copy_descriptors(Perceiver.load(student), files)
     np.testing.assert_allclose(descriptors, np.concatenate([seen["embedding"], pooled], axis=1), atol=1e-5)
@@ -60,25 +60,25 @@ def test_whitening_does_not_blow_up_what_does_not_vary() -> None:
     assert np.abs(Whitening.learn(vectors)(vectors)).max() < 5, "unbounded it would be 10: the outlier's share"
 
 
-def distort(picture: np.ndarray) -> dict[str, np.ndarray]:
-    """A picture compressed, cropped and blurred, as Copydays has it."""
-    height, width = picture.shape[:2]
-    compressed = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 10])[1]
+def distort(image: np.ndarray) -> dict[str, np.ndarray]:
+    """An image compressed, cropped and blurred, as Copydays has it."""
+    height, width = image.shape[:2]
+    compressed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 10])[1]
     return {
         "jpeg": cv2.imdecode(compressed, cv2.IMREAD_COLOR),
-        "crop": picture[height // 10 : -height // 10, width // 10 : -width // 10],
-        "blur": cv2.GaussianBlur(picture, (0, 0), width / 60),
+        "crop": image[height // 10 : -height // 10, width // 10 : -width // 10],
+        "blur": cv2.GaussianBlur(image, (0, 0), width / 60),
     }
 
 
-def write_copies(folder: Path, pictures: dict[str, np.ndarray]) -> Path:
-    """Write pictures as database and distorted copies as queries; returns the ground truth."""
+def write_copies(folder: Path, images: dict[str, np.ndarray]) -> Path:
+    """Write images as database and distorted copies as queries; returns the ground truth."""
     entries = {}
     for part in ("originals", "copies"):
         (folder / "pictures" / part).mkdir(parents=True)
-    for name, picture in pictures.items():
-        cv2.imwrite(str(folder / "pictures" / "originals" / f"{name}.png"), picture)
-        for kind, copy in distort(picture).items():
+    for name, image in images.items():
+        cv2.imwrite(str(folder / "pictures" / "originals" / f"{name}.png"), image)
+        for kind, copy in distort(image).items():
             cv2.imwrite(str(folder / "pictures" / "copies" / f"{name}_{kind}.png"), copy)
             entries[f"copies/{name}_{kind}.png"] = {"positives": [f"originals/{name}.png"]}
     (folder / "truth.json").write_text(json.dumps(entries))
@@ -100,11 +100,11 @@ def test_the_command_finds_copies_of_shapes(tmp_path: Path, student: Path) -> No
         found[len(whitening)] = row["mAP"]
     assert found[0] != found[2]
     (tmp_path / "others" / "0.png").unlink()
-    with pytest.raises(UserError, match="others holds 6 pictures: to whiten descriptors of 6 values give more"):
+    with pytest.raises(UserError, match="others holds 6 images: to whiten descriptors of 6 values give more"):
         run([*command, "--whitening", str(tmp_path / "others")])
 
 
-def test_copies_of_real_pictures_are_found(test_data: Path, tmp_path: Path) -> None:
+def test_copies_of_real_images_are_found(test_data: Path, tmp_path: Path) -> None:
     files = sorted((test_data / "caltech101" / "val").rglob("*.jpg"))[::50]
     truth = write_copies(tmp_path, {str(i): cv2.imread(str(file)) for i, file in enumerate(files)})
     encoder = TorchEncoder(random_vit("table_vit_micro_8"), (48, 64))

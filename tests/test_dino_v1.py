@@ -1,4 +1,4 @@
-"""Files of DINO's authors: what they hold arrives in student, teacher, heads and centre, and nothing in them is run."""
+"""Files of DINO's authors: what they hold arrives in student, teacher, heads and center, and nothing in them is run."""
 
 import argparse
 import copy
@@ -21,7 +21,7 @@ from dino_train.models.backbones import build_backbone  # noqa: E402
 from dino_train.models.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
 from dino_train.models.dino_v1 import load_official  # noqa: E402
 from dino_train.objectives.dino import Dino  # noqa: E402
-from dino_train.objectives.initialize import initialise  # noqa: E402
+from dino_train.objectives.initialize import initialize  # noqa: E402
 from dino_train.recipes import BackboneConfig, CropsConfig, DinoConfig, DinoRecipe  # noqa: E402
 
 RECIPE = DinoRecipe(
@@ -97,7 +97,7 @@ def test_a_training_checkpoint_goes_on(tmp_path: Path, recipe: DinoRecipe) -> No
     networks = official_file(tmp_path / "checkpoint.pth", recipe.dino.use_bn_in_head)
     recipe = dataclasses.replace(recipe, crops=CropsConfig(48, 16))
     dino = Dino(recipe)
-    initialise(dino, tmp_path / "checkpoint.pth")
+    initialize(dino, tmp_path / "checkpoint.pth")
     official = load_official(tmp_path / "checkpoint.pth")
     for name in ("student", "teacher"):
         network: Any = getattr(dino, name).eval()
@@ -107,7 +107,7 @@ def test_a_training_checkpoint_goes_on(tmp_path: Path, recipe: DinoRecipe) -> No
                 logits = network.head(network.backbone(image[None]))
             assert_close(logits, teacher_logits(networks[name], image))
     content = torch.load(tmp_path / "checkpoint.pth", weights_only=False)
-    assert torch.equal(dino.centre, content["dino_loss"]["center"])
+    assert torch.equal(dino.center, content["dino_loss"]["center"])
     assert (official.epoch, official.name) == (100, "vit_tiny_patch8_224.dino")
     assert official.args == {"arch": "vit_tiny", "patch_size": 8, "out_dim": 48, "global_crops_scale": [0.4, 1.0]}
 
@@ -117,7 +117,7 @@ def test_a_backbone_starts_both_networks_and_leaves_the_heads(tmp_path: Path) ->
     torch.save(vit.state_dict(), tmp_path / "backbone.pth")
     dino = Dino(RECIPE)
     before = copy.deepcopy(dino.state_dict())
-    initialise(dino, tmp_path / "backbone.pth")
+    initialize(dino, tmp_path / "backbone.pth")
     position = resized(weights_of(vit)["pos_embed"], 4, 4)  # of 48 pixels, for crops of 32
     for name, tensor in dino.state_dict().items():
         if "backbone." not in name:
@@ -132,18 +132,18 @@ def own_checkpoint(path: Path, recipe: DinoRecipe) -> dict[str, torch.Tensor]:
     """A checkpoint of `dino-train pretrain` whose student and teacher differ; returns its state."""
     dino = Dino(recipe)
     shake(dino)
-    dino.centre += 1
+    dino.center += 1
     save_checkpoint(
         Checkpoint(
             recipe=recipe,
             data=DataConfig(["bag"]),
             machine=MachineConfig(),
             evaluation=EvaluationConfig(),
-            pictures=100,
+            images=100,
             step=7,
             steps_per_epoch=1,
             objective=dino.state_dict(),
-            optimiser={},
+            optimizer={},
             scaler={},
             seconds=1.0,
         ),
@@ -155,7 +155,7 @@ def own_checkpoint(path: Path, recipe: DinoRecipe) -> dict[str, torch.Tensor]:
 def test_an_earlier_run_starts_another(tmp_path: Path) -> None:
     state = own_checkpoint(tmp_path / "checkpoint.pt", dataclasses.replace(RECIPE, crops=CropsConfig(48, 16)))
     dino = Dino(RECIPE)
-    initialise(dino, tmp_path / "checkpoint.pt")
+    initialize(dino, tmp_path / "checkpoint.pt")
     for name, tensor in dino.state_dict().items():
         if name.endswith("pos_embed"):
             assert_close(tensor[0], resized(state[name].double().numpy(), 4, 4))
@@ -197,7 +197,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, file: str, settings: dict[st
     dino = Dino(changed(**settings))
     before = copy.deepcopy(dino.state_dict())
     with pytest.raises(UserError, match=sentence) as caught:
-        initialise(dino, tmp_path / file)
+        initialize(dino, tmp_path / file)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in dino.state_dict().items())
 
@@ -221,7 +221,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_written_with_an_older_numpy(tmp_path: Path) -> None:
-    """The optimiser's learning rate is a NumPy number, which NumPy 1 stored under another name than NumPy 2."""
+    """The optimizer's learning rate is a NumPy number, which NumPy 1 stored under another name than NumPy 2."""
     official_file(tmp_path / "new.pth")
     with zipfile.ZipFile(tmp_path / "new.pth") as new, zipfile.ZipFile(tmp_path / "old.pth", "w") as old:
         for name in new.namelist():
@@ -255,4 +255,4 @@ def test_other_networks_get_one_sentence(tmp_path: Path, content: Any, sentence:
 
 def test_a_missing_file_gets_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"There is no weights file .*nothing.pth"):
-        initialise(Dino(RECIPE), tmp_path / "nothing.pth")
+        initialize(Dino(RECIPE), tmp_path / "nothing.pth")

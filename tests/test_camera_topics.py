@@ -15,7 +15,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from students import changed, write_student
-from test_perception_node import picture
+from test_perception_node import image
 
 from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.run import running
@@ -48,7 +48,7 @@ def test_four_cameras_one_of_them_dead(client: Client, student: Path) -> None:
             for index, name in enumerate(CAMERAS):
                 if name == DEAD:
                     continue
-                rgb = picture(4 * number + index)
+                rgb = image(4 * number + index)
                 message = rgb_message(rgb, header(number, f"{name} {number}"))
                 cameras[name].publish(message)
                 sent[name][number] = rgb
@@ -92,7 +92,7 @@ def test_decimation_and_rate_hold(client: Client, student: Path) -> None:
         masks = client.listen("/dino/attention_mask")
         client.camera_heard()
         for number in range(1, 21):
-            client.send(number, picture(number))
+            client.send(number, image(number))
             client.pause(0.04)
         client.wait(lambda: len(masks) == 5, "every fourth frame")
         assert [mask.header.frame_id for mask in masks] == [f"camera {n}" for n in (1, 5, 9, 13, 17)]
@@ -101,7 +101,7 @@ def test_decimation_and_rate_hold(client: Client, student: Path) -> None:
         masks.clear()
         start = time.monotonic()
         for number in range(1, 91):
-            client.send(number, picture(number))
+            client.send(number, image(number))
             client.pause(1 / 60)
         seconds = time.monotonic() - start
         client.pause(0.5)
@@ -123,7 +123,7 @@ def test_a_student_is_swapped_under_a_stream_without_losing_a_frame(
         def frame() -> None:
             nonlocal sent
             sent += 1
-            client.send(sent, picture(sent))
+            client.send(sent, image(sent))
 
         timer = client.create_timer(1 / 30, frame)
         client.wait(lambda: len(masks) > 15, "masks before the swap")
@@ -165,8 +165,8 @@ def test_a_topic_that_is_matched_while_others_are_advertised_is_no_error(
 
 
 def test_a_student_with_fewer_heads_than_the_mask_needs_is_refused(client: Client, student: Path) -> None:
-    with running("perception_node", {"model": "", "mask_head": 3}, ()):
+    with running("perception_node", {"model": "", "mask_attention_head": 3}, ()):
         assert bring_up(client, PERCEPTION)
         successful, reason = client.set_parameter("model", str(student))
         assert not successful
-        assert "mask_head is 3, but the student has the heads 0 to 2" in reason
+        assert "mask_attention_head is 3, but the student has the heads 0 to 2" in reason

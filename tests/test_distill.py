@@ -21,10 +21,10 @@ from dino_train.cli import run  # noqa: E402
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
 from dino_train.models.backbones import VitOutputs, build_backbone  # noqa: E402
 from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
-from dino_train.models.dino_v1 import initialise  # noqa: E402
+from dino_train.models.dino_v1 import initialize  # noqa: E402
 from dino_train.objectives.dino import Dino  # noqa: E402
-from dino_train.objectives.distil import Distil, agree, distil_loss  # noqa: E402
-from dino_train.recipes import BackboneConfig, CropsConfig, DistilConfig, DistilRecipe, OptimiserConfig  # noqa: E402
+from dino_train.objectives.distill import Distill, agree, distill_loss  # noqa: E402
+from dino_train.recipes import BackboneConfig, CropsConfig, DistillConfig, DistillRecipe, OptimizerConfig  # noqa: E402
 from dino_train.recipes.files import load_recipe, recipe_from_dict  # noqa: E402
 from dino_train.runs.log import LAST_NAME, LOG_NAME  # noqa: E402
 from dino_train.training import trainer  # noqa: E402
@@ -35,20 +35,20 @@ QUIET = EvaluationConfig(every=0)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A teacher of random weights large enough for attention to be uneven, and pictures."""
-    folder = tmp_path_factory.mktemp("distil")
+    """A teacher of random weights large enough for attention to be uneven, and images."""
+    folder = tmp_path_factory.mktemp("distill")
     own_checkpoint(folder / "teacher.pt", TEACHER_RECIPE)
     (folder / "pictures").mkdir()
     write_shapes(folder / "pictures", 128)
     return folder
 
 
-def recipe(folder: Path, **changes: object) -> DistilRecipe:
+def recipe(folder: Path, **changes: object) -> DistillRecipe:
     return dataclasses.replace(
-        DistilRecipe(
-            backbone=BackboneConfig("vit_tiny_patch16_224", 8, 32, depth=2, num_heads=2, drop_path=0.0),
-            crops=CropsConfig(32, local_crops=0, colour=0.3),
-            optimiser=OptimiserConfig(lr=2e-2, warmup_epochs=1, weight_decay_end=0.04),
+        DistillRecipe(
+            backbone=BackboneConfig("vit_tiny_patch16_224", 8, 32, depth=2, num_heads=2, drop_path_rate=0.0),
+            crops=CropsConfig(32, local_crops_number=0, color=0.3),
+            optimizer=OptimizerConfig(lr=2e-2, warmup_epochs=1, weight_decay_end=0.04),
             epochs=6,
             batch_size=16,
             teacher=str(folder / "teacher.pt"),
@@ -101,7 +101,7 @@ def test_the_loss_is_the_formula_and_so_is_its_gradient(heads: tuple[int, int]) 
     fixed = [torch.from_numpy(a) for a in theirs]
 
     def loss(*tensors: torch.Tensor) -> torch.Tensor:
-        return distil_loss(agree(tensors, tuple(fixed), tensors[2]), *weights)
+        return distill_loss(agree(tensors, tuple(fixed), tensors[2]), *weights)
 
     free = [torch.from_numpy(a).requires_grad_() for a in ours]
     np.testing.assert_allclose(loss(*free).detach().numpy(), reference(ours, theirs, weights), rtol=1e-12)
@@ -117,22 +117,22 @@ def test_the_loss_is_the_formula_and_so_is_its_gradient(heads: tuple[int, int]) 
 
 
 def test_the_objective_compares_the_networks(folder: Path) -> None:
-    """A teacher of another width, patch size and normalisation sees the crop as it would by itself."""
+    """A teacher of another width, patch size and normalization sees the crop as it would by itself."""
     torch.manual_seed(0)
-    small = recipe(folder, backbone=BackboneConfig("vit_tiny_patch16_224", 4, 32, 2, 2, drop_path=0.0))
-    distil = Distil(small).train()
-    distil._shift, distil._scale = [0.1, 0.2, 0.3], [1.5, 1.0, 0.5]
+    small = recipe(folder, backbone=BackboneConfig("vit_tiny_patch16_224", 4, 32, 2, 2, drop_path_rate=0.0))
+    distill = Distill(small).train()
+    distill._shift, distill._scale = [0.1, 0.2, 0.3], [1.5, 1.0, 0.5]
     crops = torch.randn(3, 3, 32, 32)
-    loss, said = distil([crops], {})
+    loss, said = distill([crops], {})
     seen = crops * torch.tensor([1.5, 1.0, 0.5]).view(1, 3, 1, 1) + torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
     seen = torch.nn.functional.interpolate(seen, (64, 64), mode="bicubic", antialias=True)
     with torch.no_grad():
-        theirs = [a.numpy() for a in VitOutputs(distil.teacher)(seen)]
-        features, attention, cls = VitOutputs(distil.student.backbone)(crops)
-        project = distil.student.projection
+        theirs = [a.numpy() for a in VitOutputs(distill.teacher)(seen)]
+        features, attention, cls = VitOutputs(distill.student.backbone)(crops)
+        project = distill.student.projection
         ours = [a.numpy() for a in (project(features), attention, project(cls))]
     assert ours[0].shape == theirs[0].shape == (3, 8, 8, 64)
-    as_wide = Distil(recipe(folder, backbone=TEACHER_RECIPE.backbone)).student.projection
+    as_wide = Distill(recipe(folder, backbone=TEACHER_RECIPE.backbone)).student.projection
     assert isinstance(as_wide, torch.nn.Identity), "comparable as they are"
     losses = []
     for crop in range(3):
@@ -145,7 +145,7 @@ def test_the_objective_compares_the_networks(folder: Path) -> None:
         losses.append(1 - patches + 1 - cls_cosine + (p * np.log(p / q)).sum(1).mean())
         assert said.patches[crop].item() == pytest.approx(patches, abs=1e-5)
     assert loss.item() == pytest.approx(np.mean(losses), rel=1e-4)
-    health = distil.health(loss, said)
+    health = distill.health(loss, said)
     assert health["loss"] == loss.item()
     assert health["cosine"] == pytest.approx(said.patches.mean().item())
 
@@ -176,9 +176,9 @@ def test_a_student_learns_and_its_teacher_stands_still(folder: Path, tmp_path: P
         (held_out / part).mkdir(parents=True)
     rng = np.random.default_rng(7)
     for number in range(5):
-        picture = render_shape(1, rng)
-        cv2.imwrite(str(held_out / "pictures" / f"{number}.png"), picture[:, :, ::-1])
-        cv2.imwrite(str(held_out / "masks" / f"{number}.png"), 255 * (np.ptp(picture, axis=2) > 120).astype(np.uint8))
+        image = render_shape(1, rng)
+        cv2.imwrite(str(held_out / "pictures" / f"{number}.png"), image[:, :, ::-1])
+        cv2.imwrite(str(held_out / "masks" / f"{number}.png"), 255 * (np.ptp(image, axis=2) > 120).astype(np.uint8))
     plain = json.dumps(json.loads(json.dumps(dataclasses.asdict(small))))
     (tmp_path / "recipe.yaml").write_text(plain)
     run(
@@ -203,8 +203,8 @@ def test_a_student_learns_and_its_teacher_stands_still(folder: Path, tmp_path: P
     student, teacher = (Perceiver.load(out / f"{name}.onnx") for name in ("student", "teacher"))
     overlaps = []
     for number in range(5):
-        picture = cv2.imread(str(held_out / "pictures" / f"{number}.png"))[:, :, ::-1]
-        a, b = (one(picture).mask > 0 for one in (student, teacher))
+        image = cv2.imread(str(held_out / "pictures" / f"{number}.png"))[:, :, ::-1]
+        a, b = (one(image).mask > 0 for one in (student, teacher))
         overlaps.append((a & b).sum() / (a | b).sum())
     assert found["mask_iou"] == pytest.approx(np.mean(overlaps))
     assert found["frames"] == 5
@@ -220,7 +220,7 @@ def test_a_student_learns_and_its_teacher_stands_still(folder: Path, tmp_path: P
     with pytest.raises(UserError, match=r"holds no teacher: name .*teacher.pt itself"):
         run(["export", str(out / LAST_NAME), "--size", "48x32", "--network", "teacher"])
     dino = Dino(dataclasses.replace(TEACHER_RECIPE, backbone=small.backbone, crops=small.crops))
-    initialise(dino, out / LAST_NAME)
+    initialize(dino, out / LAST_NAME)
     vit = checkpoint_backbone(checkpoint, "student")
     for network in (dino.student, dino.teacher):
         assert all(torch.equal(a, b) for a, b in zip(network.backbone.parameters(), vit.parameters(), strict=True))
@@ -230,7 +230,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(folder: Path, tmp_path: Path, monkeyp
     class Stopped(Exception):
         pass
 
-    changes = {"epochs": 2, "backbone": BackboneConfig("vit_tiny_patch16_224", 8, 32, 2, 2, drop_path=0.2)}
+    changes = {"epochs": 2, "backbone": BackboneConfig("vit_tiny_patch16_224", 8, 32, 2, 2, drop_path_rate=0.2)}
     whole = load_checkpoint(distilled(folder, tmp_path / "whole", **changes))
     save = trainer.save_checkpoint
 
@@ -254,7 +254,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(folder: Path, tmp_path: Path, monkeyp
     ]
     broken = {**resumed.objective, "teacher_sha256": "0" * 64}
     with pytest.raises(UserError, match=r"teacher .*teacher.pt has changed since the run began"):
-        Distil(recipe(folder)).restore(broken)
+        Distill(recipe(folder)).restore(broken)
 
 
 def test_parts_and_activations_computed_again_change_nothing(folder: Path, tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_what_cannot_be_distilled_gets_one_sentence(folder: Path, tmp_path: Path
     for arguments, sentence in (
         ([data], "no teacher: .* with --teacher"),
         ([data, "--teacher", "missing.pt"], "no checkpoint missing.pt"),
-        ([data, "--teacher", teacher, "--distil.cls", "-1"], "weights must be 0 or more"),
+        ([data, "--teacher", teacher, "--distill.cls", "-1"], "weights must be 0 or more"),
         (
             [data, "--teacher", teacher, "--config", "robot_bag", "--machine.compile", "true"],
             "machine.compile is of no",
@@ -291,7 +291,7 @@ def test_what_cannot_be_distilled_gets_one_sentence(folder: Path, tmp_path: Path
 
 def test_shipped_recipes_are_valid() -> None:
     for path in sorted((Path(__file__).parents[1] / "config" / "distill").glob("*.yaml")):
-        shipped = dataclasses.replace(load_recipe(path.stem, "distill"), teacher="x", distil=DistilConfig(cls=0.5))
+        shipped = dataclasses.replace(load_recipe(path.stem, "distill"), teacher="x", distill=DistillConfig(cls=0.5))
         shipped.check()
-        build_backbone(shipped.backbone, shipped.crops.global_size)
+        build_backbone(shipped.backbone, shipped.crops.global_crops_size)
         assert recipe_from_dict(dataclasses.asdict(shipped)) == shipped
