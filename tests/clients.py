@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
@@ -108,3 +109,8 @@ def header(milliseconds: int, frame_id: str) -> Header:
 def values(status: DiagnosticStatus) -> dict[str, str]:
     """The key-value pairs of a diagnostic."""
     return {pair.key: pair.value for pair in status.values}
+
+
+def image(seed: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return cv2.GaussianBlur(noise, (0, 0), 5)

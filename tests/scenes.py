@@ -1,5 +1,6 @@
 """Features and attention as a student could make them, of a scene with an object whose place is known."""
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,3 +23,16 @@ def rectangle(height: int, width: int, top: int, left: int, bottom: int, right: 
     mask = np.zeros((height, width), bool)
     mask[top:bottom, left:right] = True
     return mask
+
+
+def disc(size: tuple[int, int], gray: bool) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A disc on a noisy ground, RGB, and where it is."""
+    inside = cv2.circle(np.zeros(size, np.uint8), (size[1] * 9 // 20, size[0] // 2), size[0] // 3, 255, -1) > 0
+    colors = np.where(inside[..., None], (150, 150, 150) if gray else (170, 90, 60), (90, 90, 90))
+    noisy = colors + np.random.default_rng(0).normal(0, 6, (*size, 1 if gray else 3))
+    return noisy.clip(0, 255).astype(np.uint8), inside
+
+
+def image(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return cv2.GaussianBlur(noise, (0, 0), 3)

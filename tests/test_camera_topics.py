@@ -9,19 +9,19 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from clients import PERCEPTION, Client, header, values
+from clients import PERCEPTION, Client, header, image, values
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from students import changed, write_student
-from test_perception_node import image
 
 from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.run import running
+from dino_ros.messages import to_array
 from dino_ros.nodes.camera_thread import CameraThread
 from dino_ros.nodes.camera_topics import RosCamera
-from dino_ros.nodes.messages import rgb_message, to_array
+from dino_ros.nodes.messages import rgb_message
 from dino_ros.perception.perceiver import Perceiver
 
 CAMERAS = ["front", "left", "right", "rear"]

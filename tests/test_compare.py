@@ -16,15 +16,15 @@ import yaml
 torch = pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
-from shapes import KINDS, render_shape, write_shapes  # noqa: E402
+from shapes import KINDS, render_shape, write_shapes
 
-from dino_ros.errors import UserError  # noqa: E402
-from dino_train.cli import run  # noqa: E402
-from dino_train.compare import runs  # noqa: E402
-from dino_train.compare.plan import merge, read_runs  # noqa: E402
-from dino_train.models.checkpoint import load_checkpoint  # noqa: E402
-from dino_train.recipes import ByolRecipe, DinoRecipe, MocoRecipe, SwavRecipe  # noqa: E402
-from dino_train.recipes.files import load_recipe  # noqa: E402
+from dino_ros.errors import UserError
+from dino_train.cli import run
+from dino_train.compare import runs
+from dino_train.compare.plan import merge, read_runs
+from dino_train.models.checkpoint import load_checkpoint
+from dino_train.recipes import ByolRecipe, DinoRecipe, MocoRecipe, SwavRecipe
+from dino_train.recipes.files import load_recipe
 
 VIT = {
     "name": "vit_tiny_patch16_224",

@@ -9,15 +9,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from shapes import KINDS, render_shape  # noqa: E402
-from students import expected  # noqa: E402
+from shapes import KINDS, render_shape
+from students import expected
 
-from dino_ros.errors import UserError  # noqa: E402
-from dino_ros.perception.perceiver import Perceiver  # noqa: E402
-from dino_train.cli import run  # noqa: E402
-from dino_train.evaluation.encoders import TorchEncoder, random_vit  # noqa: E402
-from dino_train.evaluation.ranking.copy_detection import Whitening, copy_descriptors, copy_scores, gem  # noqa: E402
-from dino_train.evaluation.ranking.ranking import read_ground_truth  # noqa: E402
+from dino_ros.errors import UserError
+from dino_ros.perception.perceiver import Perceiver
+from dino_train.cli import run
+from dino_train.evaluation.encoders import TorchEncoder, random_vit
+from dino_train.evaluation.ranking.copy_detection import Whitening, copy_descriptors, copy_scores, gem
+from dino_train.evaluation.ranking.ranking import read_ground_truth
 
 
 def test_pooling_is_the_fourth_root_of_the_mean_fourth_power() -> None:

@@ -7,11 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from dino_train.objectives.collapse import effective_rank  # noqa: E402
-from dino_train.objectives.dino import Dino, DinoHead, dino_loss  # noqa: E402
-from dino_train.objectives.networks import update_ema  # noqa: E402
-from dino_train.objectives.schedules import cosine_schedule, linear_schedule, warmup_cosine_schedule  # noqa: E402
-from dino_train.recipes import BackboneConfig, CropsConfig, DinoConfig, DinoRecipe  # noqa: E402
+from dino_train.objectives.collapse import effective_rank
+from dino_train.objectives.dino import Dino, DinoHead, dino_loss
+from dino_train.objectives.networks import update_ema
+from dino_train.objectives.schedules import cosine_schedule, linear_schedule, warmup_cosine_schedule
+from dino_train.recipes import BackboneConfig, CropsConfig, DinoConfig, DinoRecipe
 
 TINY = DinoRecipe(
     backbone=BackboneConfig(

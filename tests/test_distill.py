@@ -9,25 +9,25 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import cv2  # noqa: E402
-from shapes import render_shape, write_shapes  # noqa: E402
-from test_official import own_checkpoint  # noqa: E402
-from test_pretrain import RECIPE as TEACHER_RECIPE  # noqa: E402
+import cv2
+from dino_v1_files import own_checkpoint
+from shapes import render_shape, write_shapes
+from tiny_recipe import RECIPE as TEACHER_RECIPE
 
-from dino_ros.errors import UserError  # noqa: E402
-from dino_ros.perception.perceiver import Perceiver  # noqa: E402
-from dino_ros.student import read_student  # noqa: E402
-from dino_train.cli import run  # noqa: E402
-from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
-from dino_train.models.backbones import VitOutputs, build_backbone  # noqa: E402
-from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
-from dino_train.models.dino_v1 import initialize  # noqa: E402
-from dino_train.objectives.dino import Dino  # noqa: E402
-from dino_train.objectives.distill import Distill, agree, distill_loss  # noqa: E402
-from dino_train.recipes import BackboneConfig, CropsConfig, DistillConfig, DistillRecipe, OptimizerConfig  # noqa: E402
-from dino_train.recipes.files import load_recipe, recipe_from_dict  # noqa: E402
-from dino_train.runs.log import LAST_NAME, LOG_NAME  # noqa: E402
-from dino_train.training import trainer  # noqa: E402
+from dino_ros.errors import UserError
+from dino_ros.perception.perceiver import Perceiver
+from dino_ros.student import read_student
+from dino_train.cli import run
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
+from dino_train.models.backbones import VitOutputs, build_backbone
+from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint
+from dino_train.objectives.dino import Dino
+from dino_train.objectives.distill import Distill, agree, distill_loss
+from dino_train.objectives.initialize import initialize
+from dino_train.recipes import BackboneConfig, CropsConfig, DistillConfig, DistillRecipe, OptimizerConfig
+from dino_train.recipes.files import load_recipe, recipe_from_dict
+from dino_train.runs.log import LAST_NAME, LOG_NAME
+from dino_train.training import trainer
 
 CPU = MachineConfig(device="cpu", workers=0)
 QUIET = EvaluationConfig(every=0)

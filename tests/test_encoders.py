@@ -9,27 +9,27 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from students import changed, expected, write_student  # noqa: E402
-from test_backbones import shake  # noqa: E402
-from test_official import RECIPE as OFFICIAL_RECIPE  # noqa: E402
-from test_official import official_file, own_checkpoint  # noqa: E402
-from test_pretrain import RECIPE  # noqa: E402
+from dino_v1_files import RECIPE as OFFICIAL_RECIPE
+from dino_v1_files import official_file, own_checkpoint
+from reference_vit import shake
+from students import changed, expected, write_student
+from tiny_recipe import RECIPE
 
-from dino_ros.errors import UserError  # noqa: E402
-from dino_ros.perception.perceiver import Perceiver  # noqa: E402
-from dino_train.cli import run  # noqa: E402
-from dino_train.evaluation import encoders  # noqa: E402
-from dino_train.evaluation.encoders import (  # noqa: E402
+from dino_ros.errors import UserError
+from dino_ros.perception.perceiver import Perceiver
+from dino_train.cli import run
+from dino_train.evaluation import encoders
+from dino_train.evaluation.encoders import (
     TorchEncoder,
     embed_images,
     open_encoders,
     perceive_all,
     random_vit,
 )
-from dino_train.models import weights  # noqa: E402
-from dino_train.models.backbones import VitOutputs, build_backbone, create_vit  # noqa: E402
-from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
-from dino_train.recipes import BackboneConfig  # noqa: E402
+from dino_train.models import weights
+from dino_train.models.backbones import VitOutputs, build_backbone, create_vit
+from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint
+from dino_train.recipes import BackboneConfig
 
 OUTPUTS = ("features", "attention", "embedding")
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

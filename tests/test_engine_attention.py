@@ -10,13 +10,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from timm.layers import Attention  # noqa: E402
-from timm.models.eva import EvaAttention  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.nn import functional  # noqa: E402
+from timm.layers import Attention
+from timm.models.eva import EvaAttention
+from torch import nn
+from torch.nn import functional
 
-from benchmarks.students import random_student  # noqa: E402
-from dino_train.export.engine_attention import EngineAttention  # noqa: E402
+from benchmarks.students import random_student
+from dino_train.export.engine_attention import EngineAttention
 
 DIM, HEADS, TOKENS = 12, 3, 7
 DEPTH = 12

@@ -15,23 +15,23 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from shapes import KINDS, render_shape  # noqa: E402
+from shapes import KINDS, render_shape
 
-from dino_ros.images.overlay import OUTLINE  # noqa: E402
-from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
-from dino_train.data.multicrop import normalize  # noqa: E402
-from dino_train.evaluation import evaluator  # noqa: E402
-from dino_train.evaluation.classification.class_folder import open_class_folder  # noqa: E402
-from dino_train.evaluation.classification.knn import knn_on_folder  # noqa: E402
-from dino_train.evaluation.pictures.attention_pictures import (  # noqa: E402
+from dino_ros.images.overlay import OUTLINE
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
+from dino_train.data.multicrop import normalize
+from dino_train.evaluation.classification.class_folder import open_class_folder
+from dino_train.evaluation.classification.knn import knn_on_folder
+from dino_train.evaluation.pictures.attention_pictures import (
     Attended,
     attend,
     attention_sheet,
     fixed_frames,
 )
-from dino_train.models.backbones import VitOutputs, build_backbone, mean_and_std  # noqa: E402
-from dino_train.models.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint, save_checkpoint  # noqa: E402
-from dino_train.recipes import BackboneConfig, CropsConfig, DinoRecipe  # noqa: E402
+from dino_train.models.backbones import VitOutputs, build_backbone, mean_and_std
+from dino_train.models.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint, save_checkpoint
+from dino_train.recipes import BackboneConfig, CropsConfig, DinoRecipe
+from dino_train.runs import evaluator
 
 RECIPE = DinoRecipe(
     backbone=BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=48, depth=2, num_heads=3),

@@ -16,23 +16,23 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import onnx  # noqa: E402
-import safetensors.torch  # noqa: E402
-import timm  # noqa: E402
-from test_backbones import FAMILIES, attention_matrix, shake  # noqa: E402
-from test_official import own_checkpoint  # noqa: E402
-from test_pretrain import RECIPE  # noqa: E402
+import onnx
+import safetensors.torch
+import timm
+from dino_v1_files import own_checkpoint
+from reference_vit import FAMILIES, attention_matrix, shake
+from tiny_recipe import RECIPE
 
-from dino_ros.demo.table import TABLE  # noqa: E402
-from dino_ros.errors import UserError  # noqa: E402
-from dino_ros.perception.perceiver import Perceiver  # noqa: E402
-from dino_ros.student import read_student  # noqa: E402
-from dino_train.cli import run  # noqa: E402
-from dino_train.export import student as export_module  # noqa: E402
-from dino_train.models import weights as weights_module  # noqa: E402
-from dino_train.models.backbones import build_backbone, create_vit, patch_size  # noqa: E402
-from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint  # noqa: E402
-from dino_train.recipes import BackboneConfig  # noqa: E402
+from dino_ros.demo.table import TABLE
+from dino_ros.errors import UserError
+from dino_ros.perception.perceiver import Perceiver
+from dino_ros.student import read_student
+from dino_train.cli import run
+from dino_train.export import student as export_module
+from dino_train.models import weights as weights_module
+from dino_train.models.backbones import build_backbone, create_vit, patch_size
+from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint
+from dino_train.recipes import BackboneConfig
 
 PREFIX_TOKENS = {
     "vit_small_patch14_dinov2": 1,

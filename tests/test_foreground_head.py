@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from students import INFO, write_student  # noqa: E402
+from students import INFO, write_student
 
-from dino_ros.errors import UserError  # noqa: E402
-from dino_ros.masks.binary import jaccard  # noqa: E402
-from dino_ros.masks.parameters import MaskParameters  # noqa: E402
-from dino_ros.perception.perceiver import Perceiver  # noqa: E402
-from dino_ros.student import read_student  # noqa: E402
-from dino_train.cli import run  # noqa: E402
-from dino_train.export.foreground_head import WEIGHT_DECAY, fit, foreground  # noqa: E402
+from dino_ros.errors import UserError
+from dino_ros.masks.binary import jaccard
+from dino_ros.masks.parameters import MaskParameters
+from dino_ros.perception.perceiver import Perceiver
+from dino_ros.student import read_student
+from dino_train.cli import run
+from dino_train.export.foreground_head import WEIGHT_DECAY, fit, foreground
 
 ROWS, COLUMNS = INFO.grid
 

@@ -16,10 +16,10 @@ from onnx.reference import ReferenceEvaluator
 
 torch = pytest.importorskip("torch")
 
-from benchmarks.students import random_student  # noqa: E402
-from dino_ros.backends.parity import TOLERANCE, compare, shipped_images  # noqa: E402
-from dino_train.export.student import OUTPUTS, StudentGraph, fix_size, write_onnx  # noqa: E402
-from dino_train.models.backbones import create_vit  # noqa: E402
+from benchmarks.students import random_student
+from dino_ros.backends.parity import TOLERANCE, compare, shipped_images
+from dino_train.export.student import OUTPUTS, StudentGraph, fix_size, write_onnx
+from dino_train.models.backbones import create_vit
 
 SIZE, OUTLIER = 64, 300.0
 

@@ -9,14 +9,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from shapes import write_shapes  # noqa: E402
+from shapes import write_shapes
 
-from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
-from dino_train.data.loader import EpochSampler, crop_loader, finish_crops  # noqa: E402
-from dino_train.models.checkpoint import load_checkpoint  # noqa: E402
-from dino_train.recipes import CropsConfig, DinoRecipe  # noqa: E402
-from dino_train.runs.log import LOG_NAME  # noqa: E402
-from dino_train.training import trainer  # noqa: E402
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
+from dino_train.data.loader import EpochSampler, crop_loader, finish_crops
+from dino_train.models.checkpoint import load_checkpoint
+from dino_train.recipes import CropsConfig, DinoRecipe
+from dino_train.runs.log import LOG_NAME
+from dino_train.training import trainer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -30,7 +30,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe() -> DinoRecipe:
-    from test_pretrain import RECIPE
+    from tiny_recipe import RECIPE
 
     return dataclasses.replace(RECIPE, epochs=4)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 pytest.importorskip("torch")
 
-from test_labeled import write_palette, write_picture
+from labeled_files import write_image, write_palette
 
 from dino_ros.errors import UserError
 from dino_ros.perception.perceiver import Perception
@@ -123,7 +123,7 @@ def test_pictures_without_objects_are_left_out() -> None:
 def test_voc_through_the_command(student: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     for name in ("a", "b", "c"):
-        write_picture(tmp_path / "voc" / "JPEGImages" / f"{name}.jpg", (40, 56))
+        write_image(tmp_path / "voc" / "JPEGImages" / f"{name}.jpg", (40, 56))
         numbers = rng.choice(np.array([0, 1, 2, VOID], np.uint8), (5, 7))
         write_palette(
             tmp_path / "voc" / "SegmentationObject" / f"{name}.png", np.kron(numbers, np.ones((8, 8), np.uint8))

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from dino_ros.errors import UserError  # noqa: E402
-from dino_train.evaluation import knn  # noqa: E402
-from dino_train.evaluation.classification.class_folder import center_crop, embed_files, open_class_folder  # noqa: E402
-from dino_train.models.backbones import build_backbone  # noqa: E402
-from dino_train.recipes import BackboneConfig  # noqa: E402
+from dino_ros.errors import UserError
+from dino_train.evaluation.classification import knn
+from dino_train.evaluation.classification.class_folder import center_crop, embed_files, open_class_folder
+from dino_train.models.backbones import build_backbone
+from dino_train.recipes import BackboneConfig
 
 TINY = BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=48, depth=2, num_heads=3)
 

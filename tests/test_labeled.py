@@ -3,36 +3,18 @@
 from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 pytest.importorskip("torch")
 
+from labeled_files import OBJECTS, write_image, write_palette
 from PIL import Image
 
 from dino_ros.demo.table import TABLE
 from dino_ros.errors import UserError
 from dino_train.evaluation.segmentation.labeled import VOID, labeled_images, read_objects
 from dino_train.evaluation.segmentation.video_folder import open_video_folder
-
-OBJECTS = np.repeat(np.array([[0, 1, 2, 255], [0, 7, 7, 255]], np.uint8), 8, axis=1)
-"""[2, 32]"""
-
-
-def write_palette(file: Path, numbers: NDArray[np.uint8]) -> None:
-    """Write an indexed PNG with colors that tell nothing of the numbers."""
-    image = Image.fromarray(numbers)
-    image.putpalette(np.random.default_rng(3).integers(0, 256, 768, np.uint8).tobytes())
-    file.parent.mkdir(parents=True, exist_ok=True)
-    image.save(file)
-
-
-def write_picture(file: Path, shape: tuple[int, ...] = OBJECTS.shape) -> None:
-    """Write an image of noise."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(file), np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8))
 
 
 def test_a_palette_png_holds_the_numbers_themselves(tmp_path: Path) -> None:
@@ -73,7 +55,7 @@ def test_a_mask_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_voc_is_the_images_that_its_list_names(tmp_path: Path) -> None:
     for name in ("2007_1", "2007_2", "2007_3"):
-        write_picture(tmp_path / "JPEGImages" / f"{name}.jpg")
+        write_image(tmp_path / "JPEGImages" / f"{name}.jpg")
         write_palette(tmp_path / "SegmentationObject" / f"{name}.png", OBJECTS)
     listing = tmp_path / "ImageSets" / "Segmentation" / "val.txt"
     with pytest.raises(UserError, match=r"val\.txt does not exist"):
@@ -90,7 +72,7 @@ def test_voc_is_the_images_that_its_list_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pictures", "masks", "option"),
+    ("images", "masks", "option"),
     [
         ("images", "instances", None),
         ("images", "masks", None),
@@ -101,7 +83,7 @@ def test_voc_is_the_images_that_its_list_names(tmp_path: Path) -> None:
 )
 def test_the_layout_is_told_from_the_folder(tmp_path: Path, images: str, masks: str, option: str | None) -> None:
     for number in range(3):
-        write_picture(tmp_path / images / f"{number:05d}.jpg")
+        write_image(tmp_path / images / f"{number:05d}.jpg")
         write_palette(tmp_path / masks / f"{number:05d}.png", np.roll(OBJECTS, number, axis=1))
     if "480p" in images:
         (tmp_path / "ImageSets" / "2017").mkdir(parents=True)
@@ -118,7 +100,7 @@ def test_the_layout_is_told_from_the_folder(tmp_path: Path, images: str, masks: 
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
-    write_picture(tmp_path / "images" / "1.jpg", (4, 32))
+    write_image(tmp_path / "images" / "1.jpg", (4, 32))
     write_palette(tmp_path / "masks" / "1.png", OBJECTS)
     with pytest.raises(UserError, match=r"1\.png is 2x32, but its image is 4x32"):
         list(labeled_images(tmp_path))
@@ -144,7 +126,7 @@ def test_a_bag_gives_the_frames_that_have_a_mask() -> None:
 def test_the_official_layout_has_the_sequences_of_its_list(tmp_path: Path) -> None:
     for name in ("bear", "car", "dog"):
         for number in (3, 1, 2):
-            write_picture(tmp_path / "JPEGImages" / "480p" / name / f"{number:05d}.jpg")
+            write_image(tmp_path / "JPEGImages" / "480p" / name / f"{number:05d}.jpg")
         (tmp_path / "Annotations" / "480p" / name).mkdir(parents=True)
     with pytest.raises(UserError, match=r"2017/val\.txt does not exist"):
         open_video_folder(tmp_path)

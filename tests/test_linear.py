@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from shapes import KINDS, render_shape  # noqa: E402
-from test_backbones import FAMILIES, shake  # noqa: E402
+from reference_vit import FAMILIES, shake
+from shapes import KINDS, render_shape
 
-from dino_ros.errors import UserError  # noqa: E402
-from dino_train.cli import run  # noqa: E402
-from dino_train.evaluation.classification.class_folder import LabeledFiles, open_class_folder  # noqa: E402
-from dino_train.evaluation.classification.frozen_features import CropFeatures, WholeFeatures  # noqa: E402
-from dino_train.evaluation.classification.linear import (  # noqa: E402
+from dino_ros.errors import UserError
+from dino_train.cli import run
+from dino_train.evaluation.classification.class_folder import LabeledFiles, open_class_folder
+from dino_train.evaluation.classification.frozen_features import CropFeatures, WholeFeatures
+from dino_train.evaluation.classification.linear import (
     LinearSettings,
     RandomCropBatches,
     StoredBatches,
@@ -28,9 +28,9 @@ from dino_train.evaluation.classification.linear import (  # noqa: E402
     new_heads,
     train_heads,
 )
-from dino_train.evaluation.encoders import TorchEncoder, random_vit  # noqa: E402
-from dino_train.models.backbones import build_backbone, create_vit, mean_and_std, patch_size  # noqa: E402
-from dino_train.recipes import BackboneConfig  # noqa: E402
+from dino_train.evaluation.encoders import TorchEncoder, random_vit
+from dino_train.models.backbones import build_backbone, create_vit, mean_and_std, patch_size
+from dino_train.recipes import BackboneConfig
 
 Array = NDArray[np.float64]
 TINY = BackboneConfig("vit_tiny_patch16_224", patch_size=8, embed_dim=48, depth=5, num_heads=3)

@@ -7,59 +7,20 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from dino_train.objectives.byol import byol_loss  # noqa: E402
-from dino_train.objectives.collapse import spread  # noqa: E402
-from dino_train.objectives.moco import batch_loss, queue_loss  # noqa: E402
-from dino_train.objectives.sinkhorn import sinkhorn  # noqa: E402
-from dino_train.objectives.swav import swav_loss  # noqa: E402
+from literal_losses import (
+    Array,
+    byol_reference,
+    moco_reference,
+    moco_v3_reference,
+    sinkhorn_reference,
+    unit,
+)
 
-Array = np.ndarray
-
-
-def unit(x: Array) -> Array:
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-
-def byol_reference(projections: Sequence[Array], predictions: Sequence[Array]) -> float:
-    """Grill et al. 2020, equation 2, symmetric: squared distances of unit vectors, summed over the two directions."""
-    return sum(
-        float(np.mean(np.sum((unit(predictions[s]) - unit(projections[1 - s])) ** 2, axis=-1))) for s in range(2)
-    )
-
-
-def cross_entropy(logits: Array, right: int) -> float:
-    return float(np.log(np.sum(np.exp(logits - logits.max()))) + logits.max() - logits[right])
-
-
-def moco_reference(queries: Sequence[Array], keys: Array, queue: Array, temperature: float) -> float:
-    """He et al. 2020, equation 1, for each query of each view."""
-    terms = []
-    for view in queries:
-        for q, k in zip(view, keys, strict=True):
-            candidates = np.array([q @ k, *(q @ old for old in queue)]) / temperature
-            terms.append(cross_entropy(candidates, 0))
-    return float(np.mean(terms))
-
-
-def moco_v3_reference(queries: Sequence[Array], keys: Sequence[Array], temperature: float) -> float:
-    """Chen et al. 2021, algorithm 1: ctr(q1, k2) + ctr(q2, k1)."""
-
-    def ctr(q: Array, k: Array) -> float:
-        return 2 * temperature * float(np.mean([cross_entropy(q[i] @ k.T / temperature, i) for i in range(len(q))]))
-
-    return ctr(queries[0], keys[1]) + ctr(queries[1], keys[0])
-
-
-def sinkhorn_reference(scores: Array, epsilon: float, iterations: int) -> Array:
-    """Caron et al. 2020: u and v of diag(u) exp(scores / epsilon) diag(v), each fixed in turn, columns last."""
-    q = np.exp(scores.T / epsilon)  # [K, B]
-    q /= q.sum()
-    for _ in range(iterations):
-        for row in range(len(q)):
-            q[row] /= q[row].sum() * len(q)
-        for column in range(q.shape[1]):
-            q[:, column] /= q[:, column].sum() * q.shape[1]
-    return (q * q.shape[1]).T
+from dino_train.objectives.byol import byol_loss
+from dino_train.objectives.collapse import embedding_std
+from dino_train.objectives.moco import batch_loss, queue_loss
+from dino_train.objectives.sinkhorn import sinkhorn
+from dino_train.objectives.swav import swav_loss
 
 
 def swav_reference(codes: Sequence[Array], scores: Sequence[Array], temperature: float) -> float:
@@ -141,5 +102,5 @@ def test_swav_is_the_cross_entropy_with_the_codes() -> None:
 def test_spread_tells_random_directions_from_one() -> None:
     torch.manual_seed(0)
     rows = torch.randn(2000, 64)
-    assert spread(rows).item() == pytest.approx(1, abs=0.02)
-    assert spread(rows[:1] + 1e-3 * rows).item() < 0.01
+    assert embedding_std(rows).item() == pytest.approx(1, abs=0.02)
+    assert embedding_std(rows[:1] + 1e-3 * rows).item() < 0.01

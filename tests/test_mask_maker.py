@@ -7,8 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scenes import render_scene
-from test_refine import disc
+from scenes import disc, render_scene
 
 from dino_ros.errors import UserError
 from dino_ros.masks.background import background_mask

@@ -11,7 +11,8 @@ from std_msgs.msg import Header
 
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import to_rgb
-from dino_ros.nodes.messages import jpeg_message, mask_message, rgb_message, tensor_message, to_array
+from dino_ros.messages import to_array
+from dino_ros.nodes.messages import jpeg_message, mask_message, rgb_message, tensor_message
 
 
 def over_the_wire(message: Image | CompressedImage) -> Image | CompressedImage:

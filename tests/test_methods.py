@@ -8,30 +8,29 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from shapes import KINDS, render_shape, write_shapes  # noqa: E402
-from test_losses import (  # noqa: E402
+from literal_losses import (
     byol_reference,
     moco_reference,
     moco_v3_reference,
     sinkhorn_reference,
     unit,
 )
-from test_pretrain import RECIPE  # noqa: E402
-from torch.nn import functional  # noqa: E402
+from shapes import KINDS, render_shape, write_shapes
+from tiny_recipe import RECIPE
+from torch.nn import functional
 
-from dino_ros.errors import UserError  # noqa: E402
-from dino_ros.student import read_student  # noqa: E402
-from dino_train.cli import run  # noqa: E402
-from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
-from dino_train.data.multicrop import MultiCrop, normalize  # noqa: E402
-from dino_train.export.student import export  # noqa: E402
-from dino_train.machine.distributed import Processes  # noqa: E402
-from dino_train.machine.precision import prepare  # noqa: E402
-from dino_train.models.backbones import mean_and_std  # noqa: E402
-from dino_train.models.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint  # noqa: E402
-from dino_train.models.dino_v1 import initialize  # noqa: E402
-from dino_train.objectives.methods import build_objective  # noqa: E402
-from dino_train.recipes import (  # noqa: E402
+from dino_ros.errors import UserError
+from dino_ros.student import read_student
+from dino_train.cli import run
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
+from dino_train.data.multicrop import MultiCrop, normalize
+from dino_train.export.student import export
+from dino_train.machine.distributed import Processes
+from dino_train.models.backbones import mean_and_std
+from dino_train.models.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint
+from dino_train.objectives.initialize import initialize
+from dino_train.objectives.methods import build_objective
+from dino_train.recipes import (
     ByolConfig,
     ByolRecipe,
     DinoConfig,
@@ -43,11 +42,12 @@ from dino_train.recipes import (  # noqa: E402
     SwavConfig,
     SwavRecipe,
 )
-from dino_train.recipes.files import load_recipe  # noqa: E402
-from dino_train.runs.folder import read_run  # noqa: E402
-from dino_train.runs.health import health_summary  # noqa: E402
-from dino_train.runs.log import LAST_NAME, LOG_NAME  # noqa: E402
-from dino_train.training import trainer  # noqa: E402
+from dino_train.recipes.files import load_recipe
+from dino_train.runs.folder import read_run
+from dino_train.runs.health import health_summary
+from dino_train.runs.log import LAST_NAME, LOG_NAME
+from dino_train.training import trainer
+from dino_train.training.fit_to_machine import fit_to_machine
 
 Array = np.ndarray
 OPTIMIZER = OptimizerConfig(lr=1e-2, warmup_epochs=1)
@@ -222,8 +222,8 @@ def test_batch_norm_is_over_all_processes(name: str) -> None:
     objective = build_objective(RECIPES[name], new=True)
     names = list(objective.state_dict())
     with pytest.raises(UserError, match="batch norm, which several processes share on GPUs only"):
-        prepare(objective, CPU, Processes(0, 2, torch.device("cpu")))
-    shared = prepare(objective, MachineConfig(), Processes(0, 2, torch.device("cuda")))
+        fit_to_machine(objective, CPU, Processes(0, 2, torch.device("cpu")))
+    shared = fit_to_machine(objective, MachineConfig(), Processes(0, 2, torch.device("cuda")))
     assert not any(isinstance(module, torch.nn.BatchNorm1d) for module in shared.modules())
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in shared.modules())
     assert list(shared.state_dict()) == names

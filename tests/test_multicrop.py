@@ -6,11 +6,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torchvision.transforms.v2 import functional as reference  # noqa: E402
+from torchvision.transforms.v2 import functional as reference
 
-from dino_train.data import multicrop  # noqa: E402
-from dino_train.data.multicrop import Draws, MultiCrop, color, color_batch, normalize  # noqa: E402
-from dino_train.recipes import CropsConfig  # noqa: E402
+from dino_train.data import multicrop
+from dino_train.data.multicrop import Draws, MultiCrop, color, color_batch, normalize
+from dino_train.recipes import CropsConfig
 
 CONFIG = CropsConfig(
     global_crops_size=64,

@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from dino_train.recipes import OptimizerConfig  # noqa: E402
-from dino_train.training.optimizers import build_optimizer, clip_each_gradient, parameter_groups  # noqa: E402
+from dino_train.recipes import OptimizerConfig
+from dino_train.training.optimizers import build_optimizer, clip_each_gradient, parameter_groups
 
 
 class Student(torch.nn.Module):

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scenes import image
 from students import INFO, expected
 
 from dino_ros.errors import UserError
@@ -16,11 +17,6 @@ from dino_ros.images.encodings import resize
 from dino_ros.masks.attention import attention_mask
 from dino_ros.masks.parameters import ATTENTION, MaskParameters
 from dino_ros.perception.perceiver import OUTPUTS, Perceiver
-
-
-def image(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return cv2.GaussianBlur(noise, (0, 0), 3)
 
 
 def enlarged(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:

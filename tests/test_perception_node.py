@@ -11,10 +11,14 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from clients import PERCEPTION, Client, values
+from clients import (
+    PERCEPTION,
+    Client,
+    image,
+    values,
+)
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
-from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage
 
 from dino_ros.backends import BACKENDS
@@ -24,15 +28,10 @@ from dino_ros.errors import UserError
 from dino_ros.images.encodings import to_rgb
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import MaskParameters
+from dino_ros.messages import to_array
 from dino_ros.nodes.detections import vision
-from dino_ros.nodes.messages import to_array
 from dino_ros.nodes.parameters import PARAMETERS
 from dino_ros.perception.perceiver import OUTPUTS, Perceiver
-
-
-def image(seed: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
-    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return cv2.GaussianBlur(noise, (0, 0), 5)
 
 
 @pytest.fixture

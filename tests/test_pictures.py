@@ -11,11 +11,11 @@ from students import expected
 
 torch = pytest.importorskip("torch")
 
-from dino_ros.errors import UserError  # noqa: E402
-from dino_ros.images.sources import open_source  # noqa: E402
-from dino_ros.perception.perceiver import Perceiver  # noqa: E402
-from dino_train import cli  # noqa: E402
-from dino_train.evaluation.pictures.pictures import draw, fit_colors, rate, see, spread, write_video  # noqa: E402
+from dino_ros.errors import UserError
+from dino_ros.images.sources import open_source
+from dino_ros.perception.perceiver import Perceiver
+from dino_train import cli
+from dino_train.evaluation.pictures.pictures import draw, fit_colors, rate, see, spread, write_video
 
 
 def tokens(seed: int, shape: tuple[int, int] = (10, 12)) -> NDArray[np.float32]:

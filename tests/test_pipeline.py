@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_messages import message
 from numpy.typing import NDArray
-from test_encodings import message
-from test_perceiver import image
+from scenes import image
 
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.perception.perceiver import Perceiver, Perception

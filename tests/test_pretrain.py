@@ -14,41 +14,20 @@ import yaml
 
 torch = pytest.importorskip("torch")
 
-from shapes import KINDS, render_shape, write_shapes  # noqa: E402
+from shapes import KINDS, render_shape, write_shapes
+from tiny_recipe import RECIPE
 
-from dino_ros.errors import UserError  # noqa: E402
-from dino_train.cli import run  # noqa: E402
-from dino_train.config import DataConfig, EvaluationConfig, MachineConfig  # noqa: E402
-from dino_train.data.multicrop import normalize  # noqa: E402
-from dino_train.evaluation.classification.knn import knn_accuracy  # noqa: E402
-from dino_train.models.backbones import mean_and_std  # noqa: E402
-from dino_train.models.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint  # noqa: E402
-from dino_train.objectives.dino import Dino  # noqa: E402
-from dino_train.recipes import BackboneConfig, CropsConfig, DinoConfig, DinoRecipe, OptimizerConfig  # noqa: E402
-from dino_train.runs.log import LAST_NAME, LOG_NAME  # noqa: E402
-from dino_train.training import trainer  # noqa: E402
-
-RECIPE = DinoRecipe(
-    backbone=BackboneConfig(
-        "vit_tiny_patch16_224", patch_size=8, embed_dim=64, depth=3, num_heads=2, drop_path_rate=0.0
-    ),
-    crops=CropsConfig(
-        32, 16, local_crops_number=2, global_crops_scale=(0.6, 1.0), local_crops_scale=(0.25, 0.6), color=0.3
-    ),
-    dino=DinoConfig(
-        out_dim=256,
-        hidden_dim=256,
-        bottleneck_dim=64,
-        warmup_teacher_temp=0.015,
-        teacher_temp=0.03,
-        warmup_teacher_temp_epochs=4,
-        center_momentum=0.8,
-        momentum_teacher=0.98,
-    ),
-    optimizer=OptimizerConfig(lr=4e-3, warmup_epochs=2),
-    epochs=12,
-    batch_size=64,
-)
+from dino_ros.errors import UserError
+from dino_train.cli import run
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
+from dino_train.data.multicrop import normalize
+from dino_train.evaluation.classification.knn import knn_accuracy
+from dino_train.models.backbones import mean_and_std
+from dino_train.models.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint
+from dino_train.objectives.dino import Dino
+from dino_train.recipes import DinoRecipe, OptimizerConfig
+from dino_train.runs.log import LAST_NAME, LOG_NAME
+from dino_train.training import trainer
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from rosbags.typesys import Stores, get_typestore
 
 torch = pytest.importorskip("torch")
 
-from dino_ros.errors import UserError  # noqa: E402
-from dino_train import cli  # noqa: E402
-from dino_train.evaluation import probe  # noqa: E402
-from dino_train.evaluation.probing.regression import nearest_mean, r2_scores, ridge  # noqa: E402
+from dino_ros.errors import UserError
+from dino_train import cli
+from dino_train.evaluation.probing import probe
+from dino_train.evaluation.probing.regression import nearest_mean, r2_scores, ridge
 
 POINT = get_typestore(Stores.ROS2_JAZZY).types["geometry_msgs/msg/Point"]
 

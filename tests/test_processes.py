@@ -13,15 +13,15 @@ import yaml
 torch = pytest.importorskip("torch")
 submitit = pytest.importorskip("submitit")
 
-from shapes import write_shapes  # noqa: E402
-from torch.nn import functional  # noqa: E402
+from shapes import write_shapes
+from torch.nn import functional
 
-from dino_ros.errors import UserError  # noqa: E402
-from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, SlurmConfig  # noqa: E402
-from dino_train.models.checkpoint import load_checkpoint  # noqa: E402
-from dino_train.objectives.methods import build_objective  # noqa: E402
-from dino_train.objectives.swav import Assigned  # noqa: E402
-from dino_train.recipes import (  # noqa: E402
+from dino_ros.errors import UserError
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig, SlurmConfig
+from dino_train.models.checkpoint import load_checkpoint
+from dino_train.objectives.methods import build_objective
+from dino_train.objectives.swav import Assigned
+from dino_train.recipes import (
     BackboneConfig,
     CropsConfig,
     DinoConfig,
@@ -33,9 +33,9 @@ from dino_train.recipes import (  # noqa: E402
     SwavConfig,
     SwavRecipe,
 )
-from dino_train.runs.log import LAST_NAME, LOG_NAME  # noqa: E402
-from dino_train.training import trainer  # noqa: E402
-from dino_train.training.slurm import PretrainJob, slurm_executor, submit  # noqa: E402
+from dino_train.runs.log import LAST_NAME, LOG_NAME
+from dino_train.training import trainer
+from dino_train.training.slurm import PretrainJob, slurm_executor, submit
 
 RECIPE = DinoRecipe(
     backbone=BackboneConfig(

@@ -12,10 +12,10 @@ pytest.importorskip("torch")
 pytest.importorskip("nncf")
 
 import onnx
+from dino_v1_files import own_checkpoint
 from shapes import render_shape, write_shapes
 from students import changed, write_student
-from test_official import own_checkpoint
-from test_pretrain import RECIPE
+from tiny_recipe import RECIPE
 
 from dino_ros.backends import open_backend
 from dino_ros.errors import UserError

@@ -10,9 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from dino_ros.errors import UserError  # noqa: E402
-from dino_train.cli import run  # noqa: E402
-from dino_train.evaluation.ranking.ranking import (  # noqa: E402
+from dino_ros.errors import UserError
+from dino_train.cli import run
+from dino_train.evaluation.ranking.ranking import (
     GroundTruth,
     Query,
     average_precision,

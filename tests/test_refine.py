@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scenes import disc
 
 from dino_ros.masks.binary import jaccard
 from dino_ros.masks.refine import EPSILON, guided_coefficients, refine
@@ -63,14 +64,6 @@ def test_the_filter_is_that_of_opencv() -> None:
     ours = (coefficients[..., :3] * (guide / 255)).sum(axis=2) + coefficients[..., 3]
     inside = np.s_[2 * radius : -2 * radius, 2 * radius : -2 * radius]
     np.testing.assert_allclose(ours[inside], theirs[inside], atol=1e-3)
-
-
-def disc(size: tuple[int, int], gray: bool) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """A disc on a noisy ground, RGB, and where it is."""
-    inside = cv2.circle(np.zeros(size, np.uint8), (size[1] * 9 // 20, size[0] // 2), size[0] // 3, 255, -1) > 0
-    colors = np.where(inside[..., None], (150, 150, 150) if gray else (170, 90, 60), (90, 90, 90))
-    noisy = colors + np.random.default_rng(0).normal(0, 6, (*size, 1 if gray else 3))
-    return noisy.clip(0, 255).astype(np.uint8), inside
 
 
 @pytest.mark.parametrize("gray", [False, True])

@@ -15,7 +15,7 @@ pybullet = pytest.importorskip("pybullet")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
-from render_table import Scene, messages  # noqa: E402
+from render_table import Scene, messages
 
 TOPICS = {
     "/camera/image_raw/compressed": "camera",

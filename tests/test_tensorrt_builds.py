@@ -11,15 +11,15 @@ from onnx import helper
 
 trt = pytest.importorskip("tensorrt_rtx")
 
-from dino_ros import cli  # noqa: E402
-from dino_ros.backends.ahead_of_time import engines_for  # noqa: E402
-from dino_ros.backends.cuda_device import Device  # noqa: E402
-from dino_ros.backends.engine_cache import engine_file, record_file  # noqa: E402
-from dino_ros.backends.tensorrt import engine_key  # noqa: E402
-from dino_ros.backends.tensorrt_build import RTX, load_variant  # noqa: E402
-from dino_ros.errors import UserError  # noqa: E402
-from dino_ros.files import cache_folder  # noqa: E402
-from dino_ros.student import read_student  # noqa: E402
+from dino_ros import cli
+from dino_ros.backends.ahead_of_time import engines_for
+from dino_ros.backends.cuda_device import Device
+from dino_ros.backends.engine_cache import engine_file, record_file
+from dino_ros.backends.tensorrt import engine_key
+from dino_ros.backends.tensorrt_build import RTX, load_variant
+from dino_ros.errors import UserError
+from dino_ros.files import cache_folder
+from dino_ros.student import read_student
 
 CARDS = {
     "sm86": Device("NVIDIA GeForce RTX 3090", "8.6", "12.6"),

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 pytest.importorskip("scipy")
 
-from outlines import blob, slow_f  # noqa: E402
-from test_labeled import write_palette, write_picture  # noqa: E402
+from labeled_files import write_image, write_palette
+from outlines import blob, slow_f
 
-from dino_ros.errors import UserError  # noqa: E402
-from dino_ros.perception.perceiver import Perception  # noqa: E402
-from dino_train.cli import run  # noqa: E402
-from dino_train.evaluation.segmentation.label_propagation import decide, propagate, segment_video  # noqa: E402
-from dino_train.evaluation.segmentation.labeled import VOID, read_objects  # noqa: E402
-from dino_train.evaluation.segmentation.video_folder import VideoSequence  # noqa: E402
-from dino_train.evaluation.segmentation.video_segmentation import (  # noqa: E402
+from dino_ros.errors import UserError
+from dino_ros.perception.perceiver import Perception
+from dino_train.cli import run
+from dino_train.evaluation.segmentation.label_propagation import decide, propagate, segment_video
+from dino_train.evaluation.segmentation.labeled import VOID, read_objects
+from dino_train.evaluation.segmentation.video_folder import VideoSequence
+from dino_train.evaluation.segmentation.video_segmentation import (
     SegmentedFrame,
     mean_scores,
     score_objects,
@@ -216,7 +216,7 @@ def test_a_sequence_that_cannot_be_used_gets_one_sentence(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"masks/squares/00002\.png does not exist"):
         list(segment_sequence(MeanColors(), sequence))
     (tmp_path / "kept.png").rename(mask)
-    write_picture(image, (96, 168))
+    write_image(image, (96, 168))
     with pytest.raises(UserError, match=r"00002\.png is 96x160, but its image is 96x168"):
         list(segment_sequence(MeanColors(), sequence))
     write_palette(mask, np.ones((96, 168), np.uint8))

@@ -16,8 +16,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from dino_ros.images.encodings import to_rgb
 from dino_ros.masks.attention import attention_mask
 from dino_ros.masks.binary import jaccard, upsample_mask
+from dino_ros.messages import to_array
 from dino_ros.nodes.diagnostics import SUPERSEDED
-from dino_ros.nodes.messages import to_array
 
 HISTORY = 50
 """Messages that may wait for the recorder before one is lost."""

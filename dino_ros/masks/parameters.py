@@ -42,7 +42,8 @@ class MaskParameters:
             raise UserError(f"mask_attention_mass is {self.attention_mass}: it must be above 0 and at most 1.")
         if self.attention_head < -1:
             raise UserError(
-                f"mask_attention_head is {self.attention_head}: it must be a head counted from 0, or -1 for the mean of all."
+                f"mask_attention_head is {self.attention_head}: it must be a head counted from 0, or -1 for the "
+                "mean of all."
             )
         if self.components < 0:
             raise UserError(f"mask_components is {self.components}: it must be 0 (all parts) or more.")

@@ -10,7 +10,7 @@ from dino_train.machine.distributed import mean_over_processes
 
 
 def effective_rank(tokens: Tensor) -> Tensor:
-    """Exponential of the entropy of the normalized singular values of centerd rows [n, C] (Roy and Vetterli 2007)."""
+    """Exponential of the entropy of the normalized singular values of centered rows [n, C] (Roy and Vetterli 2007)."""
     values = torch.linalg.svdvals(tokens - tokens.mean(dim=0))
     rank: Tensor = torch.special.entr(values / values.sum().clamp(min=1e-12)).sum().exp()
     return rank

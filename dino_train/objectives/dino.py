@@ -63,7 +63,7 @@ class TeacherOutput(NamedTuple):
     logits: Tensor
     """[2 * B, K]"""
     targets: Tensor
-    """[2 * B, K]: probabilities, centerd (or shared out) and sharpened."""
+    """[2 * B, K]: probabilities, centered (or shared out) and sharpened."""
 
 
 class Dino(Objective):

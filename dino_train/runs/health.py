@@ -170,8 +170,8 @@ class HealthMonitor:
             )
         elif max(line.get("embedding_std", 1.0) for line in self.recent) < COLLAPSED_EMBEDDING_STD:
             warning = (
-                f"The projections of all images are the same (spread {metrics['embedding_std']:.2f}, 1 as of random ones): "
-                f"they have collapsed. To try: {self.recipe.when_collapsed}."
+                f"The projections of all images are the same (embedding std {metrics['embedding_std']:.2f}, 1 as of "
+                f"random ones): they have collapsed. To try: {self.recipe.when_collapsed}."
             )
         elif max(line["effective_rank"] for line in self.recent) < 2:
             warning = (

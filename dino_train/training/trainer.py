@@ -57,7 +57,7 @@ def pretrain(
 ) -> Path:
     """Train by the method that the recipe is of, and return the path of the last checkpoint, `out/last.pt`.
 
-    Writes the folder of a run (see `run_log.py`) to `out`. `resume` goes on from a checkpoint of the same recipe and
+    Writes the folder of a run (see `runs/log.py`) to `out`. `resume` goes on from a checkpoint of the same recipe and
     data. Under `torchrun` the processes share each batch. Raises UserError for data or a recipe that cannot be used,
     and when the loss is not finite.
     """

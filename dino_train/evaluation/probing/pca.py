@@ -27,13 +27,13 @@ class Pca:
 def fit_pca(vectors: NDArray[Any], count: int) -> Pca:
     """Find the first `count` components of vectors [N, C], in float64; fewer where the vectors vary in fewer."""
     mean = vectors.mean(axis=0, dtype=np.float64)
-    centerd = vectors - mean
-    wide = centerd.shape[1] > centerd.shape[0]
+    centered = vectors - mean
+    wide = centered.shape[1] > centered.shape[0]
     # Of the two matrices with the same spectrum the smaller.
-    variances, vectors_of = np.linalg.eigh(centerd @ centerd.T if wide else centerd.T @ centerd)
+    variances, vectors_of = np.linalg.eigh(centered @ centered.T if wide else centered.T @ centered)
     order = np.argsort(-variances)[:count]
     order = order[variances[order] > 1e-10 * variances[-1]]
-    components = (vectors_of[:, order].T @ centerd) if wide else vectors_of[:, order].T
+    components = (vectors_of[:, order].T @ centered) if wide else vectors_of[:, order].T
     components /= np.linalg.norm(components, axis=1, keepdims=True)
     largest = components[np.arange(len(order)), np.abs(components).argmax(axis=1)]
     return Pca(mean, components * np.sign(largest)[:, None])

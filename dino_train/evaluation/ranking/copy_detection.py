@@ -62,7 +62,7 @@ def gem(features: NDArray[np.float32]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Whitening:
-    """Turns vectors so that those it was learnt on are centerd, uncorrelated and of variance 1 (PCA whitening)."""
+    """Turns vectors so that those it was learnt on are centered, uncorrelated and of variance 1 (PCA whitening)."""
 
     mean: NDArray[np.float64]
     """[C]"""
