@@ -80,7 +80,7 @@ def test_moco_v3_is_info_nce_over_the_batch() -> None:
     assert_gradient(lambda *q: batch_loss(q, fixed, 0.3)[0], lambda *q: moco_v3_reference(q, keys, 0.3), queries)
 
 
-@pytest.mark.parametrize(("pictures", "outputs", "epsilon"), [(6, 4, 0.05), (5, 9, 0.3), (40, 8, 0.015)])
+@pytest.mark.parametrize(("images", "outputs", "epsilon"), [(6, 4, 0.05), (5, 9, 0.3), (40, 8, 0.015)])
 def test_sinkhorn_shares_images_out(images: int, outputs: int, epsilon: float) -> None:
     scores = np.random.default_rng(1).uniform(-1, 1, (images, outputs))
     codes = sinkhorn(torch.from_numpy(scores), epsilon, 3).numpy()
