@@ -1,9 +1,9 @@
-"""Bag frames per second drawn at random, against bare JPEG decoding of the same frames out of memory.
+"""Frames per second of random reads from bags, over bare JPEG decoding of the same frames from memory.
 
     python benchmarks/bag_reading.py
 
-Prints the medians of interleaved repetitions for each storage, and the memory of a reader at one and ten times the
-size of a bag. Reads the page cache, not the disk: it measures the reader. $DINO_ROS_TEST_DATA adds a real recording.
+Prints medians of interleaved repetitions for each storage, and a reader's memory for a bag and one ten times as large.
+It measures the reader, not the disk: the files are in the page cache. $DINO_ROS_TEST_DATA adds a real recording.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DEMO_BAG = Path(__file__).resolve().parents[1] / "dino_ros" / "demo" / "table_ba
 
 
 def main() -> None:
-    """Write the bags, measure, print."""
+    """Write the bags, measure, print the tables."""
     cv2.setNumThreads(1)
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +82,7 @@ def rates(frames: BagFrames) -> tuple[float, float]:
 
 
 def memory_table(folder: Path) -> Table:
-    """One row per storage: what a reader of a bag holds in a process of its own."""
+    """One row per storage: resident memory of a reader in a process of its own."""
     table = Table("storage", "frames", "bag, MB", "index, kB", "resident, MB", title="memory of a reader")
     for name in ("MCAP", "MCAP, chunks zstd", "SQLite3", "ROS 1"):
         for count in (100, 1000):

@@ -1,9 +1,9 @@
-"""The table that the engines' settings were chosen by: ONNX Runtime and OpenVINO on the CPU, one change at a time.
+"""Latency of ONNX Runtime and OpenVINO on the CPU with one setting changed at a time.
 
     python benchmarks/engine_settings.py --out runs/engine_settings
 
-The first row of each engine is what the backends use. Latency is of one image at a time, the settings taking turns so
-that a machine that slows down slows all of them; the ratio is to the first row.
+The first row of each engine is what the backends use; ratios are to it. Batch 1; the settings take turns, so a machine
+that slows down slows all of them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def ort(
     arena: bool = True,
     parallel: bool = False,
 ) -> Engine:
-    """A session with these settings."""
+    """Open an ONNX Runtime session with these settings."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.graph_optimization_level = level
@@ -49,7 +49,7 @@ def ort(
 
 
 def ov(path: Path, fixed_shape: bool = False, **settings: object) -> Engine:
-    """A compiled model with these settings, fp32 unless they say otherwise."""
+    """Compile for OpenVINO with these settings, in fp32 unless they say otherwise."""
     core = openvino.Core()
     model = core.read_model(str(path))
     if fixed_shape:
@@ -60,7 +60,7 @@ def ov(path: Path, fixed_shape: bool = False, **settings: object) -> Engine:
 
 
 def settings(path: Path) -> dict[str, Engine]:
-    """Engines by what was changed."""
+    """Engines by the setting that is changed."""
     levels = onnxruntime.GraphOptimizationLevel
     return {
         "ONNX Runtime": ort(path),
@@ -81,7 +81,7 @@ def settings(path: Path) -> dict[str, Engine]:
 
 
 def measure(path: Path, runs: int) -> list[dict[str, float | str]]:
-    """Latency of every engine, ms."""
+    """Latency of every engine in ms, `runs` images each."""
     images = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
     engines = settings(path)
     times: dict[str, list[float]] = {name: [] for name in engines}

@@ -1,7 +1,9 @@
-"""How long TensorRT-RTX takes to build engines, and how large they are: `python benchmarks/engines.py OUT.json`.
+"""Build time and size of TensorRT-RTX engines.
 
-Students of standard shapes with random weights at 224 x 224, in fp32 and fp16, for GeForce and RTX cards of three
-generations; no GPU is needed. Prints a table and writes what it is made of.
+    python benchmarks/engines.py OUT.json
+
+Students of standard shapes with random weights at 224x224, in fp32 and fp16, for three generations of GeForce and RTX
+cards; needs no GPU. Prints a table and writes its rows to OUT.json.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ import tempfile
 from pathlib import Path
 
 import tensorrt_rtx
+from students import random_student
 
-from benchmarks.students import random_student
 from dino_ros.backends.ahead_of_time import engines_for
 
 SHAPES = ("vit_ti_16", "vit_s_16", "vit_s_8")

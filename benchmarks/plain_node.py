@@ -1,7 +1,7 @@
-"""The perception node as people write it today, to measure against: everything in one callback, torch eager.
+"""The baseline of `runtime.py`: the node people write today, everything in one callback, torch eager.
 
 Converts the message as cv_bridge does, resizes with OpenCV, normalizes in NumPy, runs timm's ViT and publishes the
-paper's mask. Written the usual way and with no intent to be slow: inference mode, all cores, the newest frame only.
+paper's mask. It is not slow on purpose: inference mode, all cores, the newest frame only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 
 
 class PlainNode(Node):
-    """Subscribes to image, publishes attention_mask."""
+    """Subscribes to `image`, publishes `attention_mask`."""
 
     def __init__(self, shape: str) -> None:
         super().__init__("plain")

@@ -1,10 +1,10 @@
-"""The perception node against its bare engine, the node people write today, and a node for each camera.
+"""The perception node against its bare engine, against the node people write today, and against one node per camera.
 
     python benchmarks/runtime.py --out runs/runtime
 
-Everything is real: camera and listener are one process, the node another, Fast DDS with the shipped profile (held to
-the loopback) between them. The students have random weights, the images are the demo's, scaled. Every number is
-beside its baseline of the same run. Prints tables and writes OUT/runtime.json. Leave the machine alone while it runs.
+Camera and listener are one process, the node another, with real Fast DDS and the shipped profile (loopback only)
+between them. The students have random weights; the images are the demo's, scaled. Every number has its baseline from
+the same run. Prints tables and writes OUT/runtime.json. Leave the machine alone while it runs.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ from dino_ros.perception.perceiver import Perceiver
 
 SIZES = {"VGA": (480, 640), "720p": (720, 1280)}
 MASKS = {"attention": ATTENTION, "default": MaskParameters()}
-"""The paper's mask as it is, which costs next to nothing, and what the node makes without being told."""
+"""The paper's mask, which costs next to nothing, and the node's default."""
 WARM_UP = 15
-"""Frames before the measured ones."""
+"""Frames before measuring starts."""
 TURN = 20
-"""Frames in a row of node and engine, where they take turns."""
+"""Frames in a turn, where node and engine take turns."""
 TURNS = 15
-"""Of each node, where nodes take turns."""
+"""Turns of each node, where nodes take turns."""
 
 
 class Bench(Node):
-    """Cameras and listener; keeps the latency of every mask by camera."""
+    """Cameras and listener; records the latency of every mask by camera."""
 
     def __init__(self, cameras: Sequence[str] = ("",), kind: type = Image) -> None:
         super().__init__("bench")
@@ -78,7 +78,7 @@ class Bench(Node):
         return hear
 
     def heard(self) -> None:
-        """Wait until a node listens to every camera."""
+        """Wait until every camera has a subscriber."""
         deadline = time.monotonic() + 60
         while not all(camera.get_subscription_count() for camera in self.cameras.values()):
             if time.monotonic() > deadline:
@@ -98,11 +98,11 @@ class Bench(Node):
         return time.monotonic() - start
 
     def drain(self) -> None:
-        """Receive what is under way."""
+        """Receive what is still on its way."""
         self.spin_until(time.monotonic() + 0.5)
 
     def spin_until(self, moment: float) -> None:
-        """Receive until a time of time.monotonic()."""
+        """Receive until `time.monotonic()` reaches a time."""
         while (left := moment - time.monotonic()) > 0:
             rclpy.spin_once(self, timeout_sec=left)
 
@@ -113,13 +113,13 @@ class Bench(Node):
 
 
 def images(height: int, width: int) -> list[NDArray[np.uint8]]:
-    """Ten of the demo's frames at a size."""
+    """Ten of the demo's frames, resized."""
     frames = list(open_source(TABLE, TOPIC))[::30]
     return [cv2.resize(frame.rgb(), (width, height)).astype(np.uint8) for frame in frames]
 
 
 class BareEngine:
-    """The engine alone, one image at a time, for what a mask with these parameters needs."""
+    """The engine alone, batch 1, for the outputs that a mask with these parameters needs."""
 
     def __init__(self, student: Path, mask: MaskParameters) -> None:
         perceiver = Perceiver.load(student)
@@ -141,9 +141,9 @@ class BareEngine:
 
 
 def latency(student: Path, runs: int, masks: str) -> list[dict[str, Any]]:
-    """From camera to mask, over the bare engine, for every size and transport, at half the engine's rate.
+    """Latency from camera to mask over the bare engine's, for every size and transport, at half the engine's rate.
 
-    Node and engine take turns, TURN frames each, so that a machine that slows down slows both.
+    Node and engine take turns of TURN frames, so a machine that slows down slows both.
     """
     parameters = MASKS[masks]
     engine = BareEngine(student, parameters)
@@ -207,11 +207,11 @@ def ours(bench: Bench, name: str, parameters: Mapping[str, Any]) -> Iterator[sub
 
 
 def in_turns(bench: Bench, nodes: dict[str, list[str]], seconds: float, rate: float) -> list[dict[str, Any]]:
-    """Masks per second of several nodes that all run, of which one has a camera at a time, TURNS times each.
+    """Masks per second of several running nodes whose cameras take turns, TURNS each.
 
-    So a machine that slows down slows all. `nodes` has the cameras of each, VGA and raw. Returns a row per node: masks
-    per second over all turns, those of the slowest camera, the latency in ms, and the ratio to the first node, over all
-    turns and in the turn where it was lowest and highest.
+    A machine that slows down thus slows all of them. `nodes` has the cameras of each, VGA and raw. Returns a row per
+    node: masks per second over all turns, those of the slowest camera, latency in ms, and the ratio to the first node,
+    over all turns and in its lowest and highest turn.
     """
     messages = [rgb_message(image, Header()) for image in images(*SIZES["VGA"])]
     rates: dict[str, list[float]] = {name: [] for name in nodes}
@@ -239,9 +239,9 @@ def in_turns(bench: Bench, nodes: dict[str, list[str]], seconds: float, rate: fl
 
 
 def throughput(name: str, student: Path, shape: str, rate: float, seconds: float) -> list[dict[str, Any]]:
-    """The plain node and ours with each of MASKS, with a camera that none keeps up with.
+    """The plain node and ours with each of MASKS, on a camera faster than any of them.
 
-    The plain node makes the mask of "attention".
+    The plain node makes the mask "attention".
     """
     bench = Bench(["plain", *MASKS])
     with contextlib.ExitStack() as stack:
@@ -269,7 +269,7 @@ def memory(processes: Sequence[subprocess.Popen[bytes]]) -> float:
 
 
 def several_cameras(student: Path, count: int, seconds: float) -> list[dict[str, Any]]:
-    """One node with several cameras at 20 Hz, which none keeps up with, against a node for each."""
+    """One node for several 20 Hz cameras, more than any node keeps up with, against a node for each."""
     names = [f"camera{number}" for number in range(count)]
     together = [f"together/{name}" for name in names]
     bench = Bench([*names, *together])
@@ -284,7 +284,7 @@ def several_cameras(student: Path, count: int, seconds: float) -> list[dict[str,
 
 
 def idle(student: Path, seconds: float) -> dict[str, float]:
-    """Share of a core that a node uses while its camera sends and nobody listens."""
+    """Share of a core that a node uses while its camera publishes and nobody subscribes."""
     bench = Bench()
     messages = [rgb_message(image, Header()) for image in images(*SIZES["VGA"])]
     bench.destroy_node()
@@ -317,7 +317,7 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Measure everything, or what is named."""
+    """Measure everything, or only what is named."""
     parts = ("latency", "throughput", "cameras", "idle")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=list(parts), help=f"of {', '.join(parts)} (default: all)")

@@ -1,4 +1,4 @@
-"""Students of standard shapes with random weights, for what depends on the shape alone: speed, what engines accept."""
+"""Students of standard shapes with random weights, to measure what depends on the shape alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHAPES = {
 
 
 def random_student(path: Path, shape: str, height: int = 224, width: int = 224, precision: str = "fp32") -> StudentInfo:
-    """Write a student of a shape of SHAPES, unless `path` is there already; returns its description."""
+    """Write a student with a shape of SHAPES unless `path` exists; returns its metadata."""
     torch.manual_seed(0)
     vit = fix_size(create_vit(SHAPES[shape]).eval(), height, width)
     mean, std = mean_and_std(vit)
