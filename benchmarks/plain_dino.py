@@ -1,7 +1,7 @@
-"""The baseline of `training.py`: the paper's recipe as a plain loop, as one would write it in an afternoon.
+"""The paper's recipe as a plain loop, the baseline of `training.py`: what one writes from the paper in an afternoon.
 
-DataLoader workers augment PIL images crop by crop with torchvision's classic transforms. Student and teacher run in
-eager mode and fp32 (autocast to fp16 on a GPU); clipping and EMA are Python loops over the parameters.
+Per-crop augmentation of PIL images with torchvision's classic transforms in DataLoader workers, student and teacher
+in eager mode and fp32 (autocast to fp16 on a GPU), a Python loop over parameters for clipping and for the EMA.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Network(nn.Module):
 
 
 def seconds_per_step(frames: Frames, recipe: DinoRecipe, steps: int, workers: int, device: str) -> list[float]:
-    """Seconds of each step, loading included, after three warm-up steps."""
+    """Time of each step, loading included, after three that are not counted."""
     student, teacher = Network(recipe).to(device), Network(recipe).to(device)
     teacher.load_state_dict(student.state_dict())
     center = torch.zeros(1, settled(recipe.dino.out_dim), device=device)
@@ -139,7 +139,7 @@ def seconds_per_step(frames: Frames, recipe: DinoRecipe, steps: int, workers: in
 
 
 def plain_loss(teacher: Tensor, student: Tensor, center: Tensor, crops: int) -> tuple[Tensor, Tensor]:
-    """Cross-entropy over all pairs of different crops, and the updated center."""
+    """Cross-entropy of every pair of different crops, and the center moved."""
     targets = functional.softmax((teacher.float() - center) / 0.04, dim=-1).chunk(2)
     predictions: Sequence[Tensor] = (student.float() / 0.1).chunk(crops)
     terms = [

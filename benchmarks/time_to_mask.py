@@ -1,13 +1,13 @@
-"""Minutes of pretraining on a robot's log until attention outlines objects, for two recipes with the same model.
+"""Minutes of pretraining on a robot's log until attention outlines objects, for two recipes on the same model.
 
     python benchmarks/time_to_mask.py --out runs/time_to_mask
 
-The log is rendered (examples/render_table.py, 4000 frames in two bags). Masks are the paper's (the smallest set of
-patches that keeps 60 % of the attention, mean of the heads), scored on scenes that were not trained on. `robot_bag` is
-the recipe that ships; `robot_bag, distilled` continues with the small student of the distillation recipe of that name;
-`reference` has the settings of the authors' main_dino.py with the backbone, head widths and crop sizes of `robot_bag`,
-for as many minutes. Minutes count the whole run, its start and evaluations included. Prints a table and writes it to
-OUT/time_to_mask.json and .png.
+The log is rendered (examples/render_table.py, 4000 frames in two bags); the masks are those of scenes that were not
+trained on. The mask is the paper's: the smallest set of patches that keeps 60 % of the attention, averaged over the
+heads. `robot_bag` is the recipe that ships; `robot_bag, distilled` goes on from its end with the small student of the
+recipe of that name for distilling; `reference` has the settings of the authors' main_dino.py on the backbone, head
+widths and crop sizes of `robot_bag`, for as many minutes. The minutes are those of the whole run, start and the
+evaluations beside it included. Prints a table, and writes it to OUT/time_to_mask.json and .png.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from matplotlib import pyplot
 
 RENDERER = Path(__file__).parents[1] / "examples" / "render_table.py"
 BAGS = {"train_11": (11, 1000), "train_12": (12, 1000), "held_out": (2, 100)}
-"""Name of each bag -> seed, seconds; two frames a second."""
+"""Name of each bag: seed and seconds, at two frames a second."""
 IMAGES, MASKS = "/camera/image_raw/compressed", "/ground_truth/mask/compressed"
 SIZE = (240, 320)
 LEVELS = (0.3, 0.4, 0.5)
 
 
 def render(folder: Path) -> None:
-    """Render the bags that do not exist yet."""
+    """Render the bags that are not there yet."""
     for name, (seed, seconds) in BAGS.items():
         if not (folder / name).exists():
             options = ["--seed", str(seed), "--seconds", str(seconds), "--rate", "2"]
@@ -53,7 +53,7 @@ def render(folder: Path) -> None:
 
 
 def reference(like: DinoRecipe, epochs: int) -> DinoRecipe:
-    """The reference's defaults with the model, head widths, crop sizes and batch of `like`.
+    """The reference's defaults on the model, head widths, crop sizes and batch of `like`.
 
     K is 4096, which costs 0.4 points of k-NN in the paper (appendix); 65536 would be most of this small model's work.
     The warm-up is a tenth of the run, as the reference's 10 epochs of 100 are.
@@ -72,7 +72,7 @@ def reference(like: DinoRecipe, epochs: int) -> DinoRecipe:
 
 
 def train(recipe: Recipe, data: DataConfig, out: Path) -> None:
-    """Run or resume a recipe; keeps a checkpoint of each epoch."""
+    """Run a recipe, or go on with it; keeps a checkpoint of each epoch."""
     if (out / "last.pt").exists():
         trainer.resume_run(out)
     else:
@@ -80,7 +80,7 @@ def train(recipe: Recipe, data: DataConfig, out: Path) -> None:
 
 
 def curve(run: Path, labeled: list[Labeled], network: str = "teacher", before: float = 0) -> list[dict[str, float]]:
-    """Minutes and mask IoU of every checkpoint of a run that followed `before` seconds of another."""
+    """Minutes, after `before` seconds of another run, and mask IoU of every checkpoint of a run."""
     points = []
     for path in track(sorted(run.glob("epoch_*.pt")), description=f"evaluating {run.name}"):
         checkpoint = load_checkpoint(path)
@@ -97,13 +97,13 @@ def curve(run: Path, labeled: list[Labeled], network: str = "teacher", before: f
 
 
 def reached(points: list[dict[str, float]], level: float) -> str:
-    """Minutes at which a curve first reaches a level."""
+    """When a curve first reaches a level."""
     minutes = [point["minutes"] for point in points if point["mean_of_heads"] >= level]
     return f"{minutes[0]:.1f} min" if minutes else "not reached"
 
 
 def main() -> None:
-    """Render the bags, train the recipes, evaluate."""
+    """Render, train both recipes, evaluate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/time_to_mask"))
     options = parser.parse_args()

@@ -3,10 +3,10 @@
     python benchmarks/training.py              # the model of robot_bag, and ViT-S/16 at the paper's crops
     python benchmarks/training.py --recipe vit_small_16 --batch 64 --steps 50 --compile    # on a GPU
 
-Prints medians and the 99th percentile of a step's time. `plain` is `plain_dino.py`; `dino-train` is the trainer that
-ships, started as users start it, without evaluations; `loader` only draws and crops; `step` trains on one batch again
-and again. `of peak` is a step's floating-point rate over the machine's measured peak in large matrix products. The last
-table is that of `bag_reading.py`.
+Medians, with the 99th percentile of the time of a step beside them. `plain` is `plain_dino.py`; `dino-train` is the
+trainer that ships, started as users start it, without evaluations; `loader` draws and crops alone; `step` trains on one
+batch again and again. `of peak` is the share of the machine's measured speed in large matrix products that a step's
+floating-point operations come to. The last table is that of `bag_reading.py`.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ from dino_train.training.optimizers import build_optimizer, clip_each_gradient
 
 TOPIC = "/camera/image_raw/compressed"
 ROUNDS = 2
-"""Turns of plain loop and trainer."""
+"""Times that plain loop and trainer take turns."""
 
 
 def load(name: str, batch: int, images: int) -> DinoRecipe:
-    """Load a recipe that ships, with another batch, resolved for a number of images."""
+    """A recipe that ships, with another batch, resolved for a number of images."""
     recipe = load_recipe(name)
     assert isinstance(recipe, DinoRecipe)
     return dataclasses.replace(recipe, batch_size=batch).resolve(images)[0]
 
 
 class Enough(Exception):
-    """Ends a run of the trainer once enough steps are measured."""
+    """Ends a run of the trainer after the steps that are measured."""
 
 
 def trainer_steps(recipe: DinoRecipe, data: DataConfig, machine: MachineConfig, steps: int) -> list[float]:
-    """Seconds of each step of the trainer that ships, after five warm-up steps."""
+    """Seconds of each step of the trainer that ships, after five that are not counted."""
     times: list[float] = []
     after_step = Dino.after_step
 
@@ -83,7 +83,7 @@ def trainer_steps(recipe: DinoRecipe, data: DataConfig, machine: MachineConfig, 
 
 
 def loader_steps(recipe: DinoRecipe, frames: MixedFrames, workers: int, on_gpu: bool, steps: int) -> list[float]:
-    """Seconds between batches of the loader alone, after those that the workers prefetch."""
+    """Seconds between batches of the loader alone, after as many as the workers prepare in advance."""
     repeated = dataclasses.replace(recipe, epochs=10_000)
     loader = iter(crop_loader(frames, repeated, EpochSampler(frames, repeated), workers, finish=not on_gpu))
     ahead = 4 * max(workers, 1) + 2
@@ -132,7 +132,7 @@ def step_alone(
 
 
 def matmul_peak(precision: torch.dtype) -> float:
-    """Operations per second of the fastest of some large matrix products."""
+    """Operations per second of the best of some large matrix products."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = 8192 if device == "cuda" else 2048
     a = torch.randn(size, size, device=device).to(precision)
@@ -146,7 +146,7 @@ def matmul_peak(precision: torch.dtype) -> float:
 
 
 def measure(name: str, batch: int, steps: int, data: DataConfig, machine: MachineConfig) -> Table:
-    """Measure one recipe; returns its table."""
+    """One table: a recipe's rows."""
     frames = open_frames(data.paths, data.topics)
     recipe = load(name, batch, len(frames))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
