@@ -252,7 +252,7 @@ def test_a_run_learns_and_is_exported(images: Path, tmp_path: Path, name: str) -
     assert after > before + 0.03, f"{after}, of the random ViT {before}, chance 0.25"
     said = health_summary(read_run(tmp_path))
     assert "collapsed" not in said
-    assert "Nothing is learnt" not in said
+    assert "nothing is learned" not in said
     assert "images apart" in said
     info = export(str(tmp_path / LAST_NAME), tmp_path / "student.onnx", 32, 48, data=[str(images)])
     assert read_student(tmp_path / "student.onnx").weights == info.weights

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from dino_ros.files import write_whole
 from dino_train.evaluation.scores import Scores, show
 from dino_train.runs.folder import RunFolder, knn_score, read_run
-from dino_train.runs.health import percent, recent, standard_error
+from dino_train.runs.health import recent, standard_error
 
 RESULTS_NAME = "compare.json"
 PLOT_NAME = "compare.png"
@@ -99,7 +99,7 @@ def shown(column: str, value: float | int | str) -> str:
     if isinstance(value, str):
         return value
     if column in SHARES:
-        return percent(value)
+        return f"{value:.1%}"
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}"

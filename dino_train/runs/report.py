@@ -20,7 +20,7 @@ from dino_train.runs.folder import (
     read_run,
     read_text,
 )
-from dino_train.runs.health import health_summary, percent
+from dino_train.runs.health import health_summary
 from dino_train.runs.log import LOG_NAME
 
 REPORT_NAME = "report.html"
@@ -177,7 +177,7 @@ def knn_table(run: RunFolder, scored: Sequence[Line]) -> str:
     rows = ["<tr><th>checkpoint</th>" + "".join(f"<th>k = {escape(k)}</th>" for k in neighbors) + "</tr>"]
     for line in scored:
         name = run.start_name if line["step"] == 0 else f"epoch {line['epoch']:g}"
-        cells = "".join(f"<td>{percent(line['knn'][k]) if k in line['knn'] else ''}</td>" for k in neighbors)
+        cells = "".join(f"<td>{format(line['knn'][k], '.1%') if k in line['knn'] else ''}</td>" for k in neighbors)
         rows.append(f"<tr><td>{escape(name)}{' (best)' if line is best else ''}</td>{cells}</tr>")
     return f"<table>{''.join(rows)}</table>"
 
@@ -205,7 +205,7 @@ def attention(run: RunFolder) -> str:
     newest = columns[-1][1]
     return (
         '<p class="quiet">Where the CLS token looks: its heads\' mean as heat, and the outline of the '
-        "patches that hold 60 % of it.</p>"
+        "patches that hold 60% of it.</p>"
         f'<div class="wide"><table class="attention">{"".join(rows)}</table></div>'
         + folded(f"Each head, {titles[-1]}", image(newest, "sheet"))
     )
