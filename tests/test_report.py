@@ -1,13 +1,13 @@
 """The report of a run: whole whatever the folder holds, in need of no other file, and right in what it says."""
 
 import base64
-import itertools
 import json
 import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -15,10 +15,10 @@ pytest.importorskip("torch")
 from run_folders import RECIPE, evaluation, log_line, make_run
 
 from dino_ros.errors import UserError
-from dino_train.runs.curves import HEIGHT, Series, line_chart, spread, ticks
-from dino_train.runs.report import chosen, write_report
+from dino_train.runs.charts import Series, line_chart, thinned
+from dino_train.runs.report import write_report
 
-VOID = {"meta", "img", "br", "line", "polyline", "polygon"}
+VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
@@ -117,59 +117,51 @@ def test_log_alone_and_recipe_alone_are_enough(tmp_path: Path) -> None:
 
 
 def drawn_lines(svg: str) -> list[list[tuple[float, float]]]:
-    return [
-        [(float(x), float(y)) for x, y in (pair.split(",") for pair in points.split())]
-        for points in re.findall(r'<polyline class="line c0" points="([^"]*)"', svg)
-    ]
+    """The unbroken stretches of the first line of a chart; y points down."""
+    (path,) = re.findall(r'<path d="([^"]*)" clip-path="[^"]*" style="fill: none; stroke: var\(--c0\)', svg)
+    numbers = [[float(number) for number in re.findall(r"[\d.]+", stretch)] for stretch in path.split("M")[1:]]
+    return [list(zip(stretch[::2], stretch[1::2], strict=True)) for stretch in numbers]
 
 
 def test_a_line_is_drawn_to_scale_and_broken_where_it_has_no_value() -> None:
-    values = [0.0, 10.0, 5.0, math.nan, 2.5, math.inf, 7.5, 10.0]
+    values = [0.0, 10.0, 5.0, math.nan, 2.5, math.inf, 10.0, 7.5]
     svg = line_chart("Loss", [Series("loss", list(enumerate(values)))], ("ln K", 5.0))
-    lines = drawn_lines(svg)
-    assert [len(line) for line in lines] == [3, 2, 2], "a lone point is a line of no length"
-    (x0, bottom), (_, top), (x2, middle) = lines[0]
+    first, *others = [line for line in drawn_lines(svg) if len(line) > 1]
+    (x0, bottom), (_, top), (x2, middle) = first
     assert middle == pytest.approx((bottom + top) / 2, abs=0.1)
-    assert lines[1][0] == pytest.approx((2 * x2 - x0, (bottom + middle) / 2), abs=0.1)
-    assert f'class="reference" x1="52" x2="304" y1="{middle}"' in svg
-    assert "loss 10<" in svg
+    assert [len(line) for line in others] == [2]
+    assert others[0][1] == pytest.approx((x0 + 3.5 * (x2 - x0), (middle + top) / 2), abs=0.1)
+    assert svg.count("<use ") == 1, "the lone point is a dot"
+    assert f"{middle:.1f}"[:-1] in svg.split("stroke-dasharray")[0].rsplit("<path", 1)[1], "the line of reference"
+    assert "loss 7.5<" in svg
+    assert "ln K<" in svg
     assert line_chart("Loss", [Series("loss", [(0.0, math.nan)])]) == ""
 
 
-def test_a_long_log_is_thinned_but_keeps_its_extremes() -> None:
-    values = [1.0 + step / 10_000 for step in range(10_000)]
-    values[4_321] = 9.0
-    svg = line_chart("Norm", [Series("", [(float(step), value) for step, value in enumerate(values)])])
-    assert len(svg) < 30_000
-    (line,) = drawn_lines(svg)
-    assert line[0][1] > line[-1][1], "rises"
-    band = [
-        float(pair.split(",")[1]) for pair in re.findall(r'<polygon class="band c0" points="([^"]*)"', svg)[0].split()
-    ]
-    assert min(band) < 0.2 * HEIGHT < min(y for _, y in line), "the one high value is in the band"
+def test_a_chart_has_the_colors_of_the_page_and_nothing_that_others_on_it_have() -> None:
+    series = [Series(name, [(0.0, 1.0 + n), (1.0, 2.0)]) for n, name in enumerate(("a <b>", "b", "c"))]
+    charts = [line_chart(title, series) for title in ("Loss", "A & B")]
+    for svg in charts:
+        assert set(re.findall(r"var\((--\w+)\)", svg)) == {"--quiet", "--rule", "--c0", "--c1", "--c2"}
+        assert not re.findall(r"#[0-9a-f]{6}", svg)
+        assert "a &lt;b&gt; 2<" in svg
+        assert "<style" not in svg
+    assert 'aria-label="A &amp; B"' in charts[1]
+    ids = [name for svg in charts for name in re.findall(r' id="([^"]*)"', svg)]
+    assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.31, 0.32), (-3, 700), (5e-7, 5e-4), (2, 2), (0, 0), (-1, -1)])
-def test_ticks_are_few_and_round_and_cover_the_range(low: float, high: float) -> None:
-    values = ticks(low, high)
-    assert values[0] <= low + 1e-12
-    assert high - 1e-12 <= values[-1]
-    assert 2 <= len(values) <= 8
-    steps = [b - a for a, b in itertools.pairwise(values)]
-    assert steps == pytest.approx([steps[0]] * len(steps))
-    assert f"{steps[0]:.3e}"[:5] in {"1.000", "2.000", "5.000"}
-
-
-def test_labels_do_not_overlap_and_stay_inside() -> None:
-    placed = spread([(150.0, "", "a"), (151.0, "", "b"), (20.0, "", "c"), (165.0, "", "d")])
-    heights = [height for height, _, _ in placed]
-    assert [text for _, _, text in placed] == ["c", "a", "b", "d"]
-    assert all(b - a >= 14 for a, b in itertools.pairwise(heights))
-    assert heights[-1] <= HEIGHT
-
-
-def test_columns_are_spread_from_first_to_last() -> None:
-    assert chosen(5, 8) == [0, 1, 2, 3, 4]
-    assert chosen(100, 8)[0] == 0
-    assert chosen(100, 8)[-1] == 99
-    assert len(set(chosen(9, 8))) == 8
+@pytest.mark.parametrize("length", [1, 7, 300, 301, 10_000])
+def test_a_long_log_is_thinned_to_means_and_ranges(length: int) -> None:
+    values = np.random.default_rng(0).normal(size=length)
+    points = [(float(step), value) for step, value in enumerate(values)]
+    rows = thinned(points)
+    assert len(rows) <= 300
+    each = int(rows[0, 0]) + 1
+    for number, row in enumerate(rows):
+        group = values[each * number : each * (number + 1)]
+        last = min(each * (number + 1), length) - 1
+        assert row == pytest.approx([last, group.mean(), group.min(), group.max()])
+    assert len(line_chart("Norm", [Series("", points)])) < 100_000
+    points[length // 2] = (float(length // 2), math.inf)
+    assert np.isnan(thinned(points)[:, 1:]).all(axis=1).sum() == 1

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from dino_train.runs import curves
-from dino_train.runs.curves import Series, line_chart
+from dino_ros.files import write_whole
+from dino_ros.images.sampling import evenly_spaced
+from dino_train.runs import charts
+from dino_train.runs.charts import Series, line_chart
 from dino_train.runs.folder import (
     Line,
     RunFolder,
@@ -80,7 +81,7 @@ details { margin: .8em 0; }
 summary { cursor: pointer; font-weight: 600; }
 pre { font-size: .8rem; overflow-x: auto; }
 """
-    + curves.STYLE
+    + charts.STYLE
 )
 
 
@@ -103,7 +104,7 @@ def write_report(path: Path) -> Path:
 <h1>{name}</h1>
 <p class="quiet">{escape(state(run))}</p>
 <p class="health">{escape(health_summary(run))}</p>
-{section("Curves", charts(run))}
+{section("Curves", log_charts(run))}
 {section("Evaluations", evaluations(run))}
 {section("Against the teacher", comparison(run))}
 {section("Attention", attention(run))}
@@ -111,11 +112,8 @@ def write_report(path: Path) -> Path:
 </body>
 </html>
 """
-    report = path / REPORT_NAME
-    temporary = path / f"report.{os.getpid()}.tmp"  # a run's own process may be writing the report too
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, report)
-    return report
+    write_whole(path / REPORT_NAME, page.encode())
+    return path / REPORT_NAME
 
 
 def state(run: RunFolder) -> str:
@@ -132,7 +130,7 @@ def state(run: RunFolder) -> str:
     return f"S{at[1:]}; last logged {logged}."
 
 
-def charts(run: RunFolder) -> str:
+def log_charts(run: RunFolder) -> str:
     """Small charts of everything that is logged."""
     known = NOT_DRAWN.union(*(fields for _, fields in CHARTS))
     others = dict.fromkeys(field for line in run.log for field in line if field not in known)
@@ -194,7 +192,7 @@ def attention(run: RunFolder) -> str:
     drawn = [(line, sheet) for line, sheet in drawn if sheet.is_file()]
     if not drawn:
         return ""
-    columns = [drawn[index] for index in chosen(len(drawn), COLUMNS)]
+    columns = [drawn[index] for index in evenly_spaced(len(drawn), COLUMNS)]
     titles = [run.start_name if line["step"] == 0 else f"epoch {line['epoch']:g}" for line, _ in columns]
     rows = [f"<tr><th></th>{''.join(f'<th>{escape(title)}</th>' for title in titles)}</tr>"]
     folders = [sheet.with_suffix("") for _, sheet in columns]
@@ -209,13 +207,6 @@ def attention(run: RunFolder) -> str:
         f'<div class="wide"><table class="attention">{"".join(rows)}</table></div>'
         + folded(f"Each head, {titles[-1]}", image(newest, "sheet"))
     )
-
-
-def chosen(count: int, most: int) -> list[int]:
-    """At most `most` numbers at even distances from 0 to `count` - 1, both among them."""
-    if count <= most:
-        return list(range(count))
-    return [round(index * (count - 1) / (most - 1)) for index in range(most)]
 
 
 def image(file: Path, kind: str = "") -> str:
