@@ -1,4 +1,4 @@
-"""One process or many: what `torchrun` says, and means over all processes."""
+"""Training in one process or in several: joining them, and reductions over all of them."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that writes files and talks to people."""
+        """Whether this process writes the files and the messages."""
         return self.rank == 0
 
 
 def is_main() -> bool:
-    """Whether this is the process that talks to people, before and after `join` too."""
+    """Whether this process writes the messages; known before and after `join` too."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
 def join(device: str) -> Iterator[Processes]:
-    """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs), or stand alone.
+    """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs), or run as a single one.
 
-    `device` is "auto", "cpu" or "cuda"; each process of a host gets a GPU of its own. Raises UserError if "cuda" is
-    asked for and torch finds none.
+    `device` is "auto", "cpu" or "cuda"; each process of a host gets a GPU of its own. Raises UserError if `device` is
+    "cuda" and torch finds none.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is cuda, but torch finds no GPU: use --device cpu, or install torch for your CUDA.")
+        raise UserError("device is cuda, but torch finds no GPU: use cpu, or install torch for your CUDA version.")
     gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     place = torch.device("cpu")
     if gpu:
@@ -82,7 +82,7 @@ def _reduce(value: Tensor, operation: distributed.ReduceOp.RedOpType) -> Tensor:
 
 
 def gather_over_processes(value: Tensor) -> Tensor:
-    """The tensors [n, ...] of all processes one after the other, by rank, [processes * n, ...]; without gradient."""
+    """Concatenate the tensors [n, ...] of all processes, by rank, to [processes * n, ...]; without gradient."""
     if not distributed.is_initialized():
         return value.detach()
     parts = [torch.empty_like(value) for _ in range(distributed.get_world_size())]
@@ -91,7 +91,7 @@ def gather_over_processes(value: Tensor) -> Tensor:
 
 
 def rank_and_count() -> tuple[int, int]:
-    """Number of this process, and how many there are."""
+    """Rank of this process, and number of processes."""
     if not distributed.is_initialized():
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()
@@ -99,7 +99,7 @@ def rank_and_count() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def main_first(processes: Processes) -> Iterator[None]:
-    """Let the main process go through the block before the others."""
+    """Run the block in the main process first, then in the others."""
     if processes.count > 1 and not processes.main:
         distributed.barrier()
     yield

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -24,13 +24,14 @@ COLORS = {"#000001": "--quiet", "#000002": "--rule", "#000003": "--c0", "#000004
 """What a color that matplotlib draws becomes: a variable of the page's style sheet. Text and reference lines, grid, and
 up to three lines."""
 TEXT, GRID, *LINES = COLORS
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8,
     "axes.formatter.limits": (-3, 4),
     "axes.formatter.useoffset": False,
     "path.simplify_threshold": 0.5,
+    "text.parse_math": False,
 }
 STYLE = """
 svg.chart { width: 100%; height: auto; display: block; }
