@@ -4,8 +4,8 @@
 
 The log is rendered (examples/render_table.py, 4000 frames in two bags); masks are evaluated on scenes that were not
 trained on. The mask is the paper's: the smallest set of patches that keeps 60% of the attention, averaged over the
-heads. `robot_bag` is the shipped recipe; `robot_bag, distilled` continues it by distilling into the small student of the
-distillation recipe of that name; `reference` has the settings of the authors' main_dino.py with the backbone, head
+heads. `robot_bag` is the shipped recipe; `robot_bag, distilled` continues it by distilling into the small student of
+the distillation recipe of that name; `reference` has the settings of the authors' main_dino.py with the backbone, head
 widths and crop sizes of `robot_bag`, for as many minutes. Minutes count the whole run, including its start and the
 evaluations that run at the same time. Prints a table, and writes OUT/time_to_mask.json and .png.
 """

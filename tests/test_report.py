@@ -1,4 +1,4 @@
-"""The report of a run: whole whatever the folder holds, in need of no other file, and right in what it says."""
+"""The report of a run: complete whatever its folder holds, self-contained, and drawn to scale."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """Checks that elements are closed in turn, and gathers their text and what they refer to."""
+    """Checks that elements are properly nested, and gathers their text and references."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -76,13 +76,13 @@ def test_a_whole_run_makes_one_file_that_needs_no_other(tmp_path: Path) -> None:
     assert "table <b>&" in page.text
     assert "versions.torch" in page.text
     assert "Finished: step 1,000 of 2,000, epoch 10.0 of 20." in page.text
-    assert "Koleo" in page.text, "what is logged and not known is drawn too"
+    assert "Koleo" in page.text, "unknown fields of the log are drawn too"
     assert "42.0%" in page.text
     assert "epoch 5 (best)" in page.text
     assert all(reference.startswith("data:image/") for reference in page.references)
     shown = {base64.b64decode(reference.split(",")[1]) for reference in page.references}
-    assert shown == pictures - {b"epoch_0000.png", b"epoch_0005.png"}, "of the sheets only the newest"
-    assert not list(run.glob("*.tmp"))
+    assert shown == pictures - {b"epoch_0000.png", b"epoch_0005.png"}, "of the sheets, only the newest"
+    assert not list(run.glob(".*")), "no temporary file is left"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_whole_run_makes_one_file_that_needs_no_other(tmp_path: Path) -> None:
 )
 def test_a_run_that_was_cut_anywhere_has_a_report(tmp_path: Path, log: str, evaluations: str) -> None:
     run = make_run(tmp_path / "run", log, evaluations)
-    assert "Recipe, as resolved" in Page(write_report(run)).text
+    assert "Resolved recipe" in Page(write_report(run)).text
     assert "nan" not in re.sub(r"<style>.*</style>", "", (run / "report.html").read_text(), flags=re.DOTALL)
 
 
@@ -108,11 +108,9 @@ def test_log_alone_and_recipe_alone_are_enough(tmp_path: Path) -> None:
     assert "Step 10, " not in Page(write_report(run)).text
     assert "Step 10; last logged" in Page(run / "report.html").text
     (run / "log.jsonl").unlink()
-    assert "Nothing is logged yet." in Page(write_report(run)).text
+    assert "Nothing has been logged yet." in Page(write_report(run)).text
     (run / "recipe.yaml").unlink()
-    with pytest.raises(
-        UserError, match=r"run is not the folder of a run: it holds neither recipe\.yaml nor log\.jsonl"
-    ):
+    with pytest.raises(UserError, match=r"run .*recipe\.yaml .*log\.jsonl"):
         write_report(run)
 
 
