@@ -42,34 +42,34 @@ def join(device: str) -> Iterator[Processes]:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device is cuda, but torch finds no GPU: use cpu, or install torch for your CUDA version.")
     gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    place = torch.device("cpu")
+    own = torch.device("cpu")
     if gpu:
-        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(place)
+        own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(own)
     if "WORLD_SIZE" not in os.environ:
-        yield Processes(0, 1, place)
+        yield Processes(0, 1, own)
         return
-    distributed.init_process_group("nccl" if gpu else "gloo", device_id=place if gpu else None)
+    distributed.init_process_group("nccl" if gpu else "gloo", device_id=own if gpu else None)
     try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size(), place)
+        yield Processes(distributed.get_rank(), distributed.get_world_size(), own)
     finally:
         distributed.destroy_process_group()
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """Mean of a tensor over all processes, the tensor itself where there is one; without gradient."""
+    """Mean of a tensor over all processes, without gradient; the tensor itself in a single process."""
     if not distributed.is_initialized():
         return value
     return sum_over_processes(value) / distributed.get_world_size()
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
-    """Sum of a tensor over all processes, the tensor itself where there is one; without gradient."""
+    """Sum of a tensor over all processes, without gradient; the tensor itself in a single process."""
     return _reduce(value, distributed.ReduceOp.SUM)
 
 
 def max_over_processes(value: Tensor) -> Tensor:
-    """Largest values of a tensor over all processes, the tensor itself where there is one; without gradient."""
+    """Elementwise maximum of a tensor over all processes, without gradient; the tensor itself in a single process."""
     return _reduce(value, distributed.ReduceOp.MAX)
 
 

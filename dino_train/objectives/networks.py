@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from timm.models import VisionTransformer
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dino_train.models.backbones import build_backbone
 from dino_train.recipes import Recipe
@@ -53,7 +54,6 @@ def student_and_teacher(recipe: Recipe) -> tuple[VisionTransformer, VisionTransf
     return student, build_backbone(recipe.backbone, size, download=False)
 
 
-@torch.no_grad()
 def update_ema(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Update the teacher by an exponential moving average: momentum * teacher + (1 - momentum) * student.
 
@@ -61,7 +61,7 @@ def update_ema(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """
     sources = dict(student.named_parameters())
     targets = dict(teacher.named_parameters())
-    torch._foreach_lerp_(list(targets.values()), [sources[name] for name in targets], 1 - momentum)
+    get_ema_multi_avg_fn(momentum)(list(targets.values()), [sources[name] for name in targets], 0)
 
 
 def copy_weights(teacher: nn.Module, student: nn.Module) -> None:

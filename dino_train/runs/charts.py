@@ -54,7 +54,7 @@ def line_chart(
     """Draw up to three lines over one axis, each named with its last value; `reference` is a named horizontal line,
     `from_zero` lets the axis begin at 0.
 
-    Returns an `<svg>` element, or the empty string where no value is finite.
+    Returns an `<svg>` element, or "" if no value is finite.
     """
     drawn = [(one.label, thinned(one.points)) for one in series]
     drawn = [(label, points) for label, points in drawn if np.isfinite(points[:, 1]).any()]
@@ -104,8 +104,8 @@ def inline(svg: str, title: str) -> str:
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
-    """Epoch, mean, lowest and highest value [n, 4] of at most POINTS groups of neighbors; NaN where one of a group is
-    not finite."""
+    """Epoch, mean, lowest and highest value [n, 4] of at most POINTS groups of neighbors, NaN for a group with a value
+    that is not finite."""
     epochs, values = np.asarray(points, np.float64).reshape(-1, 2).T
     values = np.where(np.isfinite(values), values, np.nan)
     each = max(math.ceil(len(values) / POINTS), 1)

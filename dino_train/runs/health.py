@@ -45,7 +45,7 @@ class Health(Enum):
 
 
 def classify(log: Sequence[Mapping[str, Any]], chance_loss: float | None) -> Health:
-    """Classify a log by its last WINDOW lines, or by all where there are fewer; each must show the same failure.
+    """Classify a log by its last WINDOW lines, or by all if there are fewer; each must show the same failure.
 
     A line shows only the failures that its fields can tell; without `chance_loss` none is uniform.
     """
@@ -164,7 +164,7 @@ def loss_and_agreement(log: list[Line], chance: float | None) -> str:
 
 
 def knn(run: RunFolder) -> str:
-    """The newest k-NN accuracy, beside that of the start and the best."""
+    """The newest k-NN accuracy, compared with that of the start and the best."""
     scored = [line for line in run.evaluations if knn_score(line) is not None]
     best = best_evaluation(scored)
     if best is None:
@@ -208,6 +208,6 @@ def first(log: list[Line], field: str) -> float:
 
 
 def number(line: Mapping[str, Any], field: str) -> float:
-    """A field of a line of the log, NaN where it is missing or no number."""
+    """A field of a line of the log; NaN if it is missing or not a number."""
     value = line.get(field)
     return float(value) if isinstance(value, int | float) else math.nan
