@@ -73,9 +73,9 @@ class Distill(Objective):
         # A tuple, so that the networks they view are not registered twice.
         self._views = (VitOutputs(backbone), VitOutputs(self.teacher))
         self._patches = (patch_size(backbone), patch_size(self.teacher))
-        ours, theirs = mean_and_std(backbone), mean_and_std(self.teacher)
-        self._scale = [a / b for a, b in zip(ours[1], theirs[1], strict=True)]
-        self._shift = [(a - b) / std for a, b, std in zip(ours[0], theirs[0], theirs[1], strict=True)]
+        (mean, std), (teacher_mean, teacher_std) = mean_and_std(backbone), mean_and_std(self.teacher)
+        self._scale = [a / b for a, b in zip(std, teacher_std, strict=True)]
+        self._shift = [(a - b) / c for a, b, c in zip(mean, teacher_mean, teacher_std, strict=True)]
 
     def train(self, mode: bool = True) -> Distill:
         """Set the mode of the student; the teacher stays in evaluation mode."""
@@ -88,14 +88,14 @@ class Distill(Objective):
         losses, agreements = [], []
         for crops in groups:
             with torch.no_grad():
-                theirs = self._views[1](self.for_teacher(crops))
-            ours = self._views[0](crops)
+                teacher = self._views[1](self.for_teacher(crops))
+            student = self._views[0](crops)
             # In fp32 whatever the networks' precision: bf16's eight bits cannot hold cosines near 1.
             with torch.autocast(crops.device.type, enabled=False):
-                features, attention, cls = (output.float() for output in ours)
+                features, attention, cls = (output.float() for output in student)
                 project: Any = self.student.projection
                 projected = project(features), attention, project(cls)
-                agreement = agree(projected, tuple(output.float() for output in theirs), cls)
+                agreement = agree(projected, tuple(output.float() for output in teacher), cls)
                 losses.append(distill_loss(agreement, self.config.patches, self.config.cls, self.config.attention))
             agreements.append(agreement)
         loss = torch.cat(losses).mean()
@@ -107,10 +107,10 @@ class Distill(Objective):
             torch.tensor(values, device=crops.device).view(1, 3, 1, 1) for values in (self._scale, self._shift)
         )
         crops = crops * scale + shift
-        ours, theirs = self._patches
-        if ours == theirs:
+        patch, teacher_patch = self._patches
+        if patch == teacher_patch:
             return crops
-        size = [side // ours * theirs for side in crops.shape[-2:]]
+        size = [side // patch * teacher_patch for side in crops.shape[-2:]]
         return functional.interpolate(crops, size, mode="bicubic", antialias=True)
 
     @torch.no_grad()
@@ -127,8 +127,8 @@ class Distill(Objective):
 
     def checkpoint_state(self) -> dict[str, Any]:
         """The student and its projection, and the hash of the teacher's weights, which do not change."""
-        ours = {name: value for name, value in self.state_dict().items() if not name.startswith(TEACHER)}
-        return {**ours, "teacher_sha256": self.teacher_sha256}
+        student = {name: value for name, value in self.state_dict().items() if not name.startswith(TEACHER)}
+        return {**student, "teacher_sha256": self.teacher_sha256}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Load what `checkpoint_state` returned; raises UserError if the teacher is no longer the same."""
@@ -137,20 +137,20 @@ class Distill(Objective):
                 f"The teacher {self.teacher_name} has changed since the run began: restore its weights, or start a new "
                 "run."
             )
-        own = {name: value for name, value in state.items() if name != "teacher_sha256"}
-        self.load_state_dict({**self.state_dict(), **own})
+        student = {name: value for name, value in state.items() if name != "teacher_sha256"}
+        self.load_state_dict({**self.state_dict(), **student})
 
 
-def agree(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], tokens: Tensor) -> Agreement:
+def agree(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], tokens: Tensor) -> Agreement:
     """Compare features [n, h, w, C], attention [n, heads, h, w] and CLS tokens [n, C] of two networks, with gradient.
 
     `tokens` are the student's CLS tokens, kept as they are. Attention is compared over the patches alone, without CLS
     and registers, because masks are made of that: head by head if both networks have as many heads, otherwise by the
     mean over heads. The divergence is KL(teacher || student).
     """
-    features = functional.cosine_similarity(ours[0], theirs[0], dim=-1).mean(dim=(1, 2))
-    cls = functional.cosine_similarity(ours[2], theirs[2], dim=-1)
-    p, q = theirs[1].flatten(2), ours[1].flatten(2)
+    features = functional.cosine_similarity(student[0], teacher[0], dim=-1).mean(dim=(1, 2))
+    cls = functional.cosine_similarity(student[2], teacher[2], dim=-1)
+    p, q = teacher[1].flatten(2), student[1].flatten(2)
     if p.shape[1] != q.shape[1]:
         p, q = p.mean(dim=1, keepdim=True), q.mean(dim=1, keepdim=True)
     p, q = (a.clamp(min=1e-12) / a.clamp(min=1e-12).sum(dim=-1, keepdim=True) for a in (p, q))

@@ -52,7 +52,7 @@ Result = TypeVar("Result")
 
 BEST_NAME = "best.pt"
 CHECKPOINTS = "epoch_*.pt"
-SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_BETWEEN_POLLS = 2.0
 SECONDS_BETWEEN_REPORTS = 60.0
 THUMBNAIL = (272, 272)
 """Largest height and width, in pixels, of the report's pictures of a frame's attention."""
@@ -118,7 +118,7 @@ def main() -> None:
 
     with alone(options.run):
         frames = attempt("The frames to draw cannot be read", load_frames) or []
-        labeled = attempt("k-NN is left out", lambda: open_class_folder(Path(options.knn))) if options.knn else None
+        labeled = attempt("k-NN is skipped", lambda: open_class_folder(Path(options.knn))) if options.knn else None
         evaluate_new_checkpoints(options.run, frames, labeled, torch.device(options.device), options.parent)
 
 
@@ -141,7 +141,7 @@ def evaluate_new_checkpoints(
             elif ended:
                 return
             else:
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(SECONDS_BETWEEN_POLLS)
 
 
 def evaluate_checkpoint(
@@ -153,11 +153,11 @@ def evaluate_checkpoint(
     `evaluations.jsonl`, and makes `best.pt` the checkpoint of highest k-NN accuracy. Returns the line; what fails is
     logged and left out of it. Returns None, and adds no line, if the checkpoint cannot be read.
     """
-    checkpoint = attempt(f"{path.name} is not evaluated", lambda: load_checkpoint(path))
+    checkpoint = attempt(f"{path.name} cannot be evaluated", lambda: load_checkpoint(path))
     if checkpoint is None:
         return None
     vit = attempt(
-        f"{path.name} is not evaluated", lambda: checkpoint_backbone(checkpoint, checkpoint.network).to(device)
+        f"{path.name} cannot be evaluated", lambda: checkpoint_backbone(checkpoint, checkpoint.network).to(device)
     )
     if vit is None:
         return None
@@ -168,7 +168,7 @@ def evaluate_checkpoint(
         "seconds": checkpoint.seconds,
     }
     if frames:
-        sheet = attempt(f"The attention of {path.name} is not drawn", lambda: draw(run, path.stem, vit, frames))
+        sheet = attempt(f"The attention of {path.name} cannot be drawn", lambda: draw(run, path.stem, vit, frames))
         if sheet:
             line["attention"] = sheet
     if labeled:
