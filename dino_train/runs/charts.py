@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # building its cache is no news of a run
 
 SIZE = (4.4, 1.96)
 """Width and height of a chart, in inches of 72 units of its SVG."""
@@ -56,6 +57,9 @@ def line_chart(
 
     Returns an `<svg>` element, or "" if no value is finite.
     """
+    import matplotlib
+    from matplotlib.figure import Figure  # takes a second: only a process that draws imports it
+
     drawn = [(one.label, thinned(one.points)) for one in series]
     drawn = [(label, points) for label, points in drawn if np.isfinite(points[:, 1]).any()]
     if not drawn:
