@@ -16,6 +16,7 @@ from dino_train.machine.distributed import gather_over_processes, mean_over_proc
 from dino_train.objectives.collapse import effective_rank, embedding_std
 from dino_train.objectives.networks import Network, copy_weights, count_crops, mlp, student_and_teacher, update_ema
 from dino_train.objectives.objective import Objective
+from dino_train.objectives.queue import enqueue
 from dino_train.objectives.schedules import cosine_schedule
 from dino_train.recipes import MocoRecipe
 
@@ -107,10 +108,7 @@ class MocoV2(Moco):
     def after_step(self, outputs: ContrastiveOutput, scheduled: Mapping[str, float]) -> None:
         """Update the teacher, and replace the oldest keys in the queue by those of all processes."""
         super().after_step(outputs, scheduled)
-        keys = gather_over_processes(outputs.keys)
-        places = (self.pointer + torch.arange(len(keys), device=keys.device)) % len(self.queue)
-        self.queue[places] = keys
-        self.pointer.copy_((self.pointer + len(keys)) % len(self.queue))
+        enqueue(self.queue, self.pointer, outputs.keys)
 
 
 class MocoV3(Moco):
@@ -157,9 +155,9 @@ def queue_loss(queries: Sequence[Tensor], keys: Tensor, queue: Tensor, temperatu
     equation 1), and whether each query's own key is the most similar, [crops * B] of 0 and 1.
     """
     keys, queue = keys.detach(), queue.detach()
-    crops = torch.cat(list(queries))
-    positives = (crops * keys.repeat(len(queries), 1)).sum(dim=-1, keepdim=True)
-    logits = torch.cat([positives, crops @ queue.T], dim=-1) / temperature
+    stacked = torch.cat(list(queries))
+    positives = (stacked * keys.repeat(len(queries), 1)).sum(dim=-1, keepdim=True)
+    logits = torch.cat([positives, stacked @ queue.T], dim=-1) / temperature
     target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     return functional.cross_entropy(logits, target), (logits.detach().argmax(dim=-1) == target).float()
 

@@ -10,11 +10,12 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dino_train.machine.distributed import gather_over_processes, mean_over_processes, rank_and_count
+from dino_train.machine.distributed import mean_over_processes, rank_and_count
 from dino_train.models.backbones import build_backbone
 from dino_train.objectives.collapse import effective_rank, entropies
 from dino_train.objectives.networks import Network, count_crops, mlp
 from dino_train.objectives.objective import Objective
+from dino_train.objectives.queue import enqueue
 from dino_train.objectives.sinkhorn import sinkhorn
 from dino_train.recipes import SwavConfig, SwavRecipe
 
@@ -101,13 +102,9 @@ class Swav(Objective):
     def after_step(self, outputs: Assignments, scheduled: Mapping[str, float]) -> None:
         """Normalize the prototypes, and replace the oldest embeddings in the queue by those of all processes."""
         self.normalize_prototypes()
-        if not len(self.queue):
-            return
-        embeddings = gather_over_processes(outputs.embeddings)[-len(self.queue) :]
-        places = (self.pointer + torch.arange(len(embeddings), device=embeddings.device)) % len(self.queue)
-        self.queue[places] = embeddings
-        self.filled |= self.pointer + len(embeddings) >= len(self.queue)
-        self.pointer.copy_((self.pointer + len(embeddings)) % len(self.queue))
+        if len(self.queue):
+            written = enqueue(self.queue, self.pointer, outputs.embeddings)
+            self.filled |= self.pointer < written  # the pointer has passed the end, or stands at the start again
 
     @torch.no_grad()
     def normalize_prototypes(self) -> None:

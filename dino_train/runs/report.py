@@ -128,7 +128,7 @@ def state(run: RunFolder) -> str:
     if run.finished:
         return f"Finished: {at}."
     logged = time.strftime("%Y-%m-%d %H:%M", time.localtime((run.path / LOG_NAME).stat().st_mtime))
-    return f"S{at[1:]}; last logged {logged}."
+    return f"{at.capitalize()}; last logged {logged}."
 
 
 def log_charts(run: RunFolder) -> str:
