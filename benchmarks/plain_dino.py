@@ -23,7 +23,7 @@ from dino_train.recipes import DinoRecipe, settled
 
 
 class PilCrops(Dataset[list[Tensor]]):
-    """Crops of images, normalized."""
+    """Normalized crops of images."""
 
     def __init__(self, frames: Frames, recipe: DinoRecipe) -> None:
         self.frames = frames
@@ -81,7 +81,7 @@ class Head(nn.Module):
 
 
 class Network(nn.Module):
-    """Backbone and head; crops of one size in one pass, as in the reference."""
+    """Backbone and head; crops of the same size in one pass, as in the reference."""
 
     def __init__(self, recipe: DinoRecipe) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Network(nn.Module):
 
 
 def seconds_per_step(frames: Frames, recipe: DinoRecipe, steps: int, workers: int, device: str) -> list[float]:
-    """Time of each step, loading included, after three that are not counted."""
+    """Seconds of each step, loading included, after three that are not counted."""
     student, teacher = Network(recipe).to(device), Network(recipe).to(device)
     teacher.load_state_dict(student.state_dict())
     center = torch.zeros(1, settled(recipe.dino.out_dim), device=device)
@@ -128,8 +128,8 @@ def seconds_per_step(frames: Frames, recipe: DinoRecipe, steps: int, workers: in
             scaler.step(optimizer)
             scaler.update()
             with torch.no_grad():
-                for ours, theirs in zip(student.parameters(), teacher.parameters(), strict=True):
-                    theirs.mul_(0.996).add_(0.004 * ours)
+                for source, target in zip(student.parameters(), teacher.parameters(), strict=True):
+                    target.mul_(0.996).add_(0.004 * source)
             loss.item()
             times.append(time.perf_counter() - started)
             started = time.perf_counter()
@@ -139,7 +139,7 @@ def seconds_per_step(frames: Frames, recipe: DinoRecipe, steps: int, workers: in
 
 
 def plain_loss(teacher: Tensor, student: Tensor, center: Tensor, crops: int) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of every pair of different crops, and the center moved."""
+    """Cross-entropy over the pairs of different crops, and the updated center."""
     targets = functional.softmax((teacher.float() - center) / 0.04, dim=-1).chunk(2)
     predictions: Sequence[Tensor] = (student.float() / 0.1).chunk(crops)
     terms = [

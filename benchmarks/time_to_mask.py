@@ -1,13 +1,13 @@
-"""Minutes of pretraining on a robot's log until attention outlines objects, for two recipes on the same model.
+"""Minutes of pretraining on a robot's log until attention outlines objects, for two recipes of the same model.
 
     python benchmarks/time_to_mask.py --out runs/time_to_mask
 
-The log is rendered (examples/render_table.py, 4000 frames in two bags); the masks are those of scenes that were not
-trained on. The mask is the paper's: the smallest set of patches that keeps 60 % of the attention, averaged over the
-heads. `robot_bag` is the recipe that ships; `robot_bag, distilled` goes on from its end with the small student of the
-recipe of that name for distilling; `reference` has the settings of the authors' main_dino.py on the backbone, head
-widths and crop sizes of `robot_bag`, for as many minutes. The minutes are those of the whole run, start and the
-evaluations beside it included. Prints a table, and writes it to OUT/time_to_mask.json and .png.
+The log is rendered (examples/render_table.py, 4000 frames in two bags); masks are evaluated on scenes that were not
+trained on. The mask is the paper's: the smallest set of patches that keeps 60% of the attention, averaged over the
+heads. `robot_bag` is the shipped recipe; `robot_bag, distilled` continues it by distilling into the small student of
+the distillation recipe of that name; `reference` has the settings of the authors' main_dino.py with the backbone, head
+widths and crop sizes of `robot_bag`, for as many minutes. Minutes count the whole run, including its start and the
+evaluations that run at the same time. Prints a table, and writes OUT/time_to_mask.json and .png.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from matplotlib import pyplot
 
 RENDERER = Path(__file__).parents[1] / "examples" / "render_table.py"
 BAGS = {"train_11": (11, 1000), "train_12": (12, 1000), "held_out": (2, 100)}
-"""Name of each bag: seed and seconds, at two frames a second."""
+"""Seed and seconds of each bag, at two frames per second."""
 IMAGES, MASKS = "/camera/image_raw/compressed", "/ground_truth/mask/compressed"
 SIZE = (240, 320)
 LEVELS = (0.3, 0.4, 0.5)
 
 
 def render(folder: Path) -> None:
-    """Render the bags that are not there yet."""
+    """Render the bags that do not exist yet."""
     for name, (seed, seconds) in BAGS.items():
         if not (folder / name).exists():
             options = ["--seed", str(seed), "--seconds", str(seconds), "--rate", "2"]
@@ -53,10 +53,10 @@ def render(folder: Path) -> None:
 
 
 def reference(like: DinoRecipe, epochs: int) -> DinoRecipe:
-    """The reference's defaults on the model, head widths, crop sizes and batch of `like`.
+    """The reference's defaults with the model, head widths, crop sizes and batch size of `like`.
 
     K is 4096, which costs 0.4 points of k-NN in the paper (appendix); 65536 would be most of this small model's work.
-    The warm-up is a tenth of the run, as the reference's 10 epochs of 100 are.
+    The warm-up is a tenth of the run, as are the reference's 10 epochs of 100.
     """
     crops = CropsConfig(like.crops.global_crops_size, like.crops.local_crops_size, 8, (0.4, 1.0), (0.05, 0.4), 1.0)
     dino = DinoConfig(
@@ -72,7 +72,7 @@ def reference(like: DinoRecipe, epochs: int) -> DinoRecipe:
 
 
 def train(recipe: Recipe, data: DataConfig, out: Path) -> None:
-    """Run a recipe, or go on with it; keeps a checkpoint of each epoch."""
+    """Run or resume a recipe; keeps a checkpoint of each epoch."""
     if (out / "last.pt").exists():
         trainer.resume_run(out)
     else:
@@ -80,7 +80,7 @@ def train(recipe: Recipe, data: DataConfig, out: Path) -> None:
 
 
 def curve(run: Path, labeled: list[Labeled], network: str = "teacher", before: float = 0) -> list[dict[str, float]]:
-    """Minutes, after `before` seconds of another run, and mask IoU of every checkpoint of a run."""
+    """Minutes (including `before` seconds of an earlier run) and mask IoU of every checkpoint of a run."""
     points = []
     for path in track(sorted(run.glob("epoch_*.pt")), description=f"evaluating {run.name}"):
         checkpoint = load_checkpoint(path)
@@ -119,7 +119,7 @@ def main() -> None:
     seconds = load_checkpoint(last).seconds
     distill = dataclasses.replace(load_recipe("robot_bag", "distill"), teacher=str(last.absolute()))
     train(distill, data, options.out / "distilled")
-    trial = options.out / "reference_trial"  # one epoch, to learn how many of them fit into the same time
+    trial = options.out / "reference_trial"  # one epoch, to measure how many fit into the same time
     if not (trial / "last.pt").exists():
         trainer.pretrain(reference(recipe, 1), data, trial, evaluation=EvaluationConfig(every=0))
     epochs = max(round(seconds / load_checkpoint(trial / "last.pt").seconds), 2)

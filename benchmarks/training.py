@@ -3,10 +3,10 @@
     python benchmarks/training.py              # the model of robot_bag, and ViT-S/16 at the paper's crops
     python benchmarks/training.py --recipe vit_small_16 --batch 64 --steps 50 --compile    # on a GPU
 
-Medians, with the 99th percentile of the time of a step beside them. `plain` is `plain_dino.py`; `dino-train` is the
-trainer that ships, started as users start it, without evaluations; `loader` draws and crops alone; `step` trains on one
-batch again and again. `of peak` is the share of the machine's measured speed in large matrix products that a step's
-floating-point operations come to. The last table is that of `bag_reading.py`.
+Prints medians, and the 99th percentile of the time of a step. `plain` is `plain_dino.py`; `dino-train` is the trainer,
+started as users start it, without evaluations; `loader` only draws and crops; `step` trains on the same batch over and
+over. `of peak` is the rate of a step's floating-point operations as a share of the machine's measured rate in large
+matrix products. The last table is that of `bag_reading.py`.
 """
 
 from __future__ import annotations
@@ -46,29 +46,27 @@ from dino_train.training.optimizers import build_optimizer, clip_each_gradient
 
 TOPIC = "/camera/image_raw/compressed"
 ROUNDS = 2
-"""Times that plain loop and trainer take turns."""
+"""How often the plain loop and the trainer take turns."""
 
 
 def load(name: str, batch: int, images: int) -> DinoRecipe:
-    """A recipe that ships, with another batch, resolved for a number of images."""
+    """Load a shipped recipe with another batch size, resolved for a number of images."""
     recipe = load_recipe(name)
     assert isinstance(recipe, DinoRecipe)
     return dataclasses.replace(recipe, batch_size=batch).resolve(images)[0]
 
 
 class Enough(Exception):
-    """Ends a run of the trainer after the steps that are measured."""
+    """Ends a run of the trainer after the measured steps."""
 
 
 def trainer_steps(recipe: DinoRecipe, data: DataConfig, machine: MachineConfig, steps: int) -> list[float]:
-    """Seconds of each step of the trainer that ships, after five that are not counted."""
+    """Seconds of each step of the trainer, after five that are not counted."""
     times: list[float] = []
     after_step = Dino.after_step
 
-    def stamped(
-        dino: Dino, said: TeacherOutput, scheduled: Mapping[str, float]
-    ) -> None:  # the last thing on the device in a step
-        after_step(dino, said, scheduled)
+    def stamped(dino: Dino, outputs: TeacherOutput, scheduled: Mapping[str, float]) -> None:
+        after_step(dino, outputs, scheduled)  # the last work on the device in a step
         times.append(time.perf_counter())
         if len(times) > steps + 5:
             raise Enough
@@ -83,7 +81,7 @@ def trainer_steps(recipe: DinoRecipe, data: DataConfig, machine: MachineConfig, 
 
 
 def loader_steps(recipe: DinoRecipe, frames: MixedFrames, workers: int, on_gpu: bool, steps: int) -> list[float]:
-    """Seconds between batches of the loader alone, after as many as the workers prepare in advance."""
+    """Seconds between batches of the loader alone, after those that the workers prefetch."""
     repeated = dataclasses.replace(recipe, epochs=10_000)
     loader = iter(crop_loader(frames, repeated, EpochSampler(frames, repeated), workers, finish=not on_gpu))
     ahead = 4 * max(workers, 1) + 2
@@ -98,7 +96,7 @@ def loader_steps(recipe: DinoRecipe, frames: MixedFrames, workers: int, on_gpu: 
 def step_alone(
     recipe: DinoRecipe, frames: MixedFrames, machine: MachineConfig, steps: int
 ) -> tuple[list[float], float, torch.dtype]:
-    """Seconds of each step on one batch, its floating-point operations, and its precision."""
+    """Seconds of each step on one batch, the floating-point operations of a step, and its precision."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     processes = Processes(0, 1, device)
     dino = fit_to_machine(Dino(recipe).to(device).train(), machine, processes)
@@ -111,12 +109,12 @@ def step_alone(
     def step() -> None:
         groups = [normalize(crops, mean, std) for crops in finish_crops(batch, device)]
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            loss, teacher = dino(groups, scheduled)
+            loss, outputs = dino(groups, scheduled)
         optimizer.zero_grad()
         loss.backward()
         clip_each_gradient(dino.student, 3.0)
         optimizer.step()
-        dino.after_step(teacher, scheduled)
+        dino.after_step(outputs, scheduled)
         loss.item()
 
     for _ in range(3):
@@ -132,7 +130,7 @@ def step_alone(
 
 
 def matmul_peak(precision: torch.dtype) -> float:
-    """Operations per second of the best of some large matrix products."""
+    """Best floating-point operations per second of several large matrix products."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = 8192 if device == "cuda" else 2048
     a = torch.randn(size, size, device=device).to(precision)
@@ -146,7 +144,7 @@ def matmul_peak(precision: torch.dtype) -> float:
 
 
 def measure(name: str, batch: int, steps: int, data: DataConfig, machine: MachineConfig) -> Table:
-    """One table: a recipe's rows."""
+    """Measure one recipe; returns its table."""
     frames = open_frames(data.paths, data.topics)
     recipe = load(name, batch, len(frames))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -188,9 +186,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", nargs="+", default=["robot_bag", "vit_small_16"])
-    parser.add_argument("--batch", nargs="+", type=int, default=[32, 4], help="images per step, one for each recipe")
-    parser.add_argument("--steps", nargs="+", type=int, default=[40, 5], help="steps of each round and recipe")
-    parser.add_argument("--data", nargs="+", default=[str(TABLE)], help="what is trained on (default: the demo's bag)")
+    parser.add_argument("--batch", nargs="+", type=int, default=[32, 4], help="batch size, one per recipe")
+    parser.add_argument("--steps", nargs="+", type=int, default=[40, 5], help="steps per round, one per recipe")
+    parser.add_argument("--data", nargs="+", default=[str(TABLE)], help="training data (default: the demo's bag)")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     console = Console(width=120)

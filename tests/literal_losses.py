@@ -1,4 +1,4 @@
-"""The losses of the papers, literally, in float64."""
+"""The losses of the papers, written out in float64."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ def unit(x: Array) -> Array:
 
 
 def byol_reference(projections: Sequence[Array], predictions: Sequence[Array]) -> float:
-    """Grill et al. 2020, equation 2, symmetric: squared distances of unit vectors, summed over the two directions."""
+    """Grill et al. 2020, equation 2, symmetrized: squared distances of unit vectors, summed over both directions."""
     return sum(
         float(np.mean(np.sum((unit(predictions[s]) - unit(projections[1 - s])) ** 2, axis=-1))) for s in range(2)
     )
@@ -42,7 +42,7 @@ def moco_v3_reference(queries: Sequence[Array], keys: Sequence[Array], temperatu
 
 
 def sinkhorn_reference(scores: Array, epsilon: float, iterations: int) -> Array:
-    """Caron et al. 2020: u and v of diag(u) exp(scores / epsilon) diag(v), each fixed in turn, columns last."""
+    """Caron et al. 2020: diag(u) exp(scores / epsilon) diag(v), with u and v solved in turn, v last."""
     q = np.exp(scores.T / epsilon)  # [K, B]
     q /= q.sum()
     for _ in range(iterations):

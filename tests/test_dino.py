@@ -34,7 +34,7 @@ def random_groups(batch: int = 4) -> list[torch.Tensor]:
 
 
 def reference_loss(teacher: np.ndarray, student: np.ndarray, center: np.ndarray, tau_t: float, tau_s: float) -> float:
-    """Equation 3: teacher [2, B, K] and student [crops, B, K] logits; every pair of different crops counts alike."""
+    """Equation 3 for logits teacher [2, B, K] and student [crops, B, K]: the mean over all pairs of different crops."""
     terms = []
     for t in range(2):
         target = softmax((teacher[t] - center) / tau_t)
@@ -73,9 +73,9 @@ def test_whole_objective_loss_entropy_and_center() -> None:
     teacher = np.stack([logits(dino.teacher, crop) for crop in crops[:2]])
     student = np.stack([logits(dino.student, crop) for crop in crops])
     before = dino.center.double().numpy().copy()
-    loss, said = dino(groups, {"teacher_temp": 0.05})
-    health = dino.health(loss, said)
-    dino.update_center(said.logits)
+    loss, outputs = dino(groups, {"teacher_temp": 0.05})
+    health = dino.health(loss, outputs)
+    dino.update_center(outputs.logits)
 
     assert loss.item() == health["loss"] == pytest.approx(reference_loss(teacher, student, before, 0.05, 0.1), rel=1e-5)
     targets = softmax((teacher - before) / 0.05)
@@ -90,13 +90,13 @@ def test_whole_objective_loss_entropy_and_center() -> None:
 
 
 def test_the_loss_is_float32_under_autocast() -> None:
-    """A temperature of 0.015 would make noise of bf16's logits: the head stays in float32."""
+    """At a temperature of 0.015 the rounding of bf16's logits would be noise: the head runs in float32."""
     torch.manual_seed(0)
     dino = Dino(TINY)
     with torch.autocast("cpu", torch.bfloat16):
-        loss, said = dino(random_groups(), {"teacher_temp": 0.015})
-    assert loss.dtype == said.logits.dtype == torch.float32
-    steps = said.logits.flatten().sort().values.diff()
+        loss, outputs = dino(random_groups(), {"teacher_temp": 0.015})
+    assert loss.dtype == outputs.logits.dtype == torch.float32
+    steps = outputs.logits.flatten().sort().values.diff()
     assert (steps[steps > 0] < 2**-9).any(), "the logits are finer than bf16 could hold"
 
 
@@ -106,7 +106,7 @@ def test_effective_rank_counts_directions() -> None:
         basis = np.linalg.qr(rng.normal(size=(32, directions)))[0]
         coefficients = np.linalg.qr(rng.normal(size=(400, directions)) - 0)[0]
         coefficients -= coefficients.mean(axis=0)
-        tokens = torch.from_numpy(coefficients @ basis.T + 5)  # an offset is no direction
+        tokens = torch.from_numpy(coefficients @ basis.T + 5)  # the mean is no direction
         assert effective_rank(tokens).item() == pytest.approx(directions, rel=0.02)
 
 
@@ -119,7 +119,7 @@ def test_the_head_has_the_references_layers(use_bn: bool) -> None:
     assert head(torch.randn(4, 8)).shape == (4, 20)
 
 
-def test_only_the_student_learns_and_the_teacher_follows() -> None:
+def test_only_the_student_learns_and_the_teacher_is_its_average() -> None:
     dino = Dino(TINY)
     for (name, s), t in zip(dino.student.named_parameters(), dino.teacher.parameters(), strict=True):
         assert torch.equal(s, t), f"{name} differs at the start"

@@ -1,4 +1,4 @@
-"""Evaluations beside a run: the real process on real checkpoints, and the images it draws."""
+"""The evaluator of a run: the real process on real checkpoints, and the pictures it draws."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ RECIPE = DinoRecipe(
     crops=CropsConfig(32, 16, local_crops_number=2),
 )
 WAIT = 240.0
-"""Seconds after which a process that should have ended has failed."""
+"""Seconds within which a process must end."""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def labeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_checkpoint(run: Path, epoch: int, scale: float = 1.0) -> Path:
-    """A checkpoint whose teacher is random, its weights scaled (0: all images look alike), and student another."""
+    """Write a checkpoint with a random student and a random teacher, whose weights are scaled (0: all look alike)."""
     torch.manual_seed(epoch)
     networks = {
         name: build_backbone(RECIPE.backbone, RECIPE.crops.global_crops_size) for name in ("teacher", "student")
@@ -117,12 +117,12 @@ def test_every_checkpoint_is_evaluated_once_as_it_appears(labeled: Path, tmp_pat
     assert all((run / line["attention"]).is_file() for line in lines)
     messages = (run / "evaluation.log").read_text().splitlines()
     assert len(messages) == 1
-    assert "epoch_0001.pt cannot be read as a checkpoint" in messages[0]
+    assert "epoch_0001.pt" in messages[0]
     report = (run / "report.html").read_text()
     assert "Finished: step 15" in report
     assert report.count("data:image/jpeg") == 6 * 4, "six frames: themselves, and at three checkpoints"
 
-    # A resumed run goes on; what was evaluated stays as it is, the line of a checkpoint that is gone too.
+    # The run is resumed: evaluations stay as they are, even that of a checkpoint that is gone.
     (run / "finished").unlink()
     (run / "epoch_0000.pt").unlink()
     sheet = (run / lines[1]["attention"]).stat().st_mtime_ns
@@ -133,7 +133,7 @@ def test_every_checkpoint_is_evaluated_once_as_it_appears(labeled: Path, tmp_pat
     assert evaluated(run) == ["epoch_0000.pt", "epoch_0002.pt", "epoch_0003.pt", "epoch_0004.pt"]
     assert (run / lines[1]["attention"]).stat().st_mtime_ns == sheet
     assert (run / "best.pt").samefile(run / "epoch_0002.pt")
-    assert not list(run.rglob("*.tmp"))
+    assert not list(run.rglob(".*")), "no temporary file is left"
 
 
 def test_it_finishes_and_ends_when_the_run_is_gone(labeled: Path, tmp_path: Path) -> None:
@@ -164,9 +164,9 @@ def test_what_fails_is_left_out_and_said(labeled: Path, tmp_path: Path, caplog: 
     )
     expected = {"step": 5, "epoch": 1.0, "checkpoint": path.name, "seconds": 0.0}
     assert line == {**expected, "attention": "attention/epoch_0001.png"}
-    assert [record.message for record in caplog.records] == [
-        f"k-NN of epoch_0001.pt failed: {broken} does not decode as an image: remove it or repair it."
-    ]
+    (record,) = caplog.records
+    assert path.name in record.message
+    assert str(broken) in record.message
 
 
 def test_it_is_the_teacher_that_is_evaluated(labeled: Path, tmp_path: Path) -> None:
@@ -201,7 +201,11 @@ def test_the_best_checkpoint_is_linked_or_else_copied(tmp_path: Path, monkeypatc
 def test_fixed_frames_are_spread_over_the_data(tmp_path: Path) -> None:
     for number in range(60):
         cv2.imwrite(str(tmp_path / f"{number:02d}.png"), np.full((8, 8, 3), number, np.uint8))
-    assert [int(frame[0, 0, 0]) for frame in fixed_frames([str(tmp_path)])] == [5, 15, 25, 35, 45, 55]
+    numbers = [int(frame[0, 0, 0]) for frame in fixed_frames([str(tmp_path)])]
+    gaps = np.diff(numbers)
+    assert len(numbers) == 6
+    assert gaps.min() >= 10
+    assert gaps.max() - gaps.min() <= 1
     three = [str(tmp_path / f"{number:02d}.png") for number in (40, 2, 7)]
     assert [int(frame[0, 0, 0]) for frame in fixed_frames(three)] == [40, 2, 7]
 

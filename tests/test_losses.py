@@ -34,7 +34,7 @@ def swav_reference(codes: Sequence[Array], scores: Sequence[Array], temperature:
 
 
 def assert_gradient(loss: Callable[..., torch.Tensor], reference: Callable[..., float], free: list[Array]) -> None:
-    """Loss, and gradient by the central differences of the reference."""
+    """Compare a loss with its reference, and its gradient with central differences of the reference."""
     tensors = [torch.from_numpy(x.copy()).requires_grad_() for x in free]
     value = loss(*tensors)
     assert value.item() == pytest.approx(reference(*free), rel=1e-12)
@@ -66,11 +66,11 @@ def test_moco_is_info_nce_with_the_queue_and_stops_the_gradient() -> None:
     )
     fixed = [torch.from_numpy(x).requires_grad_() for x in (keys, queue)]
     assert_gradient(lambda *q: queue_loss(q, *fixed, 0.2)[0], lambda *q: moco_reference(q, keys, queue, 0.2), queries)
-    loss, found = queue_loss([torch.from_numpy(q).requires_grad_() for q in queries], *fixed, 0.2)
+    loss, correct = queue_loss([torch.from_numpy(q).requires_grad_() for q in queries], *fixed, 0.2)
     loss.backward()
     assert all(x.grad is None for x in fixed)
     nearest = [q @ k > max(q @ old for old in queue) for view in queries for q, k in zip(view, keys, strict=True)]
-    assert found.tolist() == [float(x) for x in nearest]
+    assert correct.tolist() == [float(x) for x in nearest]
 
 
 def test_moco_v3_is_info_nce_over_the_batch() -> None:
@@ -81,14 +81,14 @@ def test_moco_v3_is_info_nce_over_the_batch() -> None:
 
 
 @pytest.mark.parametrize(("images", "outputs", "epsilon"), [(6, 4, 0.05), (5, 9, 0.3), (40, 8, 0.015)])
-def test_sinkhorn_shares_images_out(images: int, outputs: int, epsilon: float) -> None:
+def test_sinkhorn_gives_every_output_an_equal_share(images: int, outputs: int, epsilon: float) -> None:
     scores = np.random.default_rng(1).uniform(-1, 1, (images, outputs))
     codes = sinkhorn(torch.from_numpy(scores), epsilon, 3).numpy()
     np.testing.assert_allclose(codes, sinkhorn_reference(scores, epsilon, 3), rtol=1e-9)
     np.testing.assert_allclose(codes.sum(axis=1), 1, rtol=1e-12)
     many = sinkhorn(torch.from_numpy(scores), epsilon, 20_000).numpy()
     np.testing.assert_allclose(many.sum(axis=1), 1, rtol=1e-12)
-    np.testing.assert_allclose(many.sum(axis=0), images / outputs, rtol=1e-2, err_msg="every output gets as many")
+    np.testing.assert_allclose(many.sum(axis=0), images / outputs, rtol=1e-2, err_msg="equal shares")
 
 
 def test_swav_is_the_cross_entropy_with_the_codes() -> None:
@@ -99,7 +99,7 @@ def test_swav_is_the_cross_entropy_with_the_codes() -> None:
     assert_gradient(lambda *s: swav_loss(fixed, s, 0.1), lambda *s: swav_reference(codes, s, 0.1), scores)
 
 
-def test_spread_tells_random_directions_from_one() -> None:
+def test_embedding_std_tells_random_directions_from_one() -> None:
     torch.manual_seed(0)
     rows = torch.randn(2000, 64)
     assert embedding_std(rows).item() == pytest.approx(1, abs=0.02)

@@ -1,29 +1,28 @@
-"""The report of a run: whole whatever the folder holds, in need of no other file, and right in what it says."""
+"""The report of a run: complete whatever its folder holds, self-contained, and drawn to scale."""
 
 import base64
-import itertools
 import json
 import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
-from dino_ros.errors import UserError
-from dino_train.runs.curves import HEIGHT, Series, line_chart, spread, ticks
-from dino_train.runs.folder import read_run
-from dino_train.runs.health import health_summary
-from dino_train.runs.report import chosen, write_report
+from run_folders import RECIPE, evaluation, log_line, make_run
 
-VOID = {"meta", "img", "br", "line", "polyline", "polygon"}
-RECIPE = "dino: {out_dim: 1024}\nbackbone: {name: vit, pretrained: false}\ninit: null\nepochs: 20\n"
+from dino_ros.errors import UserError
+from dino_train.runs.charts import Series, line_chart, thinned
+from dino_train.runs.report import write_report
+
+VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """Checks that elements are closed in turn, and gathers their text and what they refer to."""
+    """Checks that elements are properly nested, and gathers their text and references."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -48,32 +47,6 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
-
-
-def log_line(step: int, **values: float) -> str:
-    fields = {
-        "step": step,
-        "epoch": step / 100,
-        "loss": 4.0,
-        "teacher_entropy": 2.3,
-        "kl": 1.7,
-        "marginal_entropy": 5.1,
-    }
-    return json.dumps({**fields, **values}) + "\n"
-
-
-def evaluation(epoch: int, accuracy: float | None = None, **values: object) -> str:
-    scored = {} if accuracy is None else {"knn": {"10": 0.9, "20": accuracy}, "knn_images": 664}
-    name = f"epoch_{epoch:04d}.pt"
-    return json.dumps({"step": 100 * epoch, "epoch": epoch, "checkpoint": name, **scored, **values}) + "\n"
-
-
-def make_run(folder: Path, log: str, evaluations: str = "", recipe: str = RECIPE) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "recipe.yaml").write_text(recipe)
-    (folder / "log.jsonl").write_text(log)
-    (folder / "evaluations.jsonl").write_text(evaluations)
-    return folder
 
 
 def test_a_whole_run_makes_one_file_that_needs_no_other(tmp_path: Path) -> None:
@@ -103,13 +76,13 @@ def test_a_whole_run_makes_one_file_that_needs_no_other(tmp_path: Path) -> None:
     assert "table <b>&" in page.text
     assert "versions.torch" in page.text
     assert "Finished: step 1,000 of 2,000, epoch 10.0 of 20." in page.text
-    assert "Koleo" in page.text, "what is logged and not known is drawn too"
-    assert "42.0 %" in page.text
+    assert "Koleo" in page.text, "unknown fields of the log are drawn too"
+    assert "42.0%" in page.text
     assert "epoch 5 (best)" in page.text
     assert all(reference.startswith("data:image/") for reference in page.references)
     shown = {base64.b64decode(reference.split(",")[1]) for reference in page.references}
-    assert shown == pictures - {b"epoch_0000.png", b"epoch_0005.png"}, "of the sheets only the newest"
-    assert not list(run.glob("*.tmp"))
+    assert shown == pictures - {b"epoch_0000.png", b"epoch_0005.png"}, "of the sheets, only the newest"
+    assert not list(run.glob(".*")), "no temporary file is left"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +98,7 @@ def test_a_whole_run_makes_one_file_that_needs_no_other(tmp_path: Path) -> None:
 )
 def test_a_run_that_was_cut_anywhere_has_a_report(tmp_path: Path, log: str, evaluations: str) -> None:
     run = make_run(tmp_path / "run", log, evaluations)
-    assert "Recipe, as resolved" in Page(write_report(run)).text
+    assert "Resolved recipe" in Page(write_report(run)).text
     assert "nan" not in re.sub(r"<style>.*</style>", "", (run / "report.html").read_text(), flags=re.DOTALL)
 
 
@@ -135,157 +108,58 @@ def test_log_alone_and_recipe_alone_are_enough(tmp_path: Path) -> None:
     assert "Step 10, " not in Page(write_report(run)).text
     assert "Step 10; last logged" in Page(run / "report.html").text
     (run / "log.jsonl").unlink()
-    assert "Nothing is logged yet." in Page(write_report(run)).text
+    assert "Nothing has been logged yet." in Page(write_report(run)).text
     (run / "recipe.yaml").unlink()
-    with pytest.raises(
-        UserError, match=r"run is not the folder of a run: it holds neither recipe\.yaml nor log\.jsonl"
-    ):
+    with pytest.raises(UserError, match=r"run .*recipe\.yaml .*log\.jsonl"):
         write_report(run)
 
 
-LN_K = math.log(1024)
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        (
-            {},
-            "tells pictures apart: the entropy of its mean output is 5.1 nats, of one output 2.3 (at most ln K = 6.9)",
-        ),
-        ({"teacher_entropy": LN_K, "marginal_entropy": LN_K, "kl": 0.0, "loss": LN_K}, "uniform.*Nothing is learnt"),
-        (
-            {"teacher_entropy": 0.01, "marginal_entropy": 0.02, "loss": 0.01},
-            "says the same of every.*Nothing is learnt",
-        ),
-        ({"loss": math.nan}, "not a number any more"),
-    ],
-)
-def test_the_verdict_follows_from_the_numbers(tmp_path: Path, values: dict[str, float], said: str) -> None:
-    run = make_run(tmp_path / "run", "".join(log_line(step, **values) for step in range(10, 200, 10)))
-    assert re.search(said.replace("(", r"\(").replace(")", r"\)"), health_summary(read_run(run)))
-
-
-@pytest.mark.parametrize(
-    ("recipe", "values", "said"),
-    [
-        (
-            "byol: {}",
-            {"loss": 0.4, "embedding_std": 0.9},
-            r"spread of the projections is 0.90 .* they tell pictures apart",
-        ),
-        ("byol: {}", {"loss": 0.0, "embedding_std": 0.01}, r"has collapsed: raise byol.momentum"),
-        (
-            "moco: {queue: 99}",
-            {"loss": 1.2, "contrastive_accuracy": 0.7, "embedding_std": 0.8},
-            r"that of chance is 4.61. 70.0 % of the quer",
-        ),
-        (
-            "moco: {queue: 99}",
-            {"loss": 4.6, "contrastive_accuracy": 0.0, "embedding_std": 0.8},
-            r"Nothing is learnt; where that stays so: make",
-        ),
-        ("swav: {prototypes: 32}", {"teacher_entropy": 1.0, "marginal_entropy": 3.4}, r"apart.*at most ln K = 3.5"),
-        (
-            "swav: {prototypes: 32}",
-            {"teacher_entropy": 3.46, "marginal_entropy": 3.46},
-            r"stays so: lower swav.epsilon",
-        ),
-        ("dino: {}\nbyol: {}", {"loss": 0.4, "embedding_std": 0.9}, "they tell pictures apart"),
-    ],
-)
-def test_the_verdict_is_in_the_terms_of_the_method(
-    tmp_path: Path, recipe: str, values: dict[str, float], said: str
-) -> None:
-    lines = "".join(json.dumps({"step": step, "epoch": step / 100, **values}) + "\n" for step in range(10, 200, 10))
-    run = make_run(tmp_path / "run", lines, recipe=recipe)
-    assert re.search(said, health_summary(read_run(run)))
-    text = Page(write_report(run)).text
-    assert ("chance" in re.sub(r"that of chance is", "", text)) == (recipe.startswith("moco"))
-
-
-@pytest.mark.parametrize(
-    ("evaluations", "said"),
-    [
-        (
-            evaluation(0, 0.12),
-            "k-NN on 664 labeled pictures finds 12.0 % for the random ViT (step 0), where the run begins.",
-        ),
-        (
-            evaluation(0, 0.12) + evaluation(5, 0.42) + evaluation(10, 0.4),
-            "40.0 % at epoch 10, 12.0 % for the random ViT (step 0): better than its start; "
-            "the best was 42.0 % at epoch 5.",
-        ),
-        (evaluation(0, 0.105) + evaluation(5, 0.107), "10.5 % for the random ViT (step 0): no difference"),
-        (evaluation(0, 0.2) + evaluation(5, 0.1), "20.0 % for the random ViT (step 0): worse than its start."),
-        (evaluation(0, 0.9) + evaluation(5, 0.1) + evaluation(0, 0.12), "10.0 % at epoch 5, 12.0 % for the random"),
-        (evaluation(5, 0.42), "42.0 % at epoch 5."),
-    ],
-)
-def test_the_verdict_compares_with_the_start(tmp_path: Path, evaluations: str, said: str) -> None:
-    assert said in health_summary(read_run(make_run(tmp_path / "run", log_line(10), evaluations)))
-
-
-@pytest.mark.parametrize("recipe", ["init: weights.pth\n", "backbone: {pretrained: true}\n"])
-def test_a_start_that_is_not_random_is_not_called_so(tmp_path: Path, recipe: str) -> None:
-    run = make_run(tmp_path / "run", log_line(10), evaluation(0, 0.5) + evaluation(1, 0.6), recipe)
-    assert "50.0 % for the start: better" in health_summary(read_run(run))
-
-
 def drawn_lines(svg: str) -> list[list[tuple[float, float]]]:
-    return [
-        [(float(x), float(y)) for x, y in (pair.split(",") for pair in points.split())]
-        for points in re.findall(r'<polyline class="line c0" points="([^"]*)"', svg)
-    ]
+    """The unbroken stretches of the first line of a chart; y points down."""
+    (path,) = re.findall(r'<path d="([^"]*)" clip-path="[^"]*" style="fill: none; stroke: var\(--c0\)', svg)
+    numbers = [[float(number) for number in re.findall(r"[\d.]+", stretch)] for stretch in path.split("M")[1:]]
+    return [list(zip(stretch[::2], stretch[1::2], strict=True)) for stretch in numbers]
 
 
 def test_a_line_is_drawn_to_scale_and_broken_where_it_has_no_value() -> None:
-    values = [0.0, 10.0, 5.0, math.nan, 2.5, math.inf, 7.5, 10.0]
+    values = [0.0, 10.0, 5.0, math.nan, 2.5, math.inf, 10.0, 7.5]
     svg = line_chart("Loss", [Series("loss", list(enumerate(values)))], ("ln K", 5.0))
-    lines = drawn_lines(svg)
-    assert [len(line) for line in lines] == [3, 2, 2], "a lone point is a line of no length"
-    (x0, bottom), (_, top), (x2, middle) = lines[0]
+    first, *others = [line for line in drawn_lines(svg) if len(line) > 1]
+    (x0, bottom), (_, top), (x2, middle) = first
     assert middle == pytest.approx((bottom + top) / 2, abs=0.1)
-    assert lines[1][0] == pytest.approx((2 * x2 - x0, (bottom + middle) / 2), abs=0.1)
-    assert f'class="reference" x1="52" x2="304" y1="{middle}"' in svg
-    assert "loss 10<" in svg
+    assert [len(line) for line in others] == [2]
+    assert others[0][1] == pytest.approx((x0 + 3.5 * (x2 - x0), (middle + top) / 2), abs=0.1)
+    assert svg.count("<use ") == 1, "the lone point is a dot"
+    assert f"{middle:.1f}"[:-1] in svg.split("stroke-dasharray")[0].rsplit("<path", 1)[1], "the line of reference"
+    assert "loss 7.5<" in svg
+    assert "ln K<" in svg
     assert line_chart("Loss", [Series("loss", [(0.0, math.nan)])]) == ""
 
 
-def test_a_long_log_is_thinned_but_keeps_its_extremes() -> None:
-    values = [1.0 + step / 10_000 for step in range(10_000)]
-    values[4_321] = 9.0
-    svg = line_chart("Norm", [Series("", [(float(step), value) for step, value in enumerate(values)])])
-    assert len(svg) < 30_000
-    (line,) = drawn_lines(svg)
-    assert line[0][1] > line[-1][1], "rises"
-    band = [
-        float(pair.split(",")[1]) for pair in re.findall(r'<polygon class="band c0" points="([^"]*)"', svg)[0].split()
-    ]
-    assert min(band) < 0.2 * HEIGHT < min(y for _, y in line), "the one high value is in the band"
+def test_a_chart_has_the_colors_of_the_page_and_nothing_that_others_on_it_have() -> None:
+    series = [Series(name, [(0.0, 1.0 + n), (1.0, 2.0)]) for n, name in enumerate(("a <b>", "b", "c"))]
+    charts = [line_chart(title, series) for title in ("Loss", "A & B")]
+    for svg in charts:
+        assert set(re.findall(r"var\((--\w+)\)", svg)) == {"--quiet", "--rule", "--c0", "--c1", "--c2"}
+        assert not re.findall(r"#[0-9a-f]{6}", svg)
+        assert "a &lt;b&gt; 2<" in svg
+        assert "<style" not in svg
+    assert 'aria-label="A &amp; B"' in charts[1]
+    ids = [name for svg in charts for name in re.findall(r' id="([^"]*)"', svg)]
+    assert len(ids) == len(set(ids))
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.31, 0.32), (-3, 700), (5e-7, 5e-4), (2, 2), (0, 0), (-1, -1)])
-def test_ticks_are_few_and_round_and_cover_the_range(low: float, high: float) -> None:
-    values = ticks(low, high)
-    assert values[0] <= low + 1e-12
-    assert high - 1e-12 <= values[-1]
-    assert 2 <= len(values) <= 8
-    steps = [b - a for a, b in itertools.pairwise(values)]
-    assert steps == pytest.approx([steps[0]] * len(steps))
-    assert f"{steps[0]:.3e}"[:5] in {"1.000", "2.000", "5.000"}
-
-
-def test_labels_do_not_overlap_and_stay_inside() -> None:
-    placed = spread([(150.0, "", "a"), (151.0, "", "b"), (20.0, "", "c"), (165.0, "", "d")])
-    heights = [height for height, _, _ in placed]
-    assert [text for _, _, text in placed] == ["c", "a", "b", "d"]
-    assert all(b - a >= 14 for a, b in itertools.pairwise(heights))
-    assert heights[-1] <= HEIGHT
-
-
-def test_columns_are_spread_from_first_to_last() -> None:
-    assert chosen(5, 8) == [0, 1, 2, 3, 4]
-    assert chosen(100, 8)[0] == 0
-    assert chosen(100, 8)[-1] == 99
-    assert len(set(chosen(9, 8))) == 8
+@pytest.mark.parametrize("length", [1, 7, 300, 301, 10_000])
+def test_a_long_log_is_thinned_to_means_and_ranges(length: int) -> None:
+    values = np.random.default_rng(0).normal(size=length)
+    points = [(float(step), value) for step, value in enumerate(values)]
+    rows = thinned(points)
+    assert len(rows) <= 300
+    each = int(rows[0, 0]) + 1
+    for number, row in enumerate(rows):
+        group = values[each * number : each * (number + 1)]
+        last = min(each * (number + 1), length) - 1
+        assert row == pytest.approx([last, group.mean(), group.min(), group.max()])
+    assert len(line_chart("Norm", [Series("", points)])) < 100_000
+    points[length // 2] = (float(length // 2), math.inf)
+    assert np.isnan(thinned(points)[:, 1:]).all(axis=1).sum() == 1

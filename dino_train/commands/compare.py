@@ -13,26 +13,26 @@ from dino_train.config import DataConfig, MachineConfig, absolute
 def parser() -> ArgumentParser:
     """Options of `dino-train compare`."""
     parser = ArgumentParser(
-        description="Run several recipes one after the other with the same seed, data, order and budget, and compare "
-        "their k-NN. The same command again goes on where it was stopped."
+        description="Run several recipes one after another with the same seed, data, order and budget, and compare "
+        "their k-NN accuracy. Repeat the command to resume an interrupted comparison."
     )
     parser.add_argument(
         "recipes",
         nargs="+",
         type=str,
-        help="recipes that ship, by name; files that list runs, by name (methods, ablations); YAML files of either",
+        help="names of shipped recipes or of shipped lists of runs (methods, ablations), or YAML files of either kind",
     )
     parser.add_argument("--data", nargs="+", required=True, help="bags, folders of images, tar shards, videos")
     parser.add_argument("--topic", nargs="+", default=[], help="image topics of bags (default: every image topic)")
     parser.add_argument("--knn", type=str, required=True, help="folder with train/<class>/ and val/<class>/ images")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of the runs and the results")
-    parser.add_argument("--images", type=int | None, help="images that each run sees")
+    parser.add_argument("--images", type=int | None, help="budget: number of images that each run sees")
     parser.add_argument(
-        "--minutes", type=float | None, help="training time of each run instead, from its speed in a short trial"
+        "--minutes", type=float | None, help="budget: training time of each run, from its speed in a short trial"
     )
-    parser.add_argument("--points", type=int, default=6, help="evaluations of each run, beside that of its start")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all runs")
-    parser.add_argument("--machine", type=MachineConfig, default=MachineConfig(), help="what fits the machine")
+    parser.add_argument("--points", type=int, default=6, help="evaluations of each run after its start")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of all runs")
+    parser.add_argument("--machine", type=MachineConfig, default=MachineConfig(), help="settings of the machine")
     return parser
 
 
@@ -42,21 +42,19 @@ def run(options: Namespace) -> None:
 
     from dino_train.compare.plan import read_runs
     from dino_train.compare.results import PLOT_NAME, RESULTS_NAME, write_results
-    from dino_train.compare.runs import Comparison, run_all
+    from dino_train.compare.runs import SharedSettings, run_all
 
     if (options.images is None) == (options.minutes is None):
-        raise UserError("A comparison needs one budget: give --images or --minutes.")
+        raise UserError("A comparison needs one budget: give either --images or --minutes.")
     for name in ("images", "minutes", "points"):
         if options[name] is not None and options[name] <= 0:
             raise UserError(f"--{name} is {options[name]}: it must be above 0.")
     recipes = {name: dataclasses.replace(r, seed=options.seed) for name, r in read_runs(options.recipes).items()}
     data = DataConfig(options.data, options.topic).absolute()
-    comparison = Comparison(
+    shared = SharedSettings(
         data, absolute(options.knn), options.machine, options.images, options.minutes, options.points
     )
     budget = f"{options.images:,} images" if options.images else f"{options.minutes:g} minutes"
     title = f"k-NN on {Path(options.knn).name} after {budget} each"
-    run_all(recipes, comparison, options.out, lambda: write_results(title, options.out, recipes))
-    print(
-        f"{options.out / RESULTS_NAME} and {options.out / PLOT_NAME}; each run has its report in {options.out}/<run>/."
-    )
+    run_all(recipes, shared, options.out, lambda: write_results(title, options.out, recipes))
+    print(f"Results: {options.out / RESULTS_NAME} and {options.out / PLOT_NAME}; reports: {options.out}/*/report.html.")

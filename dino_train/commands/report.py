@@ -1,4 +1,4 @@
-"""`dino-train report`: write the report of a run again."""
+"""`dino-train report`: rewrite the report of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 def parser() -> ArgumentParser:
     """Options of `dino-train report`."""
-    parser = ArgumentParser(description="Write report.html of a run again; it is written while the run goes on too.")
+    parser = ArgumentParser(description="Rewrite the report.html of a run. Training writes it too, every minute.")
     parser.add_argument("run", type=Path, help="folder of the run")
     return parser
 
@@ -18,4 +18,4 @@ def run(options: Namespace) -> None:
     """`dino-train report`."""
     from dino_train.runs.report import write_report
 
-    print(f"Look at {write_report(options.run)}.")
+    print(f"Wrote {write_report(options.run)}.")

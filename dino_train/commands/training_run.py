@@ -30,6 +30,7 @@ def train(options: Namespace, command: str) -> Path | None:
     from dino_train.models.checkpoint import load_checkpoint
     from dino_train.runs.log import LAST_NAME
     from dino_train.training import trainer  # torch takes seconds to import: `--help` does without it
+    from dino_train.training.checks import check_no_run
     from dino_train.training.slurm import PretrainJob, slurm_executor, submit
 
     out = options.resume or options.out
@@ -40,7 +41,7 @@ def train(options: Namespace, command: str) -> Path | None:
         machine = run.machine if options.machine == MachineConfig() else options.machine
         job = PretrainJob(run.recipe, run.data, out, machine, run.evaluation)
     else:
-        trainer.check_no_run(out)
+        check_no_run(out)
         recipe = recipe_from_options(vars(options), command)
         job = PretrainJob(recipe, data_config(options), out, options.machine, options.evaluation)
     if options.slurm:

@@ -1,1 +1,1 @@
-"""Several recipes on the same data and budget: what is run, running it, and what came of it."""
+"""Comparing recipes on the same data and budget: the plan, the runs and the results."""

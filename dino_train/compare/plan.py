@@ -1,7 +1,7 @@
-"""What a comparison runs: recipes by name, from recipe files and from files that list runs.
+"""The plan of a comparison: which recipes to run, from recipe files and from files that list runs.
 
-A file that lists runs has `runs`, changes to a recipe by the name of the run; `recipe`, the name or path of the recipe
-that they change, for all runs or in a run for that one; and `changes`, to all of them.
+A file that lists runs has three keys: `runs` maps the name of each run to its changes; `recipe` is the name or path of
+the recipe that they change, for all runs, or inside a run for that run alone; `changes` apply to all runs.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ KEYS = {"recipe", "changes", "runs"}
 
 
 def read_runs(names_or_paths: Sequence[str]) -> dict[str, Recipe]:
-    """The recipes to run, by the names of the runs: a recipe's own, or those in a file that lists runs.
+    """Read the recipes to run, by name of the run: that of a recipe file, or those in a file that lists runs.
 
-    Raises UserError for what is neither, for a name that comes twice, and for settings that a recipe does not have.
+    Raises UserError for a file that is neither, for a repeated name, and for settings that a recipe does not have.
     """
     recipes: dict[str, Recipe] = {}
     for given in names_or_paths:
         path = find_recipe(given, "compare", "pretrain")
         for name, values in runs_of(path).items():
             if name in recipes or Path(name).name != name:
-                raise UserError(f"{path} has a run {name!r}: each needs a name of its own that a folder can have.")
+                raise UserError(f"{path} has a run {name!r}: each run needs a unique name that can be a folder's.")
             recipes[name] = parse_recipe(values, f"{name} of {path}")
             recipes[name].check()
     return recipes
 
 
 def runs_of(path: Path) -> dict[str, Settings]:
-    """The settings of the runs that a file says, by name; of a recipe there is one."""
+    """Settings of the runs in a file, by name; a recipe is a single run."""
     content = read_settings(path)
     if "runs" not in content:
         return {path.stem: content}
     if unknown := content.keys() - KEYS:
-        raise UserError(f"{path} lists runs and has {sorted(unknown)[0]!r} too: put settings of all runs in `changes`.")
+        raise UserError(f"{path} lists runs, but also has {sorted(unknown)[0]!r}: move it to `changes`.")
     runs = {}
     for name, own in content["runs"].items():
         own = dict(own or {})
@@ -53,18 +53,18 @@ def runs_of(path: Path) -> dict[str, Settings]:
 
 
 def read_settings(path: Path) -> Settings:
-    """A YAML file of settings."""
+    """Read a YAML file of settings; raises UserError for anything else."""
     try:
         content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}.") from error
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} has no settings: see config/pretrain/ and config/compare/ for examples.")
     return content
 
 
 def merge(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Settings:
-    """Settings with some changed, section by section."""
+    """Apply changes to settings, section by section; a value that is no section replaces what was there."""
     merged = dict(settings)
     for name, value in changes.items():
         section = merged.get(name)

@@ -1,4 +1,4 @@
-"""What came of a comparison: a table, a JSON file and a plot, made from the folders of its runs."""
+"""The results of a comparison: a table, a JSON file and a plot, made from the folders of its runs."""
 
 from __future__ import annotations
 
@@ -12,38 +12,37 @@ from typing import NamedTuple
 from dino_ros.files import write_whole
 from dino_train.evaluation.scores import Scores, show
 from dino_train.runs.folder import RunFolder, knn_score, read_run
-from dino_train.runs.health import percent, recent, standard_error
+from dino_train.runs.health import recent, standard_error
 
 RESULTS_NAME = "compare.json"
 PLOT_NAME = "compare.png"
 HEALTH = {
     "entropy": "teacher_entropy",
     "KL": "kl",
-    "of mean": "marginal_entropy",
+    "mean's entropy": "marginal_entropy",
     "rank": "effective_rank",
-    "embedding_std": "embedding_std",
+    "embedding std": "embedding_std",
 }
-"""Columns of the table, and which field of the log is in them: the mean of the last lines, where the method has it.
-
-Entropies and KL in nats."""
-SHARES = {"k-NN", "±", "start"}
+"""Columns of the table that are means of a field over the last lines of the log, if the method logs it. Entropies and
+KL are in nats."""
+SHARES = {"k-NN", "±", "k-NN at start"}
 
 
 class Point(NamedTuple):
     """One evaluation."""
 
     images: int
-    """Images seen by then."""
+    """Images seen so far."""
     minutes: float
-    """Training time by then."""
+    """Training time so far."""
     knn: float
-    """Accuracy, 0 to 1: k = 20, or the largest k that there is."""
+    """Accuracy, 0 to 1, for k = 20 or else the largest k."""
     error: float
-    """Its standard error, from the number of images tested."""
+    """Standard error of `knn`, from the number of images tested."""
 
 
 def write_results(title: str, out: Path, names: Iterable[str]) -> None:
-    """Print the table of the runs that have begun, in folders of `out`, and write `compare.json` and `compare.png`."""
+    """Print a table of the runs in `out` that have started, and write `compare.json` and `compare.png`."""
     runs = {name: read_run(out / name) for name in names if (out / name / "recipe.yaml").is_file()}
     rows = [row(name, run) for name, run in runs.items()]
     if not rows:
@@ -60,7 +59,7 @@ def write_results(title: str, out: Path, names: Iterable[str]) -> None:
 
 
 def points(run: RunFolder) -> list[Point]:
-    """The evaluations of a run, by images seen."""
+    """The evaluations of a run, in order of images seen."""
     batch = int(run.recipe["batch_size"])
     return [
         Point(line["step"] * batch, line["seconds"] / 60, score, standard_error(score, line["knn_images"]))
@@ -70,22 +69,22 @@ def points(run: RunFolder) -> list[Point]:
 
 
 def memory(run: RunFolder) -> float:
-    """The largest memory that a run took, in GB; 0 before its first line."""
+    """Peak memory of a run, in GB; 0 before its first line of the log."""
     return max((line["memory_gb"] for line in run.log), default=0.0)
 
 
 def row(name: str, run: RunFolder) -> Scores:
-    """A run's row of the table; what it has not got is left empty."""
+    """A run's row of the table; "" where it has no value."""
     curve = points(run)
     speeds = [line["images_per_second"] for line in run.log]
     columns: dict[str, float | int | str] = {
         "run": name,
         "k-NN": curve[-1].knn if curve else "",
         "±": curve[-1].error if curve else "",
-        "start": curve[0].knn if curve else "",
-        "pictures": curve[-1].images if curve else "",
+        "k-NN at start": curve[0].knn if curve else "",
+        "images": curve[-1].images if curve else "",
         "minutes": curve[-1].minutes if curve else "",
-        "per s": statistics.median(speeds) if speeds else "",
+        "images/s": statistics.median(speeds) if speeds else "",
         "GB": memory(run) or "",
     }
     for column, field in HEALTH.items():
@@ -95,18 +94,18 @@ def row(name: str, run: RunFolder) -> Scores:
 
 
 def shown(column: str, value: float | int | str) -> str:
-    """A value as the table shows it."""
+    """Format a value for the table."""
     if isinstance(value, str):
         return value
     if column in SHARES:
-        return percent(value)
+        return f"{value:.1%}"
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
 
 
 def plot(title: str, curves: dict[str, list[Point]], gigabytes: dict[str, float]) -> bytes:
-    """k-NN over images seen and over minutes, and the largest memory, a PNG."""
+    """Plot k-NN over images seen and over minutes, and peak memory; returns a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4.5), layout="constrained")
@@ -120,7 +119,7 @@ def plot(title: str, curves: dict[str, list[Point]], gigabytes: dict[str, float]
     left.set(xlabel="images seen", ylabel="k-NN, %")
     left.locator_params("x", nbins=5)
     middle.set(xlabel="minutes of training")
-    right.set(ylabel="memory, GB", xticks=[])
+    right.set(ylabel="peak memory, GB", xticks=[])
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False)

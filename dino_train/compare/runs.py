@@ -1,4 +1,4 @@
-"""Running the recipes of a comparison one after the other, each for the same budget and in a process of its own."""
+"""Running the recipes of a comparison one after another, each with the same budget and in a process of its own."""
 
 from __future__ import annotations
 
@@ -35,95 +35,93 @@ Result = TypeVar("Result")
 
 SETTINGS_NAME = "settings.json"
 TRIAL_STEPS = 60
-"""Steps in which a recipe's speed is measured."""
+"""Steps over which a recipe's speed is measured."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What all runs have in common."""
+class SharedSettings:
+    """What all runs of a comparison share."""
 
     data: DataConfig
     knn: str
     """Folder with `train/<class>/` and `val/<class>/` images."""
     machine: MachineConfig
     images: int | None
-    """Images that each run sees, counted as often as they are seen; None for as many as `minutes` suffice for."""
+    """Images that each run sees, repetitions included; None to see as many as `minutes` allow."""
     minutes: float | None
-    """Training time of each run, without evaluations: as many steps as a trial of TRIAL_STEPS says."""
+    """Training time of each run, without evaluations; converted to steps by a trial of TRIAL_STEPS."""
     points: int = 6
-    """Evaluations at even distances, beside that of the start."""
+    """Number of evaluations, evenly spaced, in addition to the one at the start."""
 
 
-def run_all(recipes: Mapping[str, Recipe], comparison: Comparison, out: Path, after_each: Callable[[], None]) -> None:
-    """Run every recipe into the folder of its name in `out`; what has been run is left, what was cut off goes on.
+def run_all(recipes: Mapping[str, Recipe], shared: SharedSettings, out: Path, after_each: Callable[[], None]) -> None:
+    """Run every recipe in a folder of its name in `out`, skipping finished runs and resuming interrupted ones.
 
-    A run that fails is named in a warning, and the next one begins. `after_each` is called after every run. Raises
-    UserError where the folder holds another comparison.
+    A run that fails is reported in a warning, and the next one starts. `after_each` is called after every run. Raises
+    UserError if `out` holds a different comparison.
     """
-    frames = open_frames(comparison.data.paths, comparison.data.topics, {}, SelectionParameters())
+    frames = open_frames(shared.data.paths, shared.data.topics, {}, SelectionParameters())
     for name, recipe in recipes.items():
         check_same(out / name, recipe.resolve(len(frames))[0])
-    keep_settings(comparison, out / SETTINGS_NAME)
+    keep_settings(shared, out / SETTINGS_NAME)
     for name, recipe in recipes.items():
         steps_per_epoch = EpochSampler(frames, recipe).steps_per_epoch
         log.info("%s: %s", name, out / name)
         try:
-            run_one(recipe, comparison, out / name, steps_per_epoch)
-        except (UserError, BrokenProcessPool) as error:  # the second: it was killed, as for memory
+            run_one(recipe, shared, out / name, steps_per_epoch)
+        except (UserError, BrokenProcessPool) as error:  # the process was killed, for example for memory
             log.warning("%s failed: %s", name, error)
         after_each()
 
 
-def keep_settings(comparison: Comparison, path: Path) -> None:
-    """Write what all runs have in common; raises UserError where the folder's runs have something else in common."""
-    settings = dataclasses.asdict(comparison)
+def keep_settings(shared: SharedSettings, path: Path) -> None:
+    """Write the shared settings to `path`; raises UserError if it holds different ones."""
+    settings = dataclasses.asdict(shared)
     del settings["machine"]
     before = parse_json(read_text(path)) or settings
     for name, value in settings.items():
         if before.get(name) != value:
             raise UserError(
-                f"{path.parent} holds a comparison whose {name} is {before.get(name)}, not {value}: take that, or "
-                "another folder with --out."
+                f"{path.parent} holds a comparison with {name} = {before.get(name)}, not {value}: use the same, or "
+                "choose another folder with --out."
             )
     write_whole(path, json.dumps(settings, indent=2).encode())
 
 
 def check_same(run: Path, recipe: Recipe) -> None:
-    """Raise UserError where a run has begun in a folder with another recipe, but for its length if that is measured."""
+    """Raise UserError if a folder holds a run of another recipe; `epochs` may differ, as the budget sets it."""
     if not (run / RECIPE_NAME).is_file():
         return
-    begun = read_run(run).rebuilt
-    if begun is None or dataclasses.replace(recipe, epochs=begun.epochs) != begun:
-        raise UserError(
-            f"{run} holds a run of another recipe: give the one it began with, or another folder with --out."
-        )
+    started = read_run(run).rebuilt
+    if started is None or dataclasses.replace(recipe, epochs=started.epochs) != started:
+        raise UserError(f"{run} holds a run of another recipe: use the same, or choose another folder with --out.")
 
 
-def run_one(recipe: Recipe, comparison: Comparison, out: Path, steps_per_epoch: int) -> None:
-    """Run one recipe, go on with it, or leave it where it has ended and is evaluated."""
-    if (out / FINISHED_NAME).exists() and len(read_evaluations(out)) > comparison.points:
+def run_one(recipe: Recipe, shared: SharedSettings, out: Path, steps_per_epoch: int) -> None:
+    """Run one recipe: start it, resume it, or skip it if it has finished and is evaluated."""
+    if (out / FINISHED_NAME).exists() and len(read_evaluations(out)) > shared.points:
         return
     if (out / LAST_NAME).is_file():
         in_own_process(trainer.resume_run, out)
         return
-    for unfinished in out.glob("epoch_*.pt"):  # of a run that was cut off before there was anything to go on from
+    for unfinished in out.glob("epoch_*.pt"):  # of a run interrupted before it could be resumed
         unfinished.unlink()
     if not steps_per_epoch:
-        raise UserError(f"The data has fewer images than a batch of {recipe.batch_size}: lower batch_size.")
-    images = comparison.images
+        raise UserError(f"The data has fewer images than batch_size, which is {recipe.batch_size}: lower it.")
+    images = shared.images
     if images is None:
-        assert comparison.minutes is not None
-        speed = in_own_process(images_per_second, recipe, comparison.data, comparison.machine, steps_per_epoch)
-        images = round(speed * 60 * comparison.minutes)
-        log.info("%.1f images/s: %d images in %g minutes", speed, images, comparison.minutes)
+        assert shared.minutes is not None
+        speed = in_own_process(images_per_second, recipe, shared.data, shared.machine, steps_per_epoch)
+        images = round(speed * 60 * shared.minutes)
+        log.info("%.1f images/s: %d images in %g minutes", speed, images, shared.minutes)
     epochs = max(images // recipe.batch_size, 1) / steps_per_epoch
-    evaluation = EvaluationConfig(every=epochs / comparison.points, while_training=False, knn=comparison.knn)
+    evaluation = EvaluationConfig(every=epochs / shared.points, while_training=False, knn=shared.knn)
     recipe = dataclasses.replace(recipe, epochs=epochs)
-    in_own_process(trainer.pretrain, recipe, comparison.data, out, comparison.machine, evaluation)
+    in_own_process(trainer.pretrain, recipe, shared.data, out, shared.machine, evaluation)
 
 
 def images_per_second(recipe: Recipe, data: DataConfig, machine: MachineConfig, steps_per_epoch: int) -> float:
-    """Speed of a recipe's steps, from a trial that leaves nothing behind."""
+    """Measure a recipe's speed in a trial run that leaves nothing behind."""
     trial = dataclasses.replace(recipe, epochs=TRIAL_STEPS / steps_per_epoch)
     with tempfile.TemporaryDirectory() as folder:
         trainer.pretrain(trial, data, Path(folder) / "trial", machine, EvaluationConfig(every=0))
@@ -132,14 +130,14 @@ def images_per_second(recipe: Recipe, data: DataConfig, machine: MachineConfig, 
 
 
 def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call a function in a fresh process, so that its memory is its own; it ends when this one is gone."""
+    """Call a function in a new process, which has its own peak memory and ends when this one is gone."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=end_with, initargs=(os.getpid(),)) as executor:
         return executor.submit(function, *arguments).result()
 
 
 def end_with(parent: int) -> None:
-    """Show messages in this process, and end it when its parent is gone."""
+    """Log messages in this process, and end it when its parent is gone."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("dino_train").setLevel(logging.INFO)
 

@@ -1,1 +1,1 @@
-"""What a run uses of the machine: precision, compilation, several processes."""
+"""How a run uses the machine: precision, memory, several processes."""

@@ -1,4 +1,4 @@
-"""One process or many: what `torchrun` says, and means over all processes."""
+"""Training in one process or in several: joining them, and reductions over all of them."""
 
 from __future__ import annotations
 
@@ -23,53 +23,53 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that writes files and talks to people."""
+        """Whether this process writes the files and the messages."""
         return self.rank == 0
 
 
 def is_main() -> bool:
-    """Whether this is the process that talks to people, before and after `join` too."""
+    """Whether this process writes the messages; known before and after `join` too."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
 def join(device: str) -> Iterator[Processes]:
-    """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs), or stand alone.
+    """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs), or run as a single one.
 
-    `device` is "auto", "cpu" or "cuda"; each process of a host gets a GPU of its own. Raises UserError if "cuda" is
-    asked for and torch finds none.
+    `device` is "auto", "cpu" or "cuda"; each process of a host gets a GPU of its own. Raises UserError if `device` is
+    "cuda" and torch finds none.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is cuda, but torch finds no GPU: use --device cpu, or install torch for your CUDA.")
+        raise UserError("device is cuda, but torch finds no GPU: use cpu, or install torch for your CUDA version.")
     gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    place = torch.device("cpu")
+    own = torch.device("cpu")
     if gpu:
-        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(place)
+        own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(own)
     if "WORLD_SIZE" not in os.environ:
-        yield Processes(0, 1, place)
+        yield Processes(0, 1, own)
         return
-    distributed.init_process_group("nccl" if gpu else "gloo", device_id=place if gpu else None)
+    distributed.init_process_group("nccl" if gpu else "gloo", device_id=own if gpu else None)
     try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size(), place)
+        yield Processes(distributed.get_rank(), distributed.get_world_size(), own)
     finally:
         distributed.destroy_process_group()
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """Mean of a tensor over all processes, the tensor itself where there is one; without gradient."""
+    """Mean of a tensor over all processes, without gradient; the tensor itself in a single process."""
     if not distributed.is_initialized():
         return value
     return sum_over_processes(value) / distributed.get_world_size()
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
-    """Sum of a tensor over all processes, the tensor itself where there is one; without gradient."""
+    """Sum of a tensor over all processes, without gradient; the tensor itself in a single process."""
     return _reduce(value, distributed.ReduceOp.SUM)
 
 
 def max_over_processes(value: Tensor) -> Tensor:
-    """Largest values of a tensor over all processes, the tensor itself where there is one; without gradient."""
+    """Elementwise maximum of a tensor over all processes, without gradient; the tensor itself in a single process."""
     return _reduce(value, distributed.ReduceOp.MAX)
 
 
@@ -82,7 +82,7 @@ def _reduce(value: Tensor, operation: distributed.ReduceOp.RedOpType) -> Tensor:
 
 
 def gather_over_processes(value: Tensor) -> Tensor:
-    """The tensors [n, ...] of all processes one after the other, by rank, [processes * n, ...]; without gradient."""
+    """Concatenate the tensors [n, ...] of all processes, by rank, to [processes * n, ...]; without gradient."""
     if not distributed.is_initialized():
         return value.detach()
     parts = [torch.empty_like(value) for _ in range(distributed.get_world_size())]
@@ -91,7 +91,7 @@ def gather_over_processes(value: Tensor) -> Tensor:
 
 
 def rank_and_count() -> tuple[int, int]:
-    """Number of this process, and how many there are."""
+    """Rank of this process, and number of processes."""
     if not distributed.is_initialized():
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()
@@ -99,7 +99,7 @@ def rank_and_count() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def main_first(processes: Processes) -> Iterator[None]:
-    """Let the main process go through the block before the others."""
+    """Run the block in the main process first, then in the others."""
     if processes.count > 1 and not processes.main:
         distributed.barrier()
     yield

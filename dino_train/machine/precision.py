@@ -1,4 +1,4 @@
-"""Fitting a run to the machine: precision, compilation, memory, and several GPUs. None of it changes what is learnt."""
+"""Numerical precision, memory, and gradient synchronization."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dino_train.config import MachineConfig
 
 
 def choose_precision(machine: MachineConfig, device: torch.device) -> torch.dtype:
-    """Precision of the matrix products; raises UserError for fp16 on a CPU."""
+    """Choose the precision of the matrix products; raises UserError for fp16 on a CPU."""
     if machine.precision == "fp16" and device.type == "cpu":
-        raise UserError("machine.precision is fp16, which a CPU cannot train in: choose bf16 or fp32.")
+        raise UserError("machine.precision is fp16, in which a CPU cannot train: choose bf16 or fp32.")
     if machine.precision != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[machine.precision]
     if device.type == "cuda":
@@ -27,14 +27,14 @@ def choose_precision(machine: MachineConfig, device: torch.device) -> torch.dtyp
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most memory that this process has taken so far, bytes: the GPU's, or else the machine's."""
+    """Peak memory of this process so far, in bytes: on a GPU that of the device, otherwise resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def skip_synchronization(model: nn.Module, skip: bool) -> contextlib.AbstractContextManager[None]:
-    """Leave the exchange of gradients between processes to the last part of a batch."""
+    """Context that skips the exchange of gradients between processes; the last part of a batch makes up for it."""
     if skip and isinstance(model, DistributedDataParallel):
         context: contextlib.AbstractContextManager[None] = model.no_sync()
         return context

@@ -1,1 +1,1 @@
-"""Self-supervised methods, one file each."""
+"""Training objectives: self-supervised methods and distillation, one file each."""

@@ -1,4 +1,4 @@
-"""BYOL: a student predicts what its own moving average makes of another view (Grill et al. 2020, section 3)."""
+"""BYOL: a student predicts its own moving average's projection of another view (Grill et al. 2020, section 3)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from dino_train.objectives.schedules import cosine_schedule
 from dino_train.recipes import ByolRecipe
 
 
-class TeacherViews(NamedTuple):
-    """What the teacher made of the two global crops of one batch, without gradient."""
+class TeacherOutput(NamedTuple):
+    """The teacher's outputs for the two global crops of a batch, without gradient."""
 
     tokens: Tensor
     """[2 * B, C]: CLS tokens."""
@@ -28,10 +28,10 @@ class TeacherViews(NamedTuple):
 
 
 class Byol(Objective):
-    """Student (online network) with projector and predictor, teacher (target network) with projector alone.
+    """Student (online network) with a projector and a predictor, teacher (target network) with a projector.
 
-    The student sees all crops, the teacher the two global ones; it has no gradient and follows the student as an
-    exponential moving average. Both are normalized by the batch of one view at a time.
+    The student sees all crops, the teacher the two global ones. The teacher has no gradient: it is the exponential
+    moving average of the student. Batch norm in the heads takes one view at a time.
     """
 
     def __init__(self, recipe: ByolRecipe) -> None:
@@ -49,37 +49,37 @@ class Byol(Objective):
         copy_weights(self.teacher, self.student)
 
     def schedule(self, step: int, steps: int, steps_per_epoch: int) -> dict[str, float]:
-        """The EMA that moves the teacher: to 1 along a cosine."""
+        """Momentum of the teacher's EMA: rises to 1 along a cosine."""
         return {"momentum_teacher": cosine_schedule(step, steps, self.config.momentum, 1.0)}
 
-    def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, TeacherViews]:
-        """Scalar loss of one batch, and what the teacher made of it; see `Objective`."""
+    def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, TeacherOutput]:
+        """See `Objective`."""
         with torch.no_grad():
             tokens, projections = self.teacher(groups[:1], views=2)
         crops = count_crops(groups)
         _, predictions = self.student(groups, views=crops)
-        return byol_loss(projections.chunk(2), predictions.chunk(crops)), TeacherViews(tokens, projections)
+        return byol_loss(projections.chunk(2), predictions.chunk(crops)), TeacherOutput(tokens, projections)
 
     @torch.no_grad()
-    def health(self, loss: Tensor, said: TeacherViews) -> dict[str, float]:
-        """`loss`, 0 (views agree) to 8; `spread` of the teacher's projections, 0 where they have collapsed, 1 as of
-        random directions; `effective_rank` of its CLS tokens, 1 to C."""
+    def health(self, loss: Tensor, outputs: TeacherOutput) -> dict[str, float]:
+        """`loss`, 0 (views agree) to 8; `embedding_std` of the teacher's projections, 0 (collapsed) to 1 (random
+        directions); `effective_rank` of its CLS tokens, 1 to C."""
         return {
             "loss": mean_over_processes(loss.detach()).item(),
-            "embedding_std": mean_over_processes(embedding_std(said.projections)).item(),
-            "effective_rank": mean_over_processes(effective_rank(said.tokens)).item(),
+            "embedding_std": mean_over_processes(embedding_std(outputs.projections)).item(),
+            "effective_rank": mean_over_processes(effective_rank(outputs.tokens)).item(),
         }
 
-    def after_step(self, said: TeacherViews, scheduled: Mapping[str, float]) -> None:
-        """Move the teacher."""
+    def after_step(self, outputs: TeacherOutput, scheduled: Mapping[str, float]) -> None:
+        """Update the teacher."""
         update_ema(self.teacher, self.student, scheduled["momentum_teacher"])
 
 
 def byol_loss(projections: Sequence[Tensor], predictions: Sequence[Tensor]) -> Tensor:
-    """Squared distance of the normalized predictions [B, D] of all crops, the two global ones first, to the normalized
-    projections [B, D] of the other global crop, without their gradient.
+    """Squared distance between the normalized predictions [B, D] of all crops, the two global ones first, and the
+    normalized projections [B, D] of the two global crops, through which no gradient flows.
 
-    The mean over the pairs of different crops, twice: with two crops the symmetric loss of equation 2.
+    Twice the mean over the pairs of different crops: with two crops, the symmetric loss of equation 2.
     """
     terms = [
         2 - 2 * functional.cosine_similarity(prediction, projection.detach(), dim=-1).mean()

@@ -10,17 +10,20 @@ from dino_train.machine.distributed import mean_over_processes
 
 
 def effective_rank(tokens: Tensor) -> Tensor:
-    """Exponential of the entropy of the normalized singular values of centered rows [n, C] (Roy and Vetterli 2007)."""
+    """Effective rank of CLS tokens [n, C], 1 to C: RankMe (Garrido et al. 2023), on centered tokens.
+
+    The exponential of the entropy of the normalized singular values (Roy and Vetterli 2007).
+    """
     values = torch.linalg.svdvals(tokens - tokens.mean(dim=0))
     rank: Tensor = torch.special.entr(values / values.sum().clamp(min=1e-12)).sum().exp()
     return rank
 
 
 def embedding_std(rows: Tensor) -> Tensor:
-    """How far the directions of rows [n, D] spread: 1 as those of random rows, 0 where all are the same.
+    """Standard deviation of L2-normalized rows [n, D]: 0 if all are the same, 1 for random directions.
 
-    The standard deviation of each dimension of the normalized rows, which is 1 / sqrt(D) at random (Chen and He 2021,
-    section 4.1), times sqrt(D).
+    The mean over the dimensions, times sqrt(D): of random directions each has 1 / sqrt(D) (Chen and He 2021,
+    section 4.1).
     """
     directions = functional.normalize(rows, dim=-1)
     deviation: Tensor = directions.std(dim=0, unbiased=False).mean() * rows.shape[-1] ** 0.5
@@ -28,10 +31,10 @@ def embedding_std(rows: Tensor) -> Tensor:
 
 
 def entropies(loss: Tensor, targets: Tensor) -> dict[str, float]:
-    """What a cross-entropy with targets [n, K] is made of, over all processes, nats.
+    """The parts of a cross-entropy `loss` with targets [n, K], over all processes, in nats.
 
-    `loss`, and the two that it is the sum of: `teacher_entropy` and `kl`. `marginal_entropy`: of the mean target; the
-    more it is above `teacher_entropy`, the better the targets tell images apart.
+    `loss` is the sum of `teacher_entropy`, that of one target, and `kl`. `marginal_entropy` is the entropy of the mean
+    target: the further it lies above `teacher_entropy`, the better the targets tell images apart.
     """
     loss = mean_over_processes(loss.detach())
     entropy = mean_over_processes(torch.special.entr(targets).sum(dim=-1).mean())

@@ -22,8 +22,8 @@ from dino_train.recipes import DinoConfig, DinoRecipe, settled
 class DinoHead(nn.Module):
     """Projection head: three layers with GELU, an L2-normalized bottleneck and a weight-normalized last layer.
 
-    Takes [B, C] and returns logits [B, K]. Section 3.2 and appendix C of the paper. A `predictor` (section 5.1) is two
-    more layers before the normalization: where the paper puts it is not said.
+    Takes [B, C] and returns logits [B, K] (section 3.2 and appendix C). A `predictor` (section 5.1) adds two layers
+    before the normalization; the paper does not say where it puts them.
     """
 
     def __init__(self, in_dim: int, config: DinoConfig, predictor: bool = False) -> None:
@@ -50,27 +50,26 @@ class DinoHead(nn.Module):
         norms.requires_grad_(not config.norm_last_layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
         logits: Tensor = self.last_layer(functional.normalize(self.predictor(self.mlp(x)), dim=-1))
         return logits
 
 
 class TeacherOutput(NamedTuple):
-    """What the teacher said of one batch, without gradient."""
+    """The teacher's outputs for the two global crops of a batch, without gradient."""
 
     tokens: Tensor
     """[2 * B, C]: CLS tokens."""
     logits: Tensor
     """[2 * B, K]"""
     targets: Tensor
-    """[2 * B, K]: probabilities, centered (or shared out) and sharpened."""
+    """[2 * B, K]: probabilities, centered (or assigned by Sinkhorn-Knopp) and sharpened."""
 
 
 class Dino(Objective):
-    """Student, teacher and center, and the loss between them.
+    """Student, teacher, center, and the loss between student and teacher.
 
-    The student sees all crops, the teacher only the two global ones; the teacher has no gradient and follows the
-    student, as a rule as its exponential moving average. The recipe must be resolved.
+    The student sees all crops, the teacher only the two global ones. The teacher has no gradient: by default it is the
+    exponential moving average of the student. The recipe must be resolved.
     """
 
     center: Tensor
@@ -87,7 +86,7 @@ class Dino(Objective):
         self.register_buffer("center", torch.zeros(1, settled(self.config.out_dim)))
 
     def schedule(self, step: int, steps: int, steps_per_epoch: int) -> dict[str, float]:
-        """Temperature of the teacher's softmax, and the EMA that moves the teacher: 0 copies the student."""
+        """Temperature of the teacher's softmax, and momentum of its EMA, where 0 copies the student."""
         config = self.config
         temperature = linear_schedule(
             step,
@@ -104,7 +103,7 @@ class Dino(Objective):
         return {"momentum_teacher": momentum, "teacher_temp": temperature}
 
     def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, TeacherOutput]:
-        """Scalar loss of one batch, and what the teacher said; see `Objective`. `after_step` moves the center."""
+        """See `Objective`."""
         with torch.no_grad():
             tokens, logits = self.teacher(groups[:1])
             targets = self.targets(logits, scheduled["teacher_temp"])
@@ -114,7 +113,7 @@ class Dino(Objective):
         return loss, TeacherOutput(tokens, logits, targets)
 
     def targets(self, logits: Tensor, temperature: float) -> Tensor:
-        """Probabilities of the teacher's logits [n, K]; sinkhorn shares both views of the batch out together."""
+        """Turn the teacher's logits [n, K] into probabilities; Sinkhorn-Knopp assigns both views together."""
         if self.config.centering == "sinkhorn":
             return sinkhorn(logits, temperature)
         return functional.softmax((logits - self.center) / temperature, dim=-1)
@@ -126,36 +125,33 @@ class Dino(Objective):
         self.center.lerp_(mean, 1 - self.config.center_momentum)
 
     @torch.no_grad()
-    def health(self, loss: Tensor, teacher: TeacherOutput) -> dict[str, float]:
-        """What tells whether it learns, over all processes: `entropies` of the teacher's output.
-
-        `center_norm`. `effective_rank`: of the teacher's CLS tokens, 1 to C: how many directions they fill.
-        """
+    def health(self, loss: Tensor, outputs: TeacherOutput) -> dict[str, float]:
+        """`entropies` of the teacher's targets; `center_norm`; `effective_rank` of its CLS tokens, 1 to C."""
         return {
-            **entropies(loss, teacher.targets),
+            **entropies(loss, outputs.targets),
             "center_norm": self.center.norm().item(),
-            "effective_rank": mean_over_processes(effective_rank(teacher.tokens.float())).item(),
+            "effective_rank": mean_over_processes(effective_rank(outputs.tokens)).item(),
         }
 
     def before_step(self, epochs: float) -> None:
-        """Forget the gradients of the student's last layer at the start, so that it stands still."""
+        """Freeze the student's last layer for the first epochs by dropping its gradients."""
         if epochs < self.config.freeze_last_layer:
             head: Any = self.student.head
             for parameter in head.last_layer.parameters():
                 parameter.grad = None
 
-    def after_step(self, said: TeacherOutput, scheduled: Mapping[str, float]) -> None:
-        """Move teacher and center."""
+    def after_step(self, outputs: TeacherOutput, scheduled: Mapping[str, float]) -> None:
+        """Update teacher and center."""
         update_ema(self.teacher, self.student, scheduled["momentum_teacher"])
         if self.config.centering == "mean":
-            self.update_center(said.logits)
+            self.update_center(outputs.logits)
 
 
 def dino_loss(targets: list[Tensor], student_logits: list[Tensor], temperature: float) -> Tensor:
-    """Cross-entropy between the teacher's view of one global crop and the student's of every other crop.
+    """Cross-entropy between the teacher's output for each global crop and the student's for every other crop.
 
-    `targets` are the two probability tensors [B, K], `student_logits` the logits [B, K] of all crops, the two global
-    ones first. Mean over the pairs of different crops and over the batch (equation 3).
+    `targets` are the probabilities [B, K] of the two global crops, `student_logits` the logits [B, K] of all crops, the
+    two global ones first. Mean over the pairs of different crops and over the batch (equation 3).
     """
     log_probabilities = [functional.log_softmax(logits / temperature, dim=-1) for logits in student_logits]
     terms = [

@@ -1,4 +1,4 @@
-"""Starting a run from the weights of another: of an earlier run, or of DINO's authors."""
+"""Starting a run from existing weights: those of an earlier run, or of DINO's authors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from dino_train.objectives.objective import Objective
 
 
 def initialize(objective: Objective, path: Path) -> None:
-    """Start the networks of `objective` from a file: as far as it goes, backbones, heads, and center or queue.
+    """Load a file's weights into the networks of `objective`.
 
     `path` is a checkpoint of `dino-train` (.pt) or an official DINO v1 file (.pth). A training checkpoint of the same
-    method replaces all; of another method, and of a file of one backbone, the backbones are taken, one for both
-    networks where there is only one. A position embedding of another size is resized as the authors do. Raises
-    UserError, naming the recipe's setting to change, where the file's network is another than the objective's.
+    method replaces everything: backbones, heads, and center or queue. From another method's checkpoint, or a file with
+    a single backbone, only backbones are taken; a single one initializes both networks. A position embedding of another
+    size is resized as the authors do. Raises UserError, naming the recipe's setting to change, if the file's network
+    differs from the objective's.
     """
     if path.suffix == ".pt":
         checkpoint = load_checkpoint(path)
@@ -38,9 +39,9 @@ def initialize(objective: Objective, path: Path) -> None:
     wanted = settings(student, own)
     wrong = {name: value for name, value in settings(vit, state).items() if value != wanted.get(name, value)}
     if wrong:
-        there = ", ".join(f"{name} is {value} there and {wanted[name]} in the recipe" for name, value in wrong.items())
+        there = ", ".join(f"{name} is {value} there but {wanted[name]} in the recipe" for name, value in wrong.items())
         change = " ".join(f"--{name} {str(value).lower()}" for name, value in wrong.items())
-        raise UserError(f"{path} does not fit the recipe, {there}: start with {change}.")
+        raise UserError(f"{path} does not fit the recipe ({there}): start with {change}.")
     for name in ("student.backbone.pos_embed", "teacher.backbone.pos_embed"):
         if name in own and name in state:
             state[name] = fit_position_embedding(student, state[name])
@@ -52,5 +53,5 @@ def initialize(objective: Objective, path: Path) -> None:
 
     taken = {name: tensor for name, tensor in state.items() if is_taken(name)}
     if odd := first_difference({name: tensor for name, tensor in own.items() if is_taken(name)}, taken):
-        raise UserError(f"{path} does not fit the recipe, {odd}: start with --backbone.name {config.name}.")
+        raise UserError(f"{path} does not fit the recipe ({odd}): start with --backbone.name {config.name}.")
     objective.load_state_dict({**own, **taken})

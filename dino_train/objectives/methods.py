@@ -1,4 +1,4 @@
-"""The objective of each method, by the name that it has in a recipe."""
+"""The objective of each method, by the method's name in a recipe."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
 
 
 def build_objective(recipe: Recipe, new: bool) -> Objective:
-    """The method that a resolved recipe is of; a `new` run starts from what the recipe says."""
+    """Build the objective of a resolved recipe; a `new` run starts from the recipe's `init`, if it has one."""
     objective = OBJECTIVES[recipe.method](recipe)
     if new and isinstance(recipe, PretrainRecipe) and recipe.init:
         initialize(objective, Path(recipe.init))

@@ -1,5 +1,5 @@
-"""MoCo: a view is found by another one among negatives, from a queue (v2, Chen et al. 2020; He et al. 2020, section 3)
-or from the batch (v3, Chen et al. 2021, algorithm 1)."""
+"""MoCo: one view identifies another among negatives, which come from a queue (v2: Chen et al. 2020; He et al. 2020,
+section 3) or from the batch (v3: Chen et al. 2021, algorithm 1)."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from dino_train.machine.distributed import gather_over_processes, mean_over_proc
 from dino_train.objectives.collapse import effective_rank, embedding_std
 from dino_train.objectives.networks import Network, copy_weights, count_crops, mlp, student_and_teacher, update_ema
 from dino_train.objectives.objective import Objective
+from dino_train.objectives.queue import enqueue
 from dino_train.objectives.schedules import cosine_schedule
 from dino_train.recipes import MocoRecipe
 
 
-class Found(NamedTuple):
-    """What the teacher made of one batch, and whether the student found it, without gradient."""
+class ContrastiveOutput(NamedTuple):
+    """The teacher's outputs for a batch, and which queries identify their key, without gradient."""
 
     tokens: Tensor
-    """[n, C]: the teacher's CLS tokens, of the views that it sees."""
+    """[n, C]: the teacher's CLS tokens of the views that it sees."""
     keys: Tensor
-    """[n, D]: what the head made of them, normalized."""
-    found: Tensor
-    """[m]: 1 where the right key is the most similar one to a query, else 0."""
+    """[n, D]: the head's output for them, normalized."""
+    correct: Tensor
+    """[m]: 1 if a query's own key is the most similar of all candidates, else 0."""
 
 
 class Moco(Objective):
-    """What both versions have: student (query encoder) and teacher (momentum encoder), and how they are watched."""
+    """What both versions share: student (query encoder), teacher (momentum encoder) and their health."""
 
     def __init__(self, recipe: MocoRecipe) -> None:
         super().__init__()
@@ -48,32 +49,33 @@ class Moco(Objective):
 
     @abstractmethod
     def projector(self, width: int) -> nn.Module:
-        """What both networks make of a CLS token of that width."""
+        """Build the head of both networks, for CLS tokens of this width."""
 
     def predictor(self) -> dict[str, nn.Module]:
-        """What the student's head has beside it."""
+        """What the student's head has after its projector, by name."""
         return {}
 
     @torch.no_grad()
-    def health(self, loss: Tensor, said: Found) -> dict[str, float]:
-        """`loss`; `found`: share of the queries, 0 to 1, whose most similar candidate is the right one; `spread` of the
-        keys, 0 where they have collapsed, 1 as of random directions; `effective_rank` of the teacher's CLS tokens."""
+    def health(self, loss: Tensor, outputs: ContrastiveOutput) -> dict[str, float]:
+        """`loss`; `contrastive_accuracy`, the share of queries, 0 to 1, whose most similar candidate is their own key;
+        `embedding_std` of the keys, 0 (collapsed) to 1 (random directions); `effective_rank` of the teacher's CLS
+        tokens, 1 to C."""
         return {
             "loss": mean_over_processes(loss.detach()).item(),
-            "contrastive_accuracy": mean_over_processes(said.found.mean()).item(),
-            "embedding_std": mean_over_processes(embedding_std(said.keys)).item(),
-            "effective_rank": mean_over_processes(effective_rank(said.tokens)).item(),
+            "contrastive_accuracy": mean_over_processes(outputs.correct.mean()).item(),
+            "embedding_std": mean_over_processes(embedding_std(outputs.keys)).item(),
+            "effective_rank": mean_over_processes(effective_rank(outputs.tokens)).item(),
         }
 
-    def after_step(self, said: Found, scheduled: Mapping[str, float]) -> None:
-        """Move the teacher."""
+    def after_step(self, outputs: ContrastiveOutput, scheduled: Mapping[str, float]) -> None:
+        """Update the teacher."""
         update_ema(self.teacher, self.student, scheduled["momentum_teacher"])
 
 
 class MocoV2(Moco):
-    """All crops but the second global one look for its key, among the keys of past batches.
+    """Version 2: every crop but the second global one is a query for the second one's key, among keys of past batches.
 
-    The heads have no batch norm, as ViTs have none: then there is no need to shuffle the batch between processes.
+    The heads have no batch norm, nor do ViTs, so the batch need not be shuffled between processes.
     """
 
     queue: Tensor
@@ -86,92 +88,89 @@ class MocoV2(Moco):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
     def projector(self, width: int) -> nn.Module:
-        """Two layers."""
         return mlp([width, self.config.hidden_dim, self.config.out_dim])
 
     def schedule(self, step: int, steps: int, steps_per_epoch: int) -> dict[str, float]:
-        """The EMA that moves the teacher, which is constant."""
+        """Momentum of the teacher's EMA: constant."""
         return {"momentum_teacher": self.config.momentum}
 
-    def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, Found]:
-        """Scalar loss of one batch, and what was found; see `Objective`. `after_step` moves the queue."""
+    def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, ContrastiveOutput]:
+        """See `Objective`."""
         first, second = groups[0].chunk(2)
         with torch.no_grad():
             tokens, keys = self.teacher([second])
             keys = functional.normalize(keys, dim=-1)
         _, queries = self.student([first, *groups[1:]])
         views = functional.normalize(queries, dim=-1).chunk(count_crops(groups) - 1)
-        loss, found = queue_loss(views, keys, self.queue, self.config.temperature)
-        return loss, Found(tokens, keys, found)
+        loss, correct = queue_loss(views, keys, self.queue, self.config.temperature)
+        return loss, ContrastiveOutput(tokens, keys, correct)
 
-    def after_step(self, said: Found, scheduled: Mapping[str, float]) -> None:
-        """Move the teacher, and put the keys of all processes into the queue, over the oldest ones."""
-        super().after_step(said, scheduled)
-        keys = gather_over_processes(said.keys)
-        places = (self.pointer + torch.arange(len(keys), device=keys.device)) % len(self.queue)
-        self.queue[places] = keys
-        self.pointer.copy_((self.pointer + len(keys)) % len(self.queue))
+    def after_step(self, outputs: ContrastiveOutput, scheduled: Mapping[str, float]) -> None:
+        """Update the teacher, and replace the oldest keys in the queue by those of all processes."""
+        super().after_step(outputs, scheduled)
+        enqueue(self.queue, self.pointer, outputs.keys)
 
 
 class MocoV3(Moco):
-    """Every crop looks for the key of the other global crop, through a predictor, among the keys of the batch.
+    """Version 3: every crop, through a predictor, is a query for the key of each other global crop, among the
+    keys of the batch.
 
-    The heads have batch norm, over one view at a time.
+    The heads have batch norm, which takes one view at a time.
     """
 
     def projector(self, width: int) -> nn.Module:
-        """Three layers."""
         hidden, out = self.config.hidden_dim, self.config.out_dim
         return mlp([width, hidden, hidden, out], batch_norm=True, last_norm=True)
 
     def predictor(self) -> dict[str, nn.Module]:
-        """Two layers."""
         hidden, out = self.config.hidden_dim, self.config.out_dim
         return {"predictor": mlp([out, hidden, out], batch_norm=True, last_norm=True)}
 
     def schedule(self, step: int, steps: int, steps_per_epoch: int) -> dict[str, float]:
-        """The EMA that moves the teacher: to 1 along a cosine."""
+        """Momentum of the teacher's EMA: rises to 1 along a cosine."""
         return {"momentum_teacher": cosine_schedule(step, steps, self.config.momentum, 1.0)}
 
-    def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, Found]:
-        """Scalar loss of one batch, and what was found; see `Objective`."""
+    def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, ContrastiveOutput]:
+        """See `Objective`."""
         with torch.no_grad():
             tokens, keys = self.teacher(groups[:1], views=2)
             keys = functional.normalize(keys, dim=-1)
         crops = count_crops(groups)
         _, queries = self.student(groups, views=crops)
         views = functional.normalize(queries, dim=-1).chunk(crops)
-        loss, found = batch_loss(views, keys.chunk(2), self.config.temperature)
-        return loss, Found(tokens, keys, found)
+        loss, correct = batch_loss(views, keys.chunk(2), self.config.temperature)
+        return loss, ContrastiveOutput(tokens, keys, correct)
 
 
 def moco(recipe: MocoRecipe) -> Moco:
-    """The version that a recipe is of."""
+    """Build the version of MoCo that a recipe asks for."""
     return MocoV2(recipe) if recipe.moco.version == 2 else MocoV3(recipe)
 
 
 def queue_loss(queries: Sequence[Tensor], keys: Tensor, queue: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """InfoNCE of queries [B, D] of several crops for the keys [B, D] of the same images, among a queue [N, D].
+    """InfoNCE of queries [B, D] of several crops; positives are the keys [B, D] of the same images, negatives a queue
+    [N, D].
 
-    All are normalized; no gradient through keys and queue. Mean over crops and batch (He et al. 2020, equation 1); also
-    which queries are nearest to their key, [crops * B] of 0 and 1.
+    All are normalized; no gradient flows through keys and queue. Returns the mean over crops and batch (He et al. 2020,
+    equation 1), and whether each query's own key is the most similar, [crops * B] of 0 and 1.
     """
     keys, queue = keys.detach(), queue.detach()
-    every = torch.cat(list(queries))
-    right = (every * keys.repeat(len(queries), 1)).sum(dim=-1, keepdim=True)
-    logits = torch.cat([right, every @ queue.T], dim=-1) / temperature
+    stacked = torch.cat(list(queries))
+    positives = (stacked * keys.repeat(len(queries), 1)).sum(dim=-1, keepdim=True)
+    logits = torch.cat([positives, stacked @ queue.T], dim=-1) / temperature
     target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     return functional.cross_entropy(logits, target), (logits.detach().argmax(dim=-1) == target).float()
 
 
 def batch_loss(queries: Sequence[Tensor], keys: Sequence[Tensor], temperature: float) -> tuple[Tensor, Tensor]:
-    """InfoNCE of queries [B, D] of all crops, the two global ones first, for the key [B, D] of the other global crop.
+    """InfoNCE of queries [B, D] of all crops, the two global ones first; positives are the keys [B, D] of each other
+    global crop, negatives the other keys of the batch, over all processes.
 
-    All are normalized; the keys of all processes are candidates, and have no gradient. Twice the mean over pairs of
-    different crops, times 2 * temperature: with two crops the loss of algorithm 1. Also which queries are nearest to
-    their key, [pairs * B] of 0 and 1.
+    All are normalized; no gradient flows through keys. Returns twice the mean over pairs of different crops, times
+    2 * temperature (with two crops the loss of algorithm 1), and whether each query's own key is the most similar,
+    [pairs * B] of 0 and 1.
     """
-    losses, found = [], []
+    losses, correct = [], []
     for t, own in enumerate(keys):
         candidates = gather_over_processes(own)
         target = rank_and_count()[0] * len(own) + torch.arange(len(own), device=own.device)
@@ -179,5 +178,5 @@ def batch_loss(queries: Sequence[Tensor], keys: Sequence[Tensor], temperature: f
             if s != t:
                 logits = query @ candidates.T / temperature
                 losses.append(2 * temperature * functional.cross_entropy(logits, target))
-                found.append((logits.detach().argmax(dim=-1) == target).float())
-    return 2 * torch.stack(losses).mean(), torch.cat(found)
+                correct.append((logits.detach().argmax(dim=-1) == target).float())
+    return 2 * torch.stack(losses).mean(), torch.cat(correct)

@@ -1,4 +1,4 @@
-"""What the training loop asks of a method; each method is a file beside this one."""
+"""The interface between the training loop and a method. Each method has a file in this folder."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from torch import Tensor, nn
 
 
 class Objective(nn.Module, ABC):
-    """A loss on crops, and the networks that it is computed with.
+    """A method's loss on crops, and the networks that compute it; built from a recipe.
 
-    Built from a recipe. Each step the loop calls it on every part of the batch, and then `before_step`, `health` where
-    a line is logged, and `after_step`.
+    In each step the loop calls `forward` on every part of the batch, then `before_step`, the optimizer, `health` if the
+    step is logged, and `after_step`.
     """
 
     student: nn.Module
-    """What the optimizer trains. Its `backbone` is the ViT that is kept."""
+    """The network that the optimizer trains; its `backbone` is a ViT."""
     compilable = True
-    """Whether `torch.compile` may take the backbones of its networks, which are its children."""
+    """Whether the backbones of its networks, which are its children, can be compiled by `torch.compile`."""
 
     def schedule(self, step: int, steps: int, steps_per_epoch: int) -> dict[str, float]:
-        """What changes from step to step, by name; `forward` and `after_step` get it, and the log."""
+        """The method's scheduled values at a step, by name: `forward`, `after_step` and the log get them."""
         return {}
 
     @abstractmethod
     def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, Any]:
-        """Scalar loss of a part of a batch, and what was said of it: a NamedTuple of tensors [n, ...], no gradient.
+        """Scalar loss of a part of a batch, and its outputs: a NamedTuple of tensors [n, ...] without gradient.
 
-        `groups` are normalized float32 crops: the two global ones of all images [2 * B, 3, G, G], crop by crop, then
-        the local ones [n * B, 3, L, L], if any.
+        `groups` holds normalized float32 crops: the two global crops of all images [2 * B, 3, G, G], crop by crop, then
+        the local crops [n * B, 3, L, L], if any.
         """
 
     def before_step(self, epochs: float) -> None:
-        """Change the gradients that the optimizer is about to apply, `epochs` after the start."""
+        """Change the gradients before the optimizer applies them, `epochs` after the start."""
 
-    def after_step(self, said: Any, scheduled: Mapping[str, float]) -> None:
-        """Move what no gradient moves; `said` is of the whole batch of this process."""
+    def after_step(self, outputs: Any, scheduled: Mapping[str, float]) -> None:
+        """Update what has no gradient: teacher, center, queue. `outputs` are those of this process's whole batch."""
 
     @abstractmethod
-    def health(self, loss: Tensor, said: Any) -> dict[str, float]:
-        """What tells whether it learns, over all processes: `loss`, and numbers of the method's own."""
+    def health(self, loss: Tensor, outputs: Any) -> dict[str, float]:
+        """Numbers for the log that show whether the method learns, over all processes; `loss` is one of them."""
 
-    def kept(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+    def checkpoint_state(self) -> dict[str, Any]:
+        """What a checkpoint stores of it."""
         return self.state_dict()
 
-    def restore(self, kept: dict[str, Any]) -> None:
-        """Go on from what a checkpoint kept."""
-        self.load_state_dict(kept)
+    def restore(self, state: dict[str, Any]) -> None:
+        """Load what `checkpoint_state` returned."""
+        self.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Values that change over training, as functions of the step."""
+"""Schedules: values as functions of the step."""
 
 from __future__ import annotations
 

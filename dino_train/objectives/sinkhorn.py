@@ -1,4 +1,4 @@
-"""The Sinkhorn-Knopp normalization (Cuturi 2013), as SwAV assigns images to prototypes with it."""
+"""The Sinkhorn-Knopp algorithm (Cuturi 2013), with which SwAV assigns images to prototypes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dino_train.machine.distributed import max_over_processes, sum_over_processe
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, temperature: float, iterations: int = 3) -> Tensor:
-    """Share images with these scores [n, K] out among K outputs, each of which gets as many: probabilities [n, K].
+    """Assign images with scores [n, K] to K outputs so that each output gets an equal share: probabilities [n, K].
 
-    Over the images of all processes together. Each round first gives every output its share of the images, and then
-    every image a sum of 1: the sums over the outputs are exact at the end, those over the images nearly so (Caron
-    et al. 2020, section 3.1 and the listing in its appendix). No gradient.
+    The shares are equal over the images of all processes. Each iteration first rescales every output to its share, then
+    every image to a sum of 1; at the end an image's probabilities sum to exactly 1, and the outputs' shares are nearly
+    equal (Caron et al. 2020, section 3.1 and the listing in its appendix). No gradient.
     """
     exponents = scores.double() / temperature
-    # A common factor cancels; with it nothing overflows.
+    # The common factor cancels; it keeps exp from overflowing.
     q = (exponents - max_over_processes(exponents.max())).exp()
     images = sum_over_processes(torch.tensor(len(q), dtype=q.dtype, device=q.device))
     for _ in range(iterations):

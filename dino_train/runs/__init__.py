@@ -1,1 +1,1 @@
-"""The folder of a run: what is written into it, and what is read out of it."""
+"""A run's folder: its log, its evaluations, its health and its report."""

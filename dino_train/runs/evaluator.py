@@ -1,7 +1,7 @@
-"""Evaluations beside a training run, in a process of their own: k-NN, attention images, and the report.
+"""The evaluator of a training run, a process of its own: k-NN, pictures of the attention, and the report.
 
-`python -m dino_train.runs.evaluator RUN --data PATH...` evaluates every `epoch_*.pt` in the run's folder as it
-appears, once, and ends when the run is finished, or the process that started it is gone, and all are evaluated.
+`python -m dino_train.runs.evaluator RUN --data PATH...` evaluates every `epoch_*.pt` in the run's folder once, as it
+appears. It ends when all are evaluated and the run has finished, or the process that started it is gone.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 from timm.models import VisionTransformer
 
 from dino_ros.errors import UserError
+from dino_ros.files import replacing, write_whole
 from dino_train.config import DataConfig, EvaluationConfig
 from dino_train.evaluation.classification.class_folder import ClassFolder, open_class_folder
 from dino_train.evaluation.classification.knn import knn_on_folder
@@ -42,7 +43,7 @@ from dino_train.evaluation.pictures.attention_pictures import (
 from dino_train.models.backbones import first_line
 from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint
 from dino_train.runs.folder import EVALUATIONS_NAME, Line, best_evaluation, read_evaluations
-from dino_train.runs.log import FINISHED_NAME, LOG_NAME, write_text
+from dino_train.runs.log import FINISHED_NAME, LOG_NAME
 from dino_train.runs.report import MESSAGES_NAME, write_report
 
 log = logging.getLogger(__name__)
@@ -51,17 +52,17 @@ Result = TypeVar("Result")
 
 BEST_NAME = "best.pt"
 CHECKPOINTS = "epoch_*.pt"
-SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_BETWEEN_POLLS = 2.0
 SECONDS_BETWEEN_REPORTS = 60.0
 THUMBNAIL = (272, 272)
-"""Height and width, in pixels, that a frame's attention is kept in for the report."""
+"""Largest height and width, in pixels, of the report's pictures of a frame's attention."""
 
 
 def start_evaluator(run: Path, data: DataConfig, evaluation: EvaluationConfig, device: str) -> subprocess.Popen[bytes]:
-    """Start the process for the run in folder `run`, on the device "cpu" or "cuda"; its messages go to a file there.
+    """Start the evaluator of a run, given by its folder, on "cpu" or "cuda"; its messages go to a file there.
 
-    It is of a session of its own, so that Ctrl-C does not reach it: when the caller is gone it still evaluates the
-    checkpoints that are there. SIGTERM ends it at once, with a last report.
+    It has a process session of its own, out of reach of Ctrl-C: when the caller is gone it still evaluates the
+    checkpoints that exist. SIGTERM ends it at once, after a last report.
     """
     run.mkdir(parents=True, exist_ok=True)
     options = {
@@ -80,21 +81,33 @@ def start_evaluator(run: Path, data: DataConfig, evaluation: EvaluationConfig, d
         )
 
 
+@contextlib.contextmanager
+def evaluate_while_training(run: Path, data: DataConfig, evaluation: EvaluationConfig, device: str) -> Iterator[None]:
+    """Run the evaluator during the block, and wait for its last evaluation; if the block raises, end it at once."""
+    process = start_evaluator(run, data, evaluation, device)
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        process.wait()
+
+
 def main() -> None:
-    """Run the process."""
+    """Run the evaluator."""
     parser = argparse.ArgumentParser(description="Evaluate the checkpoints of a training run as they appear.")
     parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument("--data", nargs="+", required=True, help="what is trained on")
+    parser.add_argument("--data", nargs="+", required=True, help="the training data")
     parser.add_argument("--topic", nargs="+", default=[], help="image topics of bags")
     parser.add_argument("--knn", help="folder with train/<class>/ and val/<class>/")
-    parser.add_argument("--frames", nargs="+", default=[], help=f"images to draw (default: {FRAMES} of the data)")
+    parser.add_argument("--frames", nargs="+", default=[], help=f"images whose attention to draw (default: {FRAMES})")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--parent", type=int, default=os.getppid(), help="process to end with")
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="process that this one ends with")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # through the `finally`s
-    # Training comes first.
-    os.nice(10)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # runs the `finally` blocks
+    os.nice(10)  # training comes first
     torch.set_num_threads(max((os.cpu_count() or 1) // 4, 1))
     cv2.setNumThreads(1)
 
@@ -105,16 +118,18 @@ def main() -> None:
 
     with alone(options.run):
         frames = attempt("The frames to draw cannot be read", load_frames) or []
-        labeled = attempt("k-NN is left out", lambda: open_class_folder(Path(options.knn))) if options.knn else None
-        follow(options.run, frames, labeled, torch.device(options.device), options.parent)
+        labeled = attempt("k-NN is skipped", lambda: open_class_folder(Path(options.knn))) if options.knn else None
+        evaluate_new_checkpoints(options.run, frames, labeled, torch.device(options.device), options.parent)
 
 
-def follow(run: Path, frames: Sequence[Image], labeled: ClassFolder | None, device: torch.device, parent: int) -> None:
-    """Evaluate the run's checkpoints as they appear and keep its report fresh, until the run has ended."""
+def evaluate_new_checkpoints(
+    run: Path, frames: Sequence[Image], labeled: ClassFolder | None, device: torch.device, parent: int
+) -> None:
+    """Evaluate the run's checkpoints as they appear and keep its report up to date, until the run has ended."""
     failed: set[str] = set()
     with fresh_report(run) as report:
         while True:
-            # Asked before looking, so that no checkpoint is missed that was written before the run ended.
+            # Checked before the folder is listed, so that no checkpoint written before the end is missed.
             ended = (run / FINISHED_NAME).exists() or os.getppid() != parent
             known = failed | {line["checkpoint"] for line in read_evaluations(run)}
             waiting = [path for path in run.glob(CHECKPOINTS) if path.name not in known]
@@ -126,23 +141,23 @@ def follow(run: Path, frames: Sequence[Image], labeled: ClassFolder | None, devi
             elif ended:
                 return
             else:
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(SECONDS_BETWEEN_POLLS)
 
 
 def evaluate_checkpoint(
     run: Path, path: Path, frames: Sequence[Image], labeled: ClassFolder | None, device: torch.device
 ) -> Line | None:
-    """Evaluate one checkpoint, its teacher or its distilled student, and note the result in the run's folder.
+    """Evaluate the exported network of one checkpoint, and record the result in the run's folder.
 
-    Draws the attention in `frames` into `attention/`, runs k-NN on `labeled` where that is given, puts a line into
-    `evaluations.jsonl` and makes `best.pt` the checkpoint of highest k-NN. Returns the line. What fails is logged and
-    left out of it; None, and no line, if the checkpoint cannot be read.
+    Draws the attention in `frames` into `attention/`, runs k-NN on `labeled` if given, adds a line to
+    `evaluations.jsonl`, and makes `best.pt` the checkpoint of highest k-NN accuracy. Returns the line; what fails is
+    logged and left out of it. Returns None, and adds no line, if the checkpoint cannot be read.
     """
-    checkpoint = attempt(f"{path.name} is not evaluated", lambda: load_checkpoint(path))
+    checkpoint = attempt(f"{path.name} cannot be evaluated", lambda: load_checkpoint(path))
     if checkpoint is None:
         return None
     vit = attempt(
-        f"{path.name} is not evaluated", lambda: checkpoint_backbone(checkpoint, checkpoint.network).to(device)
+        f"{path.name} cannot be evaluated", lambda: checkpoint_backbone(checkpoint, checkpoint.network).to(device)
     )
     if vit is None:
         return None
@@ -153,7 +168,7 @@ def evaluate_checkpoint(
         "seconds": checkpoint.seconds,
     }
     if frames:
-        sheet = attempt(f"The attention of {path.name} is not drawn", lambda: draw(run, path.stem, vit, frames))
+        sheet = attempt(f"The attention of {path.name} cannot be drawn", lambda: draw(run, path.stem, vit, frames))
         if sheet:
             line["attention"] = sheet
     if labeled:
@@ -164,17 +179,17 @@ def evaluate_checkpoint(
             line["knn_images"] = len(labeled.val.files)
     lines = [other for other in read_evaluations(run) if other["checkpoint"] != path.name]
     lines = sorted([*lines, line], key=lambda other: other["step"])
-    write_text(run / EVALUATIONS_NAME, "".join(json.dumps(other) + "\n" for other in lines))
+    write_whole(run / EVALUATIONS_NAME, "".join(json.dumps(other) + "\n" for other in lines).encode())
     if best_evaluation(lines) is line:
         keep_best(path, run / BEST_NAME)
     return line
 
 
 def draw(run: Path, name: str, vit: VisionTransformer, frames: Sequence[Image]) -> str:
-    """Draw a checkpoint's attention and return the sheet's path in the run's folder.
+    """Draw a checkpoint's attention; returns the path of the sheet, relative to the run's folder.
 
-    Writes `attention/<name>.png`, the sheet, and small images for the report: `attention/frame_<n>.jpg`, the frames,
-    and `attention/<name>/frame_<n>.jpg`, the attention in them. The sheet comes last: where it is, all are.
+    Writes small pictures for the report, `attention/frame_<n>.jpg` (the frames) and `attention/<name>/frame_<n>.jpg`
+    (the attention in them), and last the sheet, `attention/<name>.png`: if it exists, all of them do.
     """
     folder = run / "attention"
     attended = [attend(vit, frame) for frame in frames]
@@ -187,19 +202,16 @@ def draw(run: Path, name: str, vit: VisionTransformer, frames: Sequence[Image]) 
 
 
 def keep_best(checkpoint: Path, best: Path) -> None:
-    """Make `best` this checkpoint: a second name of the file, or a copy where the disk has no such names."""
-    temporary = best.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(checkpoint, temporary)
-    except OSError:
-        shutil.copyfile(checkpoint, temporary)
-    os.replace(temporary, best)
-    temporary.unlink(missing_ok=True)  # renaming does nothing where both were names of one file already
+    """Make `best` a hard link to a checkpoint, or a copy where the file system has no hard links."""
+    with replacing(best) as temporary:
+        try:
+            os.link(checkpoint, temporary)
+        except OSError:
+            shutil.copyfile(checkpoint, temporary)
 
 
 def attempt(failure: str, action: Callable[[], Result]) -> Result | None:
-    """Result of an action; None, and one sentence in the log, if it fails: the next evaluation may still succeed."""
+    """Result of an action; if it fails, logs one sentence and returns None: later evaluations may succeed."""
     try:
         return action()
     except Exception as error:
@@ -210,15 +222,15 @@ def attempt(failure: str, action: Callable[[], Result]) -> Result | None:
 
 @contextlib.contextmanager
 def fresh_report(run: Path) -> Iterator[Callable[[], None]]:
-    """Write the report every minute while the log grows, and at the end; yields a function that writes it now.
+    """Write the report every minute while the log grows, and at the end; yields a function that writes it at once.
 
-    An evaluation may take many minutes: the minute's reports are written by a thread.
+    A thread writes it, because an evaluation may take many minutes.
     """
     ended, writing = threading.Event(), threading.Lock()
 
     def report() -> None:
         with writing:
-            attempt("The report is not written", lambda: write_report(run))
+            attempt("The report cannot be written", lambda: write_report(run))
 
     def log_size() -> int:
         return (run / LOG_NAME).stat().st_size if (run / LOG_NAME).exists() else 0
@@ -242,9 +254,9 @@ def fresh_report(run: Path) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def alone(run: Path) -> Iterator[None]:
-    """Wait until no other such process is at work in the run's folder, as one may be when a run is resumed at once."""
+    """Wait until no other evaluator is at work in the run's folder, as one may be if a run is resumed at once."""
     with (run / MESSAGES_NAME).open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed, however the process ends
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, however the process ends
         yield
 
 

@@ -1,11 +1,10 @@
-"""The folder of a run: what was asked for, on what it ran, its log and its checkpoints."""
+"""Writing a run's folder: recipe, environment, log, and the names of the checkpoints."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
 import json
-import os
 import platform
 import shlex
 import subprocess
@@ -20,6 +19,7 @@ import torch
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
+from dino_ros.files import write_whole
 from dino_train.config import MachineConfig
 from dino_train.machine.distributed import Processes
 from dino_train.recipes import Recipe
@@ -29,29 +29,29 @@ ENVIRONMENT_NAME = "environment.json"
 LOG_NAME = "log.jsonl"
 LAST_NAME = "last.pt"
 FINISHED_NAME = "finished"
-"""Appears when a run has done its last step: what runs beside it may come to an end."""
+"""Appears after a run's last step, and tells its evaluator to come to an end."""
 
 
 def epoch_name(epoch: float) -> str:
-    """Name of the checkpoint that is kept after so many epochs: "epoch_0012.pt", "epoch_0012.5.pt"."""
+    """Name of the checkpoint kept after this many epochs: "epoch_0012.pt", "epoch_0012.5.pt"."""
     digits = f"{epoch:09.4f}".rstrip("0").rstrip(".")
     return f"epoch_{digits}.pt"
 
 
 class RunLog:
-    """The log of a run: `log.jsonl`, and the same in `tensorboard/`. Lines of steps that will be done again go."""
+    """The log of a run: `log.jsonl`, and the same in `tensorboard/`. Drops the lines of steps after `first_step`."""
 
     def __init__(self, run: Path, first_step: int) -> None:
         path = run / LOG_NAME
         kept = []
         if first_step and path.is_file():
             kept = [line for line in path.read_text().splitlines() if step_of(line) <= first_step]
-        write_text(path, "".join(line + "\n" for line in kept))
+        write_whole(path, "".join(line + "\n" for line in kept).encode())
         self._file = path.open("a")
         self._writer = SummaryWriter(run / "tensorboard", purge_step=first_step)
 
     def write(self, metrics: Mapping[str, float]) -> None:
-        """Add one line; `metrics` holds `step`."""
+        """Append one line; `metrics` holds `step`."""
         self._file.write(json.dumps(metrics) + "\n")
         self._file.flush()
         for name, value in metrics.items():
@@ -69,7 +69,7 @@ class RunLog:
 
 
 def step_of(line: str) -> float:
-    """Step of a line of the log; past every step for a line that was cut short."""
+    """Step of a line of the log; infinite for a line that was cut short."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -77,14 +77,14 @@ def step_of(line: str) -> float:
 
 
 def describe_run(run: Path, recipe: Recipe, machine: MachineConfig, processes: Processes) -> None:
-    """Write `recipe.yaml`, which `--config` takes, and `environment.json`."""
-    plain = json.loads(json.dumps(dataclasses.asdict(recipe)))  # tuples become lists, which YAML knows
-    write_text(run / RECIPE_NAME, yaml.safe_dump(plain, sort_keys=False))
-    write_text(run / ENVIRONMENT_NAME, json.dumps(environment(machine, processes), indent=2))
+    """Write `recipe.yaml`, which `--config` accepts, and `environment.json`."""
+    plain = json.loads(json.dumps(dataclasses.asdict(recipe)))  # turns tuples into lists, as YAML has them
+    write_whole(run / RECIPE_NAME, yaml.safe_dump(plain, sort_keys=False).encode())
+    write_whole(run / ENVIRONMENT_NAME, json.dumps(environment(machine, processes), indent=2).encode())
 
 
 def environment(machine: MachineConfig, processes: Processes) -> dict[str, Any]:
-    """What a result may depend on besides recipe and data."""
+    """What a result may depend on, apart from recipe and data."""
     gpu = torch.cuda.get_device_name(processes.device) if processes.device.type == "cuda" else None
     return {
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -102,16 +102,9 @@ def environment(machine: MachineConfig, processes: Processes) -> dict[str, Any]:
 
 
 def git_revision() -> str | None:
-    """Revision of the source tree this runs from, with "-dirty" where files were changed; None without git."""
+    """Git revision of the source tree, with "-dirty" if files were changed; None outside a git checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write to a temporary file and rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

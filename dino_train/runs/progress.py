@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes on: a line that moves, and warnings in plain words."""
+"""A run's progress in the terminal: a bar and the newest numbers of the log."""
 
 from __future__ import annotations
 
@@ -14,54 +14,53 @@ from rich.text import Text
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 60.0
-"""Where there is no terminal, a line is logged this often."""
+"""Interval of the lines that are logged instead of a bar where there is no terminal."""
 
 LINE = {
     "loss": "loss {:.2f}",
     "teacher_entropy": " = entropy {:.2f}",
     "kl": " + KL {:.2f}",
-    "contrastive_accuracy": ", found {:.0%}",
-    "embedding_std": ", spread {:.2f}",
-    "cosine": ", cosine of patches {:.3f}",
-    "cls_cosine": ", of CLS {:.3f}",
-    "attention_kl": ", KL of attention {:.3f}",
+    "contrastive_accuracy": ", accuracy {:.0%}",
+    "embedding_std": ", embedding std {:.2f}",
+    "cosine": ", patch cosine {:.3f}",
+    "cls_cosine": ", CLS cosine {:.3f}",
+    "attention_kl": ", attention KL {:.3f}",
     "lr": ", lr {:.1e}",
     "teacher_temp": ", temperature {:.3f}",
     "momentum_teacher": ", EMA {:.4f}",
     "gradient_norm": ", gradient {:.2f}",
     "images_per_second": ", {:.0f} images/s",
 }
-"""What is shown of a line of the log, where it has it, and how."""
+"""The fields of a line of the log that are shown, if it has them, and how."""
 
 Advance = Callable[[Mapping[str, float]], None]
 
 
 class RunProgress(Progress):
-    """A bar with the time left, and below it what matters most; the text wraps where the terminal is narrow."""
+    """A bar with the time left, and below it a text that wraps if the terminal is narrow."""
 
     line = "starting"
 
     def get_renderables(self) -> Iterator[RenderableType]:
-        """The bar, then the text."""
         yield from super().get_renderables()
         yield Text(self.line, style="dim")
 
 
 @contextlib.contextmanager
 def progress_bar(first_step: int, steps: int, shown: bool) -> Iterator[Advance]:
-    """Show a bar with the time left; yields a function to call after each step with the last line of the log."""
+    """Show a bar; yields a function to call after each step with the newest line of the log, {} before the first."""
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with RunProgress(*columns, console=console, disable=not shown) as progress:
         task = progress.add_task("pretrain", total=steps, completed=first_step)
-        said_at = time.monotonic()
+        logged_at = time.monotonic()
 
         def advance(metrics: Mapping[str, float]) -> None:
-            nonlocal said_at
+            nonlocal logged_at
             progress.line = summary(metrics)
             progress.advance(task)
-            if metrics and shown and not console.is_terminal and time.monotonic() - said_at > SECONDS_BETWEEN_LINES:
-                said_at = time.monotonic()
+            if metrics and shown and not console.is_terminal and time.monotonic() - logged_at > SECONDS_BETWEEN_LINES:
+                logged_at = time.monotonic()
                 left = progress.tasks[0].time_remaining or 0.0
                 log.info("step %d of %d, %.0f min left, %s", metrics["step"], steps, left / 60, summary(metrics))
 
@@ -69,7 +68,7 @@ def progress_bar(first_step: int, steps: int, shown: bool) -> Iterator[Advance]:
 
 
 def summary(metrics: Mapping[str, float]) -> str:
-    """One line of what matters most."""
+    """The most important numbers of a line of the log, as text."""
     if not metrics:
         return "starting"
     return "".join(text.format(metrics[name]) for name, text in LINE.items() if name in metrics)

@@ -1,17 +1,18 @@
-"""`report.html` of a run: one file that needs no other, made from what stands in the run's folder."""
+"""`report.html` of a run: one self-contained file, made from the run's folder."""
 
 from __future__ import annotations
 
 import base64
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from dino_train.runs import curves
-from dino_train.runs.curves import Series, line_chart
+from dino_ros.files import write_whole
+from dino_ros.images.sampling import evenly_spaced
+from dino_train.runs import charts
+from dino_train.runs.charts import Series, line_chart
 from dino_train.runs.folder import (
     Line,
     RunFolder,
@@ -20,32 +21,33 @@ from dino_train.runs.folder import (
     read_run,
     read_text,
 )
-from dino_train.runs.health import health_summary, percent
+from dino_train.runs.health import health_summary
 from dino_train.runs.log import LOG_NAME
 
 REPORT_NAME = "report.html"
 MESSAGES_NAME = "evaluation.log"
 COLUMNS = 8
-"""Checkpoints whose attention is shown, at most."""
+"""Largest number of checkpoints whose attention is shown."""
 CHARTS: tuple[tuple[str, dict[str, str]], ...] = (
     ("Loss", {"loss": ""}),
     (
         "Entropies, nats",
         {"marginal_entropy": "mean output", "teacher_entropy": "one output", "kl": "KL to student"},
     ),
-    ("Effective rank of the embeddings", {"effective_rank": ""}),
-    ("Spread of the projections, 1 as random ones", {"embedding_std": ""}),
-    ("Share of queries that find their key", {"contrastive_accuracy": ""}),
+    ("Effective rank of the CLS tokens", {"effective_rank": ""}),
+    ("Standard deviation of the projections (random: 1)", {"embedding_std": ""}),
+    ("Contrastive accuracy", {"contrastive_accuracy": ""}),
     ("Norm of the center", {"center_norm": ""}),
     ("Learning rate", {"lr": ""}),
     ("Weight decay", {"weight_decay": ""}),
-    ("Momentum of the teacher (EMA)", {"momentum_teacher": ""}),
-    ("Temperature of the teacher", {"teacher_temp": ""}),
-    ("Norm of the gradient", {"gradient_norm": ""}),
-    ("Pictures per second", {"images_per_second": ""}),
-    ("Memory at its peak, GB", {"memory_gb": ""}),
+    ("Momentum of the teacher's EMA", {"momentum_teacher": ""}),
+    ("Teacher temperature", {"teacher_temp": ""}),
+    ("Gradient norm", {"gradient_norm": ""}),
+    ("Images per second", {"images_per_second": ""}),
+    ("Peak memory, GB", {"memory_gb": ""}),
 )
-"""Titles, and what is drawn of the log under which name; everything else that is logged gets a chart of its own."""
+"""Title of each chart, and the fields of the log that it draws, with their names. Every other field that is logged gets
+a chart of its own."""
 MIME = {".jpg": "jpeg", ".png": "png"}
 NOT_DRAWN = {"step", "epoch", "elapsed_seconds"}
 
@@ -80,14 +82,14 @@ details { margin: .8em 0; }
 summary { cursor: pointer; font-weight: 600; }
 pre { font-size: .8rem; overflow-x: auto; }
 """
-    + curves.STYLE
+    + charts.STYLE
 )
 
 
 def write_report(path: Path) -> Path:
-    """Write `report.html` into a run's folder from what stands there, finished or not, and return its path.
+    """Write `report.html` into the folder of a run, finished or not, and return its path.
 
-    Whatever is missing there is left out of the report. Raises UserError if `path` holds neither recipe nor log.
+    Leaves out whatever the folder lacks. Raises UserError if it has neither recipe nor log.
     """
     run = read_run(path)
     name = escape(path.resolve().name)
@@ -103,25 +105,22 @@ def write_report(path: Path) -> Path:
 <h1>{name}</h1>
 <p class="quiet">{escape(state(run))}</p>
 <p class="health">{escape(health_summary(run))}</p>
-{section("Curves", charts(run))}
+{section("Curves", log_charts(run))}
 {section("Evaluations", evaluations(run))}
-{section("Against the teacher", comparison(run))}
+{section("Student and teacher", comparison(run))}
 {section("Attention", attention(run))}
-{section("Settings", folded("Recipe, as resolved", pre(run.recipe_text)) + folded("Environment", environment(run)))}
+{section("Settings", folded("Resolved recipe", pre(run.recipe_text)) + folded("Environment", environment(run)))}
 </body>
 </html>
 """
-    report = path / REPORT_NAME
-    temporary = path / f"report.{os.getpid()}.tmp"  # a run's own process may be writing the report too
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, report)
-    return report
+    write_whole(path / REPORT_NAME, page.encode())
+    return path / REPORT_NAME
 
 
 def state(run: RunFolder) -> str:
-    """How far the run is, and when it was last seen to go on."""
+    """How far the run has come, and when it last logged a line."""
     if not run.log:
-        return "Nothing is logged yet."
+        return "Nothing has been logged yet."
     step, epoch = run.log[-1]["step"], run.log[-1]["epoch"]
     at = f"step {step:,}"
     if epoch > 0 and run.epochs:
@@ -129,11 +128,11 @@ def state(run: RunFolder) -> str:
     if run.finished:
         return f"Finished: {at}."
     logged = time.strftime("%Y-%m-%d %H:%M", time.localtime((run.path / LOG_NAME).stat().st_mtime))
-    return f"S{at[1:]}; last logged {logged}."
+    return f"{at.capitalize()}; last logged {logged}."
 
 
-def charts(run: RunFolder) -> str:
-    """Small charts of everything that is logged."""
+def log_charts(run: RunFolder) -> str:
+    """A chart of everything that is logged."""
     known = NOT_DRAWN.union(*(fields for _, fields in CHARTS))
     others = dict.fromkeys(field for line in run.log for field in line if field not in known)
     chance = run.rebuilt.chance_loss if run.rebuilt else None
@@ -147,18 +146,18 @@ def charts(run: RunFolder) -> str:
 def chart(
     title: str, series: Sequence[Series], reference: tuple[str, float] | None = None, from_zero: bool = False
 ) -> str:
-    """A chart under its title; nothing where there is nothing to draw."""
+    """A chart under its title; "" if there is nothing to draw."""
     svg = line_chart(title, series, reference, from_zero)
     return f"<figure><h3>{escape(title)}</h3>{svg}</figure>" if svg else ""
 
 
 def points(log: Iterable[Line], field: str) -> list[tuple[float, float]]:
-    """Epoch and value of a field, wherever it is logged as a number, which may be NaN."""
+    """Epoch and value of a field, in all lines that have it as a number, NaN included."""
     return [(line["epoch"], line[field]) for line in log if isinstance(line.get(field), int | float)]
 
 
 def evaluations(run: RunFolder) -> str:
-    """k-NN of every checkpoint as curve and table, and what went wrong in evaluations."""
+    """k-NN of every checkpoint as a chart and a table, and the evaluator's messages."""
     scored = [line for line in run.evaluations if knn_score(line) is not None]
     parts = []
     if scored:
@@ -171,30 +170,30 @@ def evaluations(run: RunFolder) -> str:
 
 
 def knn_table(run: RunFolder, scored: Sequence[Line]) -> str:
-    """One row of accuracies for each evaluated checkpoint."""
+    """A row of accuracies for each evaluated checkpoint."""
     neighbors = sorted({k for line in scored for k in line["knn"]}, key=int)
     best = best_evaluation(run.evaluations)
     rows = ["<tr><th>checkpoint</th>" + "".join(f"<th>k = {escape(k)}</th>" for k in neighbors) + "</tr>"]
     for line in scored:
         name = run.start_name if line["step"] == 0 else f"epoch {line['epoch']:g}"
-        cells = "".join(f"<td>{percent(line['knn'][k]) if k in line['knn'] else ''}</td>" for k in neighbors)
+        cells = "".join(f"<td>{format(line['knn'][k], '.1%') if k in line['knn'] else ''}</td>" for k in neighbors)
         rows.append(f"<tr><td>{escape(name)}{' (best)' if line is best else ''}</td>{cells}</tr>")
     return f"<table>{''.join(rows)}</table>"
 
 
 def comparison(run: RunFolder) -> str:
-    """A distilled student beside its teacher."""
+    """A distilled student compared with its teacher."""
     rows = ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in run.comparison]
     return f"<table><tr><th></th><th>student</th><th>teacher</th></tr>{''.join(rows)}</table>" if rows else ""
 
 
 def attention(run: RunFolder) -> str:
-    """The attention in the fixed frames, one row each, at checkpoints from the first to the last."""
+    """The attention in the fixed frames, one per row, at up to COLUMNS checkpoints from the first to the last."""
     drawn = [(line, run.path / line["attention"]) for line in run.evaluations if "attention" in line]
     drawn = [(line, sheet) for line, sheet in drawn if sheet.is_file()]
     if not drawn:
         return ""
-    columns = [drawn[index] for index in chosen(len(drawn), COLUMNS)]
+    columns = [drawn[index] for index in evenly_spaced(len(drawn), COLUMNS)]
     titles = [run.start_name if line["step"] == 0 else f"epoch {line['epoch']:g}" for line, _ in columns]
     rows = [f"<tr><th></th>{''.join(f'<th>{escape(title)}</th>' for title in titles)}</tr>"]
     folders = [sheet.with_suffix("") for _, sheet in columns]
@@ -204,22 +203,15 @@ def attention(run: RunFolder) -> str:
         rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     newest = columns[-1][1]
     return (
-        '<p class="quiet">Where the CLS token looks: its heads\' mean as heat, and the outline of the '
-        "patches that hold 60 % of it.</p>"
+        '<p class="quiet">Where the CLS token looks: the mean of its heads as a heat map, and the outline of the '
+        "patches that hold 60% of it.</p>"
         f'<div class="wide"><table class="attention">{"".join(rows)}</table></div>'
         + folded(f"Each head, {titles[-1]}", image(newest, "sheet"))
     )
 
 
-def chosen(count: int, most: int) -> list[int]:
-    """At most `most` numbers at even distances from 0 to `count` - 1, both among them."""
-    if count <= most:
-        return list(range(count))
-    return [round(index * (count - 1) / (most - 1)) for index in range(most)]
-
-
 def image(file: Path, kind: str = "") -> str:
-    """A picture file inside the page; nothing if it is missing."""
+    """A picture file, embedded in the page; "" if it is missing."""
     if not file.is_file():
         return ""
     content = base64.b64encode(file.read_bytes()).decode("ascii")
@@ -227,13 +219,13 @@ def image(file: Path, kind: str = "") -> str:
 
 
 def environment(run: RunFolder) -> str:
-    """Where the run was made."""
+    """The software and hardware of the run."""
     rows = [f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in flat(run.environment)]
     return f'<table class="settings">{"".join(rows)}</table>' if rows else ""
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested values with dotted names."""
+    """Flatten nested values, with dotted names."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{name}.")
@@ -242,15 +234,15 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
 
 
 def section(title: str, content: str) -> str:
-    """A part of the page under its title; nothing without content."""
+    """A part of the page under its title; "" without content."""
     return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
 
 
 def folded(title: str, content: str) -> str:
-    """Content that opens at a click; nothing without content."""
+    """Content that opens at a click; "" without content."""
     return f"<details><summary>{escape(title)}</summary>{content}</details>" if content else ""
 
 
 def pre(text: str) -> str:
-    """Text as it is; nothing without text."""
+    """Text as it is; "" without text."""
     return f"<pre>{escape(text)}</pre>" if text.strip() else ""

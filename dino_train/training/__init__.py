@@ -1,1 +1,1 @@
-"""The training loop, its optimizers, and running it on a cluster."""
+"""The training loop, its checks and optimizers, and running it on a cluster."""

@@ -1,4 +1,4 @@
-"""Fitting the networks of a run to the machine. None of it changes what is learnt."""
+"""Fitting a run's networks to the machine, without changing what they learn."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ from dino_train.objectives.objective import Objective
 
 
 def fit_to_machine(objective: Objective, machine: MachineConfig, processes: Processes) -> Objective:
-    """Fit the networks to the machine; the names of their weights stay as they are."""
+    """Share batch norm between processes, and compile or recompute as `machine` says; weights keep their names.
+
+    Raises UserError for batch norm over several processes on CPUs, and for compiling what cannot be compiled.
+    """
     student: Any = objective.student
     if any(isinstance(module, nn.BatchNorm1d) for module in objective.modules()) and processes.count > 1:
         if processes.device.type != "cuda":
             raise UserError(
-                "The head of this method has batch norm, which several processes share on GPUs only: train in one "
-                "process, or on GPUs. (DINO goes without: --dino.use_bn_in_head false.)"
+                "The head of this method has batch norm, which several processes can share only on GPUs: train in one "
+                "process or on GPUs (or, for DINO, set --dino.use_bn_in_head false)."
             )
         objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
     if machine.checkpoint_activations:
         student.backbone.set_grad_checkpointing(True)
     if machine.compile:
         if not objective.compilable:
-            raise UserError("machine.compile is of no use to distillation, which reads the attention: leave it out.")
+            raise UserError("machine.compile does not work for distillation, which reads the attention: leave it out.")
         network: Any
         for network in objective.children():
             network.backbone.compile()
     if processes.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # for the head, which autocast leaves in fp32
+        torch.set_float32_matmul_precision("high")  # TF32 for the head, which runs in fp32
     elif choose_precision(machine, processes.device) == torch.bfloat16:
         attention: Any
         for attention in objective.modules():

@@ -1,4 +1,4 @@
-"""Optimizers by name, what they decay, and the clipping of gradients."""
+"""Optimizers by name, what weight decay applies to, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dino_train.recipes import OptimizerConfig
 
 
 def build_optimizer(config: OptimizerConfig, student: nn.Module) -> torch.optim.Optimizer:
-    """Optimizer over a student's parameters; the training loop sets learning rate and weight decay at every step.
+    """Build the optimizer of a student's parameters; the training loop sets learning rate and weight decay.
 
-    SGD and LARS have a momentum of 0.9, and LARS a trust coefficient of 0.001 that biases and norms go without, as in
-    the reference (main_dino.py and utils.py).
+    SGD and LARS have a momentum of 0.9. LARS has a trust coefficient of 0.001, which does not apply to biases and
+    norms, as in the reference (main_dino.py and utils.py).
     """
     groups: Any = parameter_groups(student)
     if config.name == "sgd":
@@ -27,15 +27,15 @@ def build_optimizer(config: OptimizerConfig, student: nn.Module) -> torch.optim.
 
 
 def parameter_groups(student: nn.Module) -> list[dict[str, list[nn.Parameter]]]:
-    """Two groups: weights, which decay, then biases and norms (one-dimensional), which do not."""
+    """Split the trained parameters into weights, which decay, and biases and norms (one-dimensional), which do not."""
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     return [{"params": [p for p in trained if p.ndim > 1]}, {"params": [p for p in trained if p.ndim <= 1]}]
 
 
 def clip_each_gradient(student: nn.Module, limit: float) -> Tensor:
-    """Scale each parameter's gradient to a norm of at most `limit` (0: leave it), as the reference does.
+    """Scale each parameter's gradient to a norm of at most `limit` (0: no clipping), as the reference does.
 
-    Returns the norm of all gradients together before clipping.
+    Returns the total norm of all gradients before clipping.
     """
     gradients = [p.grad for p in student.parameters() if p.grad is not None]
     norms = torch._foreach_norm(gradients)

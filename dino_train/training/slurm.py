@@ -1,4 +1,4 @@
-"""Runs on a SLURM cluster: submitted through submitit, and submitted again when time is up or the job is preempted."""
+"""Runs on a SLURM cluster, submitted through submitit and resubmitted when their time is up or they are preempted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dino_train.runs.log import LAST_NAME
 
 @dataclass(frozen=True)
 class PretrainJob:
-    """What every process of a job does. A job that starts again goes on with the run in its folder."""
+    """What every process of a job does; a job that starts again resumes the run in its folder."""
 
     recipe: Recipe
     data: DataConfig
@@ -23,7 +23,7 @@ class PretrainJob:
     evaluation: EvaluationConfig
 
     def __call__(self) -> Path:
-        """Train; returns the last checkpoint."""
+        """Train; returns the path of the last checkpoint."""
         import submitit
 
         from dino_train.training import trainer
@@ -34,16 +34,16 @@ class PretrainJob:
         return trainer.pretrain(self.recipe, self.data, self.out, self.machine, self.evaluation)
 
     def checkpoint(self) -> Any:
-        """Submit the same again: submitit calls this when SLURM is about to stop the job."""
+        """Resubmit the job: submitit calls this when SLURM is about to stop it."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
 
 
 def slurm_executor(config: SlurmConfig, out: Path) -> Any:
-    """Submitit's executor for that many nodes and GPUs; logs go to `out/slurm`.
+    """Build submitit's executor; logs go to `out/slurm`.
 
-    Raises UserError where submitit or SLURM is not installed.
+    Raises UserError if submitit or SLURM is not installed.
     """
     try:
         import submitit
@@ -52,7 +52,7 @@ def slurm_executor(config: SlurmConfig, out: Path) -> Any:
     try:
         executor = submitit.SlurmExecutor(folder=out / "slurm", max_num_timeout=config.requeues)
     except RuntimeError as error:
-        raise UserError("--slurm finds no `srun` here: submit from a login node of the cluster.") from error
+        raise UserError("--slurm does not find `srun`: submit from a login node of the cluster.") from error
     executor.update_parameters(
         job_name=out.name,
         partition=config.partition,
@@ -67,10 +67,10 @@ def slurm_executor(config: SlurmConfig, out: Path) -> Any:
 
 
 def submit(job: PretrainJob, executor: Any) -> str:
-    """Submit a job and return its number. Raises UserError where SLURM does not take it."""
+    """Submit a job; returns its number. Raises UserError if SLURM rejects it."""
     job.out.mkdir(parents=True, exist_ok=True)
     try:
         return str(executor.submit(job).job_id)
     except (RuntimeError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise UserError(f"SLURM did not take the job ({reason}): check slurm.partition and `sinfo`.") from error
+        raise UserError(f"SLURM rejected the job ({reason}): check slurm.partition against `sinfo`.") from error

@@ -1,4 +1,4 @@
-"""The training loop, read from top to bottom."""
+"""The training loop, from top to bottom."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dino_ros.errors import UserError
+from dino_ros.files import replacing
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.data.frames import open_frames
 from dino_train.data.loader import CropBatch, EpochSampler, crop_loader, finish_crops, split
 from dino_train.data.multicrop import normalize
 from dino_train.data.selection import SelectionParameters
-from dino_train.evaluation.classification.class_folder import open_class_folder
 from dino_train.machine.distributed import Processes, join, main_first, mean_over_processes
 from dino_train.machine.precision import choose_precision, peak_memory, skip_synchronization
 from dino_train.models.backbones import mean_and_std, patch_size
@@ -31,12 +30,19 @@ from dino_train.objectives.methods import build_objective
 from dino_train.objectives.objective import Objective
 from dino_train.objectives.schedules import cosine_schedule, warmup_cosine_schedule
 from dino_train.recipes import Recipe
-from dino_train.runs.evaluator import start_evaluator
+from dino_train.runs.evaluator import evaluate_while_training, start_evaluator
 from dino_train.runs.folder import EVALUATIONS_NAME
 from dino_train.runs.health import HealthMonitor
 from dino_train.runs.log import FINISHED_NAME, LAST_NAME, RunLog, describe_run, epoch_name
 from dino_train.runs.progress import progress_bar
 from dino_train.runs.report import write_report
+from dino_train.training.checks import (
+    check_batch_size,
+    check_crop_sizes,
+    check_evaluation,
+    check_no_run,
+    check_same_data,
+)
 from dino_train.training.fit_to_machine import fit_to_machine
 from dino_train.training.optimizers import build_optimizer, clip_each_gradient
 
@@ -55,11 +61,11 @@ def pretrain(
     evaluation: EvaluationConfig | None = None,
     resume: Checkpoint | None = None,
 ) -> Path:
-    """Train by the method that the recipe is of, and return the path of the last checkpoint, `out/last.pt`.
+    """Train by the recipe's method; returns the path of the last checkpoint, `out/last.pt`.
 
-    Writes the folder of a run (see `runs/log.py`) to `out`. `resume` goes on from a checkpoint of the same recipe and
+    Writes the run's folder (see `runs/log.py`) to `out`. `resume` continues from a checkpoint of the same recipe and
     data. Under `torchrun` the processes share each batch. Raises UserError for data or a recipe that cannot be used,
-    and when the loss is not finite.
+    and for a loss that is not finite.
     """
     machine, evaluation = machine or MachineConfig(), evaluation or EvaluationConfig()
     recipe.check()
@@ -68,14 +74,14 @@ def pretrain(
     check_evaluation(evaluation)
     with join(machine.device) as processes:
         check_batch_size(recipe, machine, processes)
-        with main_first(processes):  # it makes the index of a bag that the others then find
+        with main_first(processes):  # it writes the index of a bag, which the others then read
             frames = open_frames(
                 data.paths, data.topics, data.weights, SelectionParameters(data.near_duplicate_threshold)
             )
         recipe, chosen = recipe.resolve(len(frames))
         if chosen and processes.main:
             values = ", ".join(f"{name} = {value}" for name, value in chosen.items())
-            log.info("for %d images: %s", len(frames), values)
+            log.info("Chosen for %d images: %s", len(frames), values)
 
         # ---- objective, optimizer --------------------------------------------------------------------------------
         torch.manual_seed(recipe.seed)
@@ -113,7 +119,7 @@ def pretrain(
         def checkpoint(step: int, name: str) -> None:
             if not processes.main:
                 return
-            moment = Checkpoint(
+            state = Checkpoint(
                 recipe=recipe,
                 data=data.absolute(),
                 machine=machine,
@@ -121,12 +127,12 @@ def pretrain(
                 images=len(frames),
                 step=step,
                 steps_per_epoch=steps_per_epoch,
-                objective=objective.kept(),
+                objective=objective.checkpoint_state(),
                 optimizer=optimizer.state_dict(),
                 scaler=scaler.state_dict(),
                 seconds=seconds_before + time.monotonic() - started,
             )
-            save_checkpoint(moment, out / name)
+            save_checkpoint(state, out / name)
 
         with contextlib.ExitStack() as stack:
             if processes.main:
@@ -139,13 +145,13 @@ def pretrain(
                 if kept and not first_step:
                     checkpoint(0, epoch_name(0))
                 if kept and evaluation.while_training:
-                    stack.enter_context(evaluator_of(out, data, evaluation, processes.device))
+                    stack.enter_context(evaluate_while_training(out, data, evaluation, processes.device.type))
                 chance = recipe.chance_loss
                 log.info(
                     "%d images from %s; %g epochs of %d steps on %s in %s%s",
                     len(frames), frames.name, recipe.epochs, steps_per_epoch, processes.device,
                     str(precision).removeprefix("torch."),
-                    f"; a loss of {chance:.2f} is that of chance" if chance else "",
+                    f"; the loss of chance is {chance:.2f}" if chance else "",
                 )  # fmt: skip
             advance = stack.enter_context(progress_bar(first_step, steps, shown=processes.main))
             monitor = HealthMonitor(recipe)
@@ -160,29 +166,29 @@ def pretrain(
                 scheduled = objective.schedule(step, steps, steps_per_epoch)
                 optimizer.zero_grad()
                 parts = list(split(batch, machine.accumulate))
-                losses, outputs = [], []
+                losses, parts_outputs = [], []
                 for number, part in enumerate(parts):
                     groups = [normalize(crops, mean, std) for crops in finish_crops(part, processes.device)]
                     more = number + 1 < len(parts)
                     with skip_synchronization(model, more):
                         with torch.autocast(processes.device.type, precision, enabled=precision != torch.float32):
-                            loss, output = model(groups, scheduled)
+                            loss, outputs = model(groups, scheduled)
                         scaler.scale(loss / len(parts)).backward()
                     losses.append(loss.detach())
-                    outputs.append(output)
-                said = type(outputs[0])(*(torch.cat(tensors) for tensors in zip(*outputs, strict=True)))
+                    parts_outputs.append(outputs)
+                outputs = type(outputs)(*(torch.cat(tensors) for tensors in zip(*parts_outputs, strict=True)))
                 loss = mean_over_processes(torch.stack(losses).mean())
                 scaler.unscale_(optimizer)
                 gradient_norm = clip_each_gradient(objective.student, recipe.optimizer.clip_grad)
-                # In fp16 a gradient overflows now and then: the scaler leaves that step out by itself.
+                # In fp16 a gradient overflows now and then: the scaler skips that step by itself.
                 if not torch.isfinite(loss if scaler.is_enabled() else loss + gradient_norm):
                     checkpoint(step, LAST_NAME)
                     save_non_finite(out / NON_FINITE_NAME, step, loss, batch, objective, processes)
                     raise UserError(
-                        f"The loss of step {step} is {loss.item()}, the norm of its gradient {gradient_norm.item()}; "
-                        f"the step was not applied. {out / NON_FINITE_NAME} holds its crops and gradients: start anew "
-                        f"with --init {out / LAST_NAME} and a lower "
-                        "--optimizer.lr or --optimizer.clip_grad, or --machine.precision fp32."
+                        f"At step {step} the loss is {loss.item()}, its gradient's norm {gradient_norm.item()}; the "
+                        f"step was not applied, and {out / NON_FINITE_NAME} holds its crops and gradient norms: "
+                        f"start a new run with --init {out / LAST_NAME} and a lower --optimizer.lr or "
+                        "--optimizer.clip_grad, or with --machine.precision fp32."
                     )
                 objective.before_step(step / steps_per_epoch)
                 scaler.step(optimizer)
@@ -194,7 +200,7 @@ def pretrain(
                     metrics = {
                         "step": done,
                         "epoch": done / steps_per_epoch,
-                        **objective.health(loss, said),
+                        **objective.health(loss, outputs),
                         "lr": optimizer.param_groups[0]["lr"],
                         "weight_decay": optimizer.param_groups[0]["weight_decay"],
                         **scheduled,
@@ -208,7 +214,7 @@ def pretrain(
                         run_log.write(metrics)
                         if warning := monitor.check(metrics):
                             log.warning("%s", warning)
-                objective.after_step(said, scheduled)
+                objective.after_step(outputs, scheduled)
                 advance(metrics)
                 if done in kept:
                     checkpoint(done, epoch_name(done / steps_per_epoch))
@@ -218,7 +224,7 @@ def pretrain(
             checkpoint(steps, LAST_NAME)
             if processes.main:
                 (out / FINISHED_NAME).touch()
-                if not kept:  # else the process that evaluates writes it
+                if not kept:  # otherwise the evaluator writes it
                     write_report(out)
                 elif not evaluation.while_training:
                     start_evaluator(out, data, evaluation, processes.device.type).wait()
@@ -226,9 +232,9 @@ def pretrain(
 
 
 def resume_run(run: Path, machine: MachineConfig | None = None) -> Path:
-    """Go on with the run in folder `run` from `last.pt`, with the recipe and data it was started with.
+    """Resume the run in the folder `run` from its `last.pt`, with the recipe and data it was started with.
 
-    `machine` replaces the choices it was started with; only with the same ones does it go on bit for bit.
+    `machine` replaces the run's machine settings; only with the same ones does it continue bit for bit.
     """
     checkpoint = load_checkpoint(run / LAST_NAME)
     return pretrain(
@@ -237,7 +243,7 @@ def resume_run(run: Path, machine: MachineConfig | None = None) -> Path:
 
 
 def kept_steps(evaluation: EvaluationConfig, steps: int, steps_per_epoch: int) -> set[int]:
-    """Steps after which a checkpoint is kept, the last one among them; none where nothing is evaluated."""
+    """Steps after which a checkpoint is kept, the last among them; none if nothing is evaluated."""
     if not evaluation.every:
         return set()
     every = evaluation.every * steps_per_epoch
@@ -254,85 +260,24 @@ def schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps:
         group["lr"], group["weight_decay"] = lr, decay
 
 
-@contextlib.contextmanager
-def evaluator_of(run: Path, data: DataConfig, evaluation: EvaluationConfig, device: torch.device) -> Iterator[None]:
-    """Run the process that evaluates kept checkpoints; waits for its last evaluation, unless the run breaks off."""
-    process = start_evaluator(run, data, evaluation, device.type)
-    try:
-        yield
-    except BaseException:
-        process.terminate()
-        raise
-    finally:
-        process.wait()
-
-
 def default_workers(device: torch.device) -> int:
-    """Processes that decode and crop: as many as there are cores for a GPU; a CPU needs its cores for the steps."""
+    """Number of processes that decode and crop: one per core, at most 8, for a GPU; one per 8 cores for a CPU, which
+    needs its cores for the steps."""
     cores = os.cpu_count() or 1
     return min(cores, 8) if device.type == "cuda" else max(cores // 8, 1)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed for what the networks draw in a step (stochastic depth): another one for every step and process."""
+    """Seed of the networks' random draws (stochastic depth), different for every step and process."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
-
-
-def check_batch_size(recipe: Recipe, machine: MachineConfig, processes: Processes) -> None:
-    """Raise UserError where a batch cannot be split evenly."""
-    parts = processes.count * machine.accumulate
-    if machine.accumulate < 1 or recipe.batch_size % parts:
-        raise UserError(
-            f"batch_size is {recipe.batch_size}, which {processes.count} processes cannot split into "
-            f"{machine.accumulate} parts each: choose a multiple of {max(parts, 1)}."
-        )
-
-
-def check_no_run(out: Path) -> None:
-    """Raise UserError where a folder holds checkpoints of a run that has begun."""
-    if any(path.name != epoch_name(0) for path in out.glob("*.pt")):
-        raise UserError(
-            f"{out} holds a run already: go on with it (--resume {out}), or name another folder with --out."
-        )
-
-
-def check_evaluation(evaluation: EvaluationConfig) -> None:
-    """Raise UserError now for a folder that the process beside the run would stumble over later."""
-    if evaluation.knn:
-        open_class_folder(Path(evaluation.knn))
-    if evaluation.frames:
-        open_frames(evaluation.frames)
-
-
-def check_crop_sizes(recipe: Recipe, patch: int) -> None:
-    """Raise UserError where a crop is not a whole number of patches."""
-    for name, size in (
-        ("global_crops_size", recipe.crops.global_crops_size),
-        ("local_crops_size", recipe.crops.local_crops_size),
-    ):
-        if size < patch or size % patch:
-            raise UserError(
-                f"crops.{name} is {size}, which is not a multiple of the patch size {patch}: "
-                f"choose {max(size // patch, 1) * patch}."
-            )
-
-
-def check_same_data(resume: Checkpoint, images: int) -> None:
-    """Raise UserError where the data has changed since the checkpoint."""
-    if resume.images != images:
-        raise UserError(
-            f"The data now has {images} images, the checkpoint was made with {resume.images}: "
-            "put back what changed, or start a new run."
-        )
 
 
 def save_non_finite(
     path: Path, step: int, loss: Tensor, batch: CropBatch, objective: Objective, processes: Processes
 ) -> None:
-    """Keep what a loss that is not finite was computed from; each process writes its own part."""
+    """Save what a non-finite loss was computed from; each process writes its own part."""
     gradients = {name: p.grad.norm() for name, p in objective.student.named_parameters() if p.grad is not None}
-    facts = {"step": step, "loss": loss, "pictures": batch.images, "crops": batch.crops, "gradient_norms": gradients}
+    facts = {"step": step, "loss": loss, "images": batch.images, "crops": batch.crops, "gradient_norms": gradients}
     name = path.name if processes.main else f"{path.stem}_{processes.rank}{path.suffix}"
-    temporary = path.with_name(f"{name}.tmp")
-    torch.save(facts, temporary)
-    os.replace(temporary, path.with_name(name))
+    with replacing(path.with_name(name)) as temporary:
+        torch.save(facts, temporary)
