@@ -10,7 +10,9 @@ ON_PC = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 TENSORRT_RTX = [f"tensorrt-rtx-cu13>=1.4; {ON_PC}", f"cuda-bindings>=13; {ON_PC}"]
 QUANTIZE = ["nncf>=2.19"]
 TRAIN = [
+    "backports.zstd; python_version < '3.14'",  # it and lz4 are what rosbags reads compressed bags with
     "jsonargparse[signatures]>=4.49",
+    "lz4",
     "matplotlib",
     "onnx>=1.16",
     "onnxscript>=0.3",
