@@ -1,9 +1,9 @@
-"""Bag frames per second drawn at random, against bare JPEG decoding of the same frames out of memory.
+"""Frames per second read from bags at random, against bare JPEG decoding of the same frames in memory.
 
     python benchmarks/bag_reading.py
 
-Prints the medians of interleaved repetitions for each storage, and the memory of a reader at one and ten times the
-size of a bag. Reads the page cache, not the disk: it measures the reader. $DINO_ROS_TEST_DATA adds a real recording.
+Prints medians of interleaved repetitions for each storage, and the memory of a reader for a bag and for one ten times
+as large. Bags are in the page cache, so this measures the reader, not the disk. $DINO_ROS_TEST_DATA adds a recording.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_typestore
 
+from dino_ros.demo.table import TABLE
 from dino_ros.images.sources import open_source
 from dino_train.data.bags import BagFrames, open_bag_frames
 
 REPETITIONS = 9
 TOPIC = "/camera/image_raw/compressed"
 TYPE = "sensor_msgs/msg/CompressedImage"
-DEMO_BAG = Path(__file__).resolve().parents[1] / "dino_ros" / "demo" / "table_bag"
 
 
 def main() -> None:
-    """Write the bags, measure, print."""
+    """Write the bags, measure and print."""
     cv2.setNumThreads(1)
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
@@ -49,14 +49,14 @@ def main() -> None:
 def speed_table(folder: Path) -> Table:
     """One row per bag."""
     images = jpegs(60)
-    bags: dict[str, tuple[Path, str]] = {"demo, 320x240, MCAP": (DEMO_BAG, TOPIC)}
+    bags: dict[str, tuple[Path, str]] = {"demo, 320x240, MCAP": (TABLE, TOPIC)}
     if data := os.environ.get("DINO_ROS_TEST_DATA"):
         bags["EuRoC, 752x480 mono, MCAP"] = (Path(data) / "bags" / "euroc_micro", "/cam0/image_raw/compressed")
     for name, write in STORAGES.items():
         path = folder / (f"{name}.bag" if name.startswith("ROS 1") else name)
         write(path, images)
         bags[f"1280x720, {name}"] = (path, TOPIC)
-    table = Table("bag", "imdecode, frames/s", "reader, frames/s", "ratio", title="frames drawn at random")
+    table = Table("bag", "imdecode, frames/s", "reader, frames/s", "ratio", title="random access to frames")
     for name, (path, topic) in bags.items():
         decode, read = rates(open_bag_frames(path, [topic])[0][0])
         table.add_row(name, f"{decode:.0f}", f"{read:.0f}", f"{read / decode:.3f}")
@@ -64,13 +64,13 @@ def speed_table(folder: Path) -> Table:
 
 
 def rates(frames: BagFrames) -> tuple[float, float]:
-    """Frames per second of bare decoding and of the reader, one thread; medians of interleaved repetitions."""
+    """Frames per second of bare decoding and of the reader, in one thread; medians of interleaved repetitions."""
     encoded = [frames.message(number).data for number in range(len(frames))]
     order = np.random.default_rng(0).permutation(len(frames)).tolist()
     decodes, reads = [], []
     for _ in range(REPETITIONS):
         decode = read = 0.0
-        for number in order:  # frame by frame in turn, so that what else the machine does meets both alike
+        for number in order:  # in turns, so that other load on the machine affects both
             start = time.perf_counter()
             cv2.imdecode(encoded[number], cv2.IMREAD_COLOR)
             middle = time.perf_counter()
@@ -82,7 +82,7 @@ def rates(frames: BagFrames) -> tuple[float, float]:
 
 
 def memory_table(folder: Path) -> Table:
-    """One row per storage: what a reader of a bag holds in a process of its own."""
+    """One row per storage: the memory of a process that reads a bag."""
     table = Table("storage", "frames", "bag, MB", "index, kB", "resident, MB", title="memory of a reader")
     for name in ("MCAP", "MCAP, chunks zstd", "SQLite3", "ROS 1"):
         for count in (100, 1000):
@@ -98,17 +98,17 @@ def memory_table(folder: Path) -> Table:
 
 
 def resident_after_reading(frames: BagFrames) -> int:
-    """Resident memory in bytes of this process after 200 frames drawn at random."""
+    """Resident memory of this process in bytes after reading 200 random frames."""
     for number in np.random.default_rng(0).integers(0, len(frames), 200).tolist():
         frames[number]
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def jpegs(count: int) -> list[bytes]:
-    """JPEGs of the demo's frames at 1280x720, with the noise of a sensor."""
+    """JPEGs of the demo's frames at 1280x720, with sensor noise."""
     rng = np.random.default_rng(0)
     images = []
-    for _, frame in zip(range(count), open_source(DEMO_BAG, TOPIC), strict=False):
+    for _, frame in zip(range(count), open_source(TABLE, TOPIC), strict=False):
         large = cv2.resize(frame.rgb(), (1280, 720), interpolation=cv2.INTER_CUBIC)
         noisy = np.clip(large + rng.normal(0, 4, large.shape), 0, 255).astype(np.uint8)
         images.append(cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
@@ -148,7 +148,7 @@ def write_ros1(compression: str) -> Callable[[Path, list[bytes]], None]:
 
 
 def message(store: Any, image: bytes, sequence: tuple[int, ...]) -> Any:
-    """Make a CompressedImage; a header of ROS 1 begins with a sequence number."""
+    """Make a CompressedImage; a ROS 1 header starts with a sequence number."""
     types = store.types
     header = types["std_msgs/msg/Header"](*sequence, types["builtin_interfaces/msg/Time"](0, 0), "camera")
     return types[TYPE](header, "jpeg", np.frombuffer(image, np.uint8))
