@@ -153,7 +153,7 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_written_with_an_older_numpy(tmp_path: Path) -> None:
-    """The optimizer's learning rate is a NumPy scalar, whose constructor has another name in NumPy 1 than in NumPy 2."""
+    """The optimizer's learning rate is a NumPy scalar, whose constructor is named differently in NumPy 1 and 2."""
     official_file(tmp_path / "new.pth")
     with zipfile.ZipFile(tmp_path / "new.pth") as new, zipfile.ZipFile(tmp_path / "old.pth", "w") as old:
         for name in new.namelist():

@@ -42,7 +42,7 @@ class Draws(NamedTuple):
     order: Any
     """[n, 4]: jitter operations in the order they are applied."""
     jitter: Any
-    """[n, 4]: factors of brightness, contrast and saturation (1: none), and shift of the hue (0: none, 1: full turn)."""
+    """[n, 4]: factors of brightness, contrast and saturation (1: none), and shift of the hue (0: none, 1: a turn)."""
     gray: Any
     """[n]: whether to remove the color."""
     sigma: Any

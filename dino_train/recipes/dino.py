@@ -61,7 +61,7 @@ class DinoRecipe(PretrainRecipe):
     method: ClassVar[str] = "dino"
     exported: ClassVar[Literal["teacher", "student"]] = "teacher"
     when_uniform: ClassVar[str] = (
-        "lower dino.warmup_teacher_temp and dino.teacher_temp, or make crops of an image more alike "
+        "lower dino.warmup_teacher_temp and dino.teacher_temp, or make crops of an image more similar "
         "(crops.global_crops_scale, crops.color); lower dino.out_dim for small data"
     )
     when_collapsed: ClassVar[str] = "raise dino.warmup_teacher_temp, or lower dino.center_momentum or optimizer.lr"

@@ -74,7 +74,7 @@ def find_recipe(name_or_path: str, *kinds: str) -> Path:
         return Path(name_or_path)
     # The parents of this file include the source tree, or the prefix that pip or colcon installed into.
     above = Path(__file__).resolve().parents
-    folders = [parent / place / kind for kind in kinds for parent in above for place in SHIPPED]
+    folders = [parent / config / kind for kind in kinds for parent in above for config in SHIPPED]
     shipped = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
     if name_or_path in shipped:
         return shipped[name_or_path]

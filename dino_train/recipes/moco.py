@@ -39,7 +39,7 @@ class MocoRecipe(PretrainRecipe):
 
     method: ClassVar[str] = "moco"
     exported: ClassVar[Literal["teacher", "student"]] = "student"
-    when_uniform: ClassVar[str] = "make crops of an image more alike (crops.global_crops_scale, crops.color)"
+    when_uniform: ClassVar[str] = "make crops of an image more similar (crops.global_crops_scale, crops.color)"
 
     moco: MocoConfig = field(default_factory=MocoConfig)
 
