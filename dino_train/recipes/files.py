@@ -23,7 +23,7 @@ def add_recipe_arguments(parser: ArgumentParser, command: str) -> None:
     """Add options for every setting of a command's recipes; the methods' sections are None unless given."""
     parser.add_class_arguments(BASES[command])
     for method, section in sections(command).items():
-        text = f"settings of {section.__name__.removesuffix('Config')}; --{method}.help lists them"
+        text = f"settings of {method}; --{method}.help lists them"
         parser.add_argument(f"--{method}", type=section | None, default=None, help=text)
 
 
