@@ -17,8 +17,8 @@ from dino_train.data.selection import SelectedFrames, SelectionParameters
 from dino_train.data.video import VideoFrames
 
 NUMBERS = ("frames", "kept", "duplicates", "broken", "seconds", "share")
-"""Headings of the table's columns of numbers, short enough for 80 characters: "duplicates" are near-duplicates, "broken"
-frames do not decode, "share" is that of an epoch's draws."""
+"""Headings of the table's columns of numbers, short enough for 80 characters: "duplicates" are near-duplicates,
+"broken" frames do not decode, "share" is that of an epoch's draws."""
 
 
 def survey(
