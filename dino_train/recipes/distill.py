@@ -38,7 +38,7 @@ class DistillRecipe(Recipe):
         """Raise UserError, naming the setting, if a value is missing or out of range."""
         super().check()
         if not self.teacher:
-            raise UserError("teacher is missing: give a checkpoint, a .pth file or a timm encoder with --teacher.")
+            raise UserError("There is no teacher: give a checkpoint, a .pth file or a timm encoder with --teacher.")
         weights = dataclasses.asdict(self.distill)
         if min(weights.values()) < 0 or not any(weights.values()):
             raise UserError(f"distill is {weights}: its weights must be 0 or more, and at least one above 0.")
