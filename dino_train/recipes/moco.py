@@ -56,6 +56,6 @@ class MocoRecipe(PretrainRecipe):
         self.check_above_zero("temperature")
         if self.moco.version == 2 and self.moco.queue < self.batch_size:
             raise UserError(
-                f"moco.queue is {self.moco.queue}, less than the batch_size of {self.batch_size}: raise it, or choose "
+                f"moco.queue is {self.moco.queue}, less than the batch of {self.batch_size}: raise it, or choose "
                 "--moco.version 3, which has no queue."
             )
