@@ -10,7 +10,9 @@ ON_PC = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 TENSORRT_RTX = [f"tensorrt-rtx-cu13>=1.4; {ON_PC}", f"cuda-bindings>=13; {ON_PC}"]
 QUANTIZE = ["nncf>=2.19"]
 TRAIN = [
+    "backports.zstd; python_version < '3.14'",  # it and lz4 are what rosbags reads compressed bags with
     "jsonargparse[signatures]>=4.49",
+    "lz4",
     "matplotlib",
     "onnx>=1.16",
     "onnxscript>=0.3",
@@ -51,8 +53,8 @@ setup(
     data_files=data_files(),
     python_requires=">=3.10",
     # The headless OpenCV: the other one needs libGL, which robots and containers lack.
-    # rosbags reads recordings, and the messages that the node receives.
-    install_requires=["numpy>=1.24", "onnxruntime>=1.18", "opencv-python-headless>=4.11", "rosbags>=0.10"],
+    # rosbags reads recordings, and the messages that the node receives; its minor versions rename parts of its API.
+    install_requires=["numpy>=1.24", "onnxruntime>=1.18", "opencv-python-headless>=4.11", "rosbags>=0.11,<0.12"],
     extras_require={
         # For machines without a ROS installation: real rclpy, Fast DDS and messages.
         "ros": ["ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp", "ros-jazzy-common-interfaces"],

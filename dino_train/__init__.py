@@ -1,1 +1,1 @@
-"""Pretraining of Vision Transformers by self-distillation, from images, videos and robot logs."""
+"""Self-supervised pretraining, distillation, evaluation and export of Vision Transformers."""

@@ -1,4 +1,4 @@
-"""`python -m dino_train`, which is what `torchrun -m dino_train` starts in every process."""
+"""`python -m dino_train`, which `torchrun -m dino_train` runs in every process."""
 
 from dino_train.cli import main
 

@@ -14,19 +14,19 @@ from dino_train.recipes.files import find_recipe
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "data": (data, "show what training would see"),
-    "pretrain": (pretrain, "learn from images, without labels"),
-    "compare": (compare, "run several recipes on one budget, and compare them"),
-    "distill": (distill, "teach a small student what a large one sees"),
-    "export": (export, "write a student file for dino_ros"),
-    "head": (head, "give a student a head that finds objects"),
-    "evaluate": (evaluate, "score features and masks"),
-    "report": (report, "write the report of a run again"),
+    "pretrain": (pretrain, "train a ViT on images without labels"),
+    "compare": (compare, "compare recipes on the same data and budget"),
+    "distill": (distill, "distill a large ViT into a small student"),
+    "export": (export, "export a student for dino_ros"),
+    "head": (head, "add a foreground head to a student"),
+    "evaluate": (evaluate, "evaluate features and masks"),
+    "report": (report, "rewrite the report of a run"),
 }
-"""Modules with `parser` and `run`, and what `--help` says of them."""
+"""Modules with `parser` and `run`, and their line in `--help`."""
 
 
 def main() -> None:
-    """Run `dino-train`; bad input prints one sentence and exits with code 2."""
+    """Run `dino-train`. A UserError prints one sentence and exits with code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("dino_train").setLevel(logging.INFO)
     try:
@@ -39,17 +39,17 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> None:
-    """Parse the command line and do what it says."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the recipe's fields explain themselves in --help
+    """Run the command of a command line."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # --help shows the docstrings of fields
     parser = ArgumentParser(
-        prog="dino-train", description="Pretrain, evaluate and export DINO students from images without labels."
+        prog="dino-train", description="Pretrain, distill, evaluate and export ViTs from images without labels."
     )
     subcommands = parser.add_subcommands(required=True, dest="command")
     parsers = {name: module.parser() for name, (module, _) in COMMANDS.items()}
     for name, (_, purpose) in COMMANDS.items():
         subcommands.add_subcommand(name, parsers[name], help=purpose)
     evaluate.add_evaluations(parsers["evaluate"])
-    # A recipe that ships may be given by its name: jsonargparse reads paths only.
+    # jsonargparse only reads paths: replace the names of shipped recipes by theirs.
     arguments = [
         str(find_recipe(value, arguments[0])) if previous == "--config" else value
         for previous, value in zip(["", *arguments], arguments, strict=False)

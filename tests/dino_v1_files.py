@@ -1,4 +1,4 @@
-"""Files as DINO's authors publish them, and checkpoints of ours."""
+"""Files as published by DINO's authors, and checkpoints of ours."""
 
 import argparse
 from pathlib import Path
@@ -21,7 +21,7 @@ RECIPE = DinoRecipe(
 
 
 def official_head(batch_norm: bool) -> torch.nn.Module:
-    """The authors' projection head, with torch's old weight norm, of random weights."""
+    """The authors' projection head, with torch's old weight norm and random weights."""
     layers: list[torch.nn.Module] = []
     for width, out in ((192, 40), (40, 40)):
         norm = [torch.nn.BatchNorm1d(out)] if batch_norm else []
@@ -37,7 +37,7 @@ def official_head(batch_norm: bool) -> torch.nn.Module:
 
 
 def official_file(path: Path, batch_norm: bool = False) -> dict[str, dict[str, torch.Tensor]]:
-    """Write a training checkpoint as the authors' main_dino.py does; return the two networks, without prefixes."""
+    """Write a training checkpoint as main_dino.py does; return its two networks without prefixes."""
     torch.manual_seed(3)
     networks, stored = {}, {}
     for number, (network, wrapper) in enumerate((("student", "module."), ("teacher", "module." if batch_norm else ""))):
@@ -58,7 +58,7 @@ def official_file(path: Path, batch_norm: bool = False) -> dict[str, dict[str, t
 
 
 def own_checkpoint(path: Path, recipe: DinoRecipe) -> dict[str, torch.Tensor]:
-    """A checkpoint of `dino-train pretrain` whose student and teacher differ; returns its state."""
+    """Write a checkpoint of `dino-train pretrain` whose student and teacher differ; return its state."""
     dino = Dino(recipe)
     shake(dino)
     dino.center += 1

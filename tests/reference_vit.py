@@ -1,4 +1,4 @@
-"""A ViT written out by hand, and the families of backbones that tests go through."""
+"""A ViT written out in NumPy, and the families of encoders that tests cover."""
 
 import math
 
@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 
 
 def shake(vit: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Weights that leave nothing at 0 or 1 and make the attention uneven."""
+    """Change weights so that none stays at 0 or 1 and the attention becomes uneven."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in vit.named_parameters():
@@ -28,7 +28,7 @@ def weights_of(network: torch.nn.Module) -> dict[str, Array]:
 
 
 def cubic_matrix(old: int, new: int) -> Array:
-    """Bicubic interpolation along one axis (Keys 1981, a = -0.75), with the reference's step old / (new + 0.1)."""
+    """Bicubic interpolation along an axis (Keys 1981, a = -0.75), with the reference's step old / (new + 0.1)."""
     a, matrix = -0.75, np.zeros((new, old))
     for i in range(new):
         center = (i + 0.5) * old / (new + 0.1) - 0.5
@@ -40,7 +40,7 @@ def cubic_matrix(old: int, new: int) -> Array:
 
 
 def resized(position: Array, rows: int, columns: int, prefix: int = 1) -> Array:
-    """A position embedding [1, prefix + side * side, C] for another grid; unchanged where the grid is the same."""
+    """Resize a position embedding [1, prefix + side * side, C] to another grid; unchanged if the grid is the same."""
     side = math.isqrt(position.shape[1] - prefix)
     if (rows, columns) == (side, side):
         return position[0]
@@ -59,8 +59,8 @@ def gelu(x: Array) -> Array:
 
 
 def plain_vit(weights: dict[str, Array], image: Array) -> tuple[Array, Array]:
-    """A DINO ViT (heads of 64) on one image [3, H, W], in float64: all tokens after the final norm, [N, C], and the
-    attention matrix of the last block, [heads, N, N]."""
+    """Run a DINO ViT (heads of 64) on one image [3, H, W], in float64. Returns all tokens after the final norm, [N, C],
+    and the attention matrix of the last block, [heads, N, N]."""
 
     def linear(x: Array, name: str) -> Array:
         return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
@@ -88,7 +88,7 @@ def plain_vit(weights: dict[str, Array], image: Array) -> tuple[Array, Array]:
 
 
 def assert_close(got: torch.Tensor, expected: Array, tolerance: float = 1e-5) -> None:
-    """Largest difference at most `tolerance` of the largest value."""
+    """Assert that no difference exceeds `tolerance` times the largest value."""
     difference = np.abs(got.numpy() - expected).max() / np.abs(expected).max()
     assert difference < tolerance
 
@@ -145,4 +145,4 @@ FAMILIES = {
     "deit_tiny_distilled_patch16_224": {},
     "deit3_small_patch16_224": {"embed_dim": 96, "num_heads": 3},
 }
-"""Encoders by other recipes than DINO's first, and what makes them small."""
+"""Encoders other than DINO's, with options that make them small."""

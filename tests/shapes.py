@@ -1,4 +1,4 @@
-"""Rendered images with an object of one of a few kinds: small data on which a short run must learn something."""
+"""Rendered images of a few kinds of objects: small data that a short run must learn something from."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ KINDS = 4
 
 
 def render_shape(kind: int, rng: np.random.Generator, size: int = 48) -> NDArray[np.uint8]:
-    """A colored shape on a noisy ground, RGB [size, size, 3]: disc, square, cross or ring, each in its own hue."""
+    """Render a disc, square, cross or ring, each in its own hue, on noise: RGB [size, size, 3]."""
     ground = rng.normal(90, 12, (size, size, 3))
     hue = 20 + kind * 40 + rng.uniform(-10, 10)
     color = cv2.cvtColor(np.array([[[hue, 220, 230]]], np.uint8), cv2.COLOR_HSV2RGB)[0, 0].tolist()
@@ -30,7 +30,7 @@ def render_shape(kind: int, rng: np.random.Generator, size: int = 48) -> NDArray
 
 
 def write_shapes(folder: Path, count: int) -> Path:
-    """Write that many images, of every kind in turn; returns the folder."""
+    """Write `count` images of the kinds in turn; return the folder."""
     rng = np.random.default_rng(0)
     for number in range(count):
         cv2.imwrite(str(folder / f"{number:04d}.png"), render_shape(number % KINDS, rng)[:, :, ::-1])

@@ -1,4 +1,4 @@
-"""Frames of bags at random, against rosbags' own reader; the index and where it is kept."""
+"""Random access to frames of bags, against rosbags' own reader; the index and its cache."""
 
 import pickle
 import shutil
@@ -25,7 +25,7 @@ RNG = np.random.default_rng(0)
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "dino_train"
+    return tmp_path / "cache" / "dino_ros" / "recordings"
 
 
 def image(width: int = 160, height: int = 120) -> NDArray[np.uint8]:
@@ -33,7 +33,7 @@ def image(width: int = 160, height: int = 120) -> NDArray[np.uint8]:
 
 
 def two_topics(count: int = 40) -> dict[str, list[Fields]]:
-    """Big enough for several chunks of a megabyte."""
+    """Large enough for several chunks of a megabyte."""
     return {
         "/raw": [raw("rgb8", image()) for _ in range(count)],
         "/jpeg": [encoded("jpg", image()) for _ in range(count - 3)],
@@ -41,7 +41,7 @@ def two_topics(count: int = 40) -> dict[str, list[Fields]]:
 
 
 def assert_as_rosbags_reads(path: Path) -> None:
-    """Every topic's frames, in a shuffled order, are those that rosbags gives in the order of time."""
+    """Every topic's frames, read in shuffled order, equal those that rosbags gives in order of time."""
     ros1 = path.suffix == ".bag"
     reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY))
     sources = {source.topic: source for source in open_bag_frames(path)[0]}
@@ -158,7 +158,7 @@ def test_a_file_cut_short_after_it_was_indexed(tmp_path: Path) -> None:
 def test_whole_files_compressed_are_refused_without_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_topics(tmp_path / "bag", {"/camera": [raw("rgb8", image())]}, compression="file")
     monkeypatch.setattr(index, "open_bag", None)
-    with pytest.raises(UserError, match="compressed as whole files"):
+    with pytest.raises(UserError, match=r"bag is compressed file by file"):
         open_bag_frames(path)
 
 
@@ -173,18 +173,18 @@ def test_the_index_is_kept_until_the_bag_changes(tmp_path: Path, cache: Path, mo
         return [len(source) for source in open_bag_frames(path)[0]]
 
     assert lengths() == lengths() == [4, 4]
-    assert len(opened) == 1, "the second time, the bag is not looked up"
+    assert len(opened) == 1, "the second time the bag is not walked"
     (kept,) = cache.iterdir()
     kept.write_bytes(kept.read_bytes()[:300])
     assert lengths() == [4, 4]
-    assert len(opened) == 2, "a corrupt index is made again"
+    assert len(opened) == 2, "a corrupt index is built again"
     shutil.rmtree(path)
     write_bag(path, frames=7)
     assert lengths() == [7, 7]
     assert len(list(cache.iterdir())) == 1
 
 
-def test_without_a_place_to_keep_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     write_bag(tmp_path / "bag", frames=4)

@@ -1,4 +1,4 @@
-"""Files of DINO's authors: what they hold arrives in student, teacher, heads and center, and nothing in them is run."""
+"""Files of DINO's authors: their content arrives in student, teacher, heads and center, and none of it is executed."""
 
 import copy
 import dataclasses
@@ -48,7 +48,7 @@ def teacher_logits(network: dict[str, torch.Tensor], image: torch.Tensor) -> Any
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, WITH_BATCH_NORM], ids=["plain", "batch norm"])
-def test_a_training_checkpoint_goes_on(tmp_path: Path, recipe: DinoRecipe) -> None:
+def test_a_training_checkpoint_continues(tmp_path: Path, recipe: DinoRecipe) -> None:
     """Both networks' logits are those of the file's weights, at the size of its position embedding and at another."""
     networks = official_file(tmp_path / "checkpoint.pth", recipe.dino.use_bn_in_head)
     recipe = dataclasses.replace(recipe, crops=CropsConfig(48, 16))
@@ -124,7 +124,7 @@ def changed(**settings: Any) -> DinoRecipe:
         ),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path: Path, file: str, settings: dict[str, Any], sentence: str) -> None:
+def test_what_does_not_match_is_named(tmp_path: Path, file: str, settings: dict[str, Any], sentence: str) -> None:
     own_checkpoint(tmp_path / file, RECIPE) if file.endswith(".pt") else official_file(tmp_path / file)
     dino = Dino(changed(**settings))
     before = copy.deepcopy(dino.state_dict())
@@ -135,7 +135,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, file: str, settings: dict[st
 
 
 class Dangerous:
-    """What a hostile pickle does when it is read carelessly."""
+    """Executes code when it is unpickled carelessly."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -144,16 +144,16 @@ class Dangerous:
         return os.mkdir, (str(self.path),)
 
 
-def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
+def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     vit = build_backbone(RECIPE.backbone, 48)
     torch.save({**vit.state_dict(), "args": Dangerous(tmp_path / "made")}, tmp_path / "hostile.pth")
-    with pytest.raises(UserError, match=r"hostile.pth is not a weights file that can be read safely"):
+    with pytest.raises(UserError, match=r"hostile.pth .*safely"):
         load_official(tmp_path / "hostile.pth")
     assert not (tmp_path / "made").exists()
 
 
 def test_a_checkpoint_written_with_an_older_numpy(tmp_path: Path) -> None:
-    """The optimizer's learning rate is a NumPy number, which NumPy 1 stored under another name than NumPy 2."""
+    """The optimizer's learning rate is a NumPy scalar, whose constructor is named differently in NumPy 1 and 2."""
     official_file(tmp_path / "new.pth")
     with zipfile.ZipFile(tmp_path / "new.pth") as new, zipfile.ZipFile(tmp_path / "old.pth", "w") as old:
         for name in new.namelist():
@@ -169,12 +169,12 @@ def test_a_checkpoint_written_with_an_older_numpy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "holds no DINO v1 ViT: its weights have other names"),  # ResNet-50
+        ({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "holds no DINO v1 ViT"),  # ResNet-50
         ([torch.zeros(2)], "holds no DINO v1 ViT"),
         ({"patch_embed.proj.weight": torch.zeros(1024, 3, 16, 16), "pos_embed": torch.zeros(1, 5, 1024)}, "width 1024"),
         (
             {"patch_embed.proj.weight": torch.zeros(192, 3, 16, 16), "pos_embed": torch.zeros(1, 5, 192)},
-            "cls_token is missing in a vit_tiny_patch16_224.dino",
+            "cls_token is missing",
         ),
     ],
 )
@@ -186,5 +186,5 @@ def test_other_networks_get_one_sentence(tmp_path: Path, content: Any, sentence:
 
 
 def test_a_missing_file_gets_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"There is no weights file .*nothing.pth"):
+    with pytest.raises(UserError, match=r"nothing\.pth"):
         initialize(Dino(RECIPE), tmp_path / "nothing.pth")

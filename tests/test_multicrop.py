@@ -1,4 +1,4 @@
-"""Multi-crop: shares and probabilities that the paper states, and each operation against torchvision or OpenCV."""
+"""Multi-crop: the paper's scales and probabilities, and each operation against torchvision or OpenCV."""
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ def photo(height: int = 120, width: int = 160, seed: int = 0) -> np.ndarray:
 
 
 def neutral(n: int) -> Draws:
-    """Draws that leave crops as they are."""
+    """Draws that leave crops unchanged."""
     return Draws(
         box=np.zeros((n, 4), np.int64),
         flip=np.zeros(n, bool),
@@ -41,7 +41,7 @@ def neutral(n: int) -> Draws:
     )
 
 
-def test_numbers_sizes_and_types() -> None:
+def test_number_size_and_type_of_crops() -> None:
     crops = MultiCrop(CONFIG)(photo(), np.random.default_rng(0))
     assert [tuple(group.shape) for group in crops] == [(2, 3, 64, 64), (5, 3, 32, 32)]
     assert {group.dtype for group in crops} == {torch.uint8}
@@ -49,7 +49,7 @@ def test_numbers_sizes_and_types() -> None:
     assert [tuple(group.shape) for group in alone] == [(2, 3, 64, 64)]
 
 
-def test_draws_have_the_papers_shares_and_probabilities() -> None:
+def test_draws_have_the_papers_scales_and_probabilities() -> None:
     crop = MultiCrop(CONFIG)
     drawn = [crop.draw(200, 300, np.random.default_rng([7, i])) for i in range(1500)]
     for group, (low, high) in ((0, CONFIG.global_crops_scale), (1, CONFIG.local_crops_scale)):
@@ -57,7 +57,7 @@ def test_draws_have_the_papers_shares_and_probabilities() -> None:
         top, left, height, width = boxes.T
         assert np.all((top >= 0) & (left >= 0) & (top + height <= 200) & (left + width <= 300))
         shares, ratios = height * width / 60000, width / height
-        inside = shares < 0.6  # larger ones often do not fit, and are drawn again
+        inside = shares < 0.6  # larger ones often do not fit and are drawn again
         assert shares.min() == pytest.approx(low, rel=0.05)
         assert np.median(shares[inside]) == pytest.approx((low + min(high, 0.6)) / 2, abs=0.02)
         assert ratios.min() > 0.72
@@ -76,7 +76,7 @@ def test_draws_have_the_papers_shares_and_probabilities() -> None:
     np.testing.assert_allclose(jittered.max(axis=0), [1.4, 1.4, 1.2, 0.1], atol=0.01)
     np.testing.assert_allclose(jittered.min(axis=0), [0.6, 0.6, 0.8, -0.1], atol=0.01)
     orders = {tuple(order) for d in local for order in d.order}
-    assert len(orders) == 24, "every order of the jitters"
+    assert len(orders) == 24, "every order of the operations"
     assert max(d.sigma.max() for d in local) == pytest.approx(2.0 * 32 / 96, rel=0.02)
 
 
@@ -138,7 +138,7 @@ def test_gray_blur_and_solarize() -> None:
 
 
 def test_both_ways_to_color_agree() -> None:
-    """Draw by draw, all operations together: what is cropped on a GPU is what a CPU would have made."""
+    """All operations together: crops colored in batch, as on a GPU, equal those colored one by one."""
     crop = MultiCrop(CropsConfig(64, 32))
     for i in range(20):
         image = photo(seed=i)

@@ -1,4 +1,4 @@
-"""Recipes: those that ship, those that depend on the data, and what a recipe may not say."""
+"""Recipes: those that are shipped, "auto" settings, and values that are refused."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from dino_train.recipes.files import load_recipe, parse_recipe, recipe_from_dict
 SHIPPED = sorted((Path(__file__).parents[1] / "config" / "pretrain").glob("*.yaml"))
 
 
-def test_the_recipes_that_the_documentation_names_ship() -> None:
+def test_documented_recipes_are_shipped() -> None:
     names = {path.stem for path in SHIPPED}
     assert names >= {"vit_small_16", "vit_small_8", "vit_base_16", "vit_base_8", "vanilla_100ep", "robot_bag", "smoke"}
 
@@ -43,19 +43,19 @@ def test_imagenet_recipes_hold_the_papers_numbers() -> None:
         assert f"patch{name.rsplit('_', 1)[1]}_" in recipe.backbone.name
 
 
-def test_a_recipe_says_its_method_by_its_section() -> None:
+def test_the_section_tells_the_method() -> None:
     methods = {name: load_recipe(name).method for name in ("smoke", "byol", "moco", "moco_v3", "swav", "small_swav")}
     assert list(methods.values()) == ["dino", "byol", "moco", "moco", "swav", "swav"]
     assert parse_recipe({}, "nothing") == DinoRecipe()
     assert parse_recipe({"dino": None, "byol": {}}, "replaced") == ByolRecipe()
     with pytest.raises(UserError, match="several methods, dino and swav"):
         parse_recipe({"dino": {"out_dim": 5}, "swav": {}}, "both")
-    with pytest.raises(UserError, match=r"mine.yaml is no recipe: .*out_dims"):
+    with pytest.raises(UserError, match=r"mine.yaml .*out_dims"):
         parse_recipe({"dino": {"out_dims": 5}}, "mine.yaml")
 
 
 def test_recipes_of_earlier_checkpoints_go_on_loading() -> None:
-    """As they were written before there were other methods: fewer settings, whole epochs, lists for tuples."""
+    """From before there were other methods: fewer settings, whole epochs, lists for tuples."""
     values = json.loads(json.dumps(dataclasses.asdict(DinoRecipe(epochs=3))))
     for name in ("teacher", "centering", "predictor"):
         del values["dino"][name]
@@ -95,7 +95,7 @@ def test_auto_goes_from_small_data_to_imagenet() -> None:
     assert values(160_000)[0] == 8192, "halfway along the logarithm"
 
 
-def test_what_is_stated_is_left_and_what_is_chosen_is_told() -> None:
+def test_only_auto_is_replaced_and_the_choices_are_returned() -> None:
     recipe = dataclasses.replace(AUTO, dino=dataclasses.replace(AUTO.dino, out_dim=512))
     resolved, chosen = recipe.resolve(1000)
     assert resolved.dino.out_dim == 512
@@ -104,14 +104,14 @@ def test_what_is_stated_is_left_and_what_is_chosen_is_told() -> None:
         "dino.warmup_teacher_temp": 0.015,
         "dino.teacher_temp": 0.025,
     }
-    assert resolved.resolve(10**6) == (resolved, {}), "resolved once and for all"
+    assert resolved.resolve(10**6) == (resolved, {}), "nothing is left to resolve"
 
 
 def test_a_run_finds_its_data_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    data = DataConfig(["bag", "/pictures"], weights={"bag": 2.0, "/front": 0.5, "/pictures": 3.0}).absolute()
-    assert data.paths == [f"{tmp_path}/bag", "/pictures"]
-    assert data.weights == {f"{tmp_path}/bag": 2.0, "/front": 0.5, "/pictures": 3.0}
+    data = DataConfig(["bag", "/images"], weights={"bag": 2.0, "/front": 0.5, "/images": 3.0}).absolute()
+    assert data.paths == [f"{tmp_path}/bag", "/images"]
+    assert data.weights == {f"{tmp_path}/bag": 2.0, "/front": 0.5, "/images": 3.0}
     evaluation = EvaluationConfig(knn="labeled", frames=["a.png"]).absolute()
     assert (evaluation.knn, evaluation.frames) == (f"{tmp_path}/labeled", [f"{tmp_path}/a.png"])
 

@@ -1,4 +1,4 @@
-"""One file for each command of `dino-train`: its options, `parser`, and what it does, `run`.
+"""The commands of `dino-train`, one file each: `parser` defines the options, `run` executes it.
 
-torch takes seconds to import: `run` does, so that `--help` does without.
+Importing torch takes seconds, so it is left to `run`: `--help` answers at once.
 """

@@ -11,9 +11,12 @@ from dino_train.commands.data_options import add_data_arguments
 
 def parser() -> ArgumentParser:
     """Options of `dino-train data`."""
-    parser = ArgumentParser(description="Show what training would see: a table, and a sheet of images.")
+    parser = ArgumentParser(
+        description="Show what training would see: a table of the sources, and a contact sheet of frames that are "
+        "kept and left out."
+    )
     add_data_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("contact_sheet.png"), help="the sheet, a PNG file")
+    parser.add_argument("--out", type=Path, default=Path("contact_sheet.png"), help="the contact sheet, a PNG file")
     return parser
 
 
@@ -25,4 +28,4 @@ def run(options: Namespace) -> None:
     survey(
         options.data, options.topic, options.weight, SelectionParameters(options.near_duplicate_threshold), options.out
     )
-    print(f"Look at {options.out}.")
+    print(f"Wrote {options.out}.")

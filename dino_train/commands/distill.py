@@ -1,4 +1,4 @@
-"""`dino-train distill`: teach a small student what a large one sees."""
+"""`dino-train distill`: distill a large ViT into a small student."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from dino_train.config import ComparisonConfig, absolute, parse_size
 def parser() -> ArgumentParser:
     """Options of `dino-train distill`."""
     parser = ArgumentParser(
-        description="Teach a small student the features and the attention of a frozen teacher, without labels, and "
-        "compare the two. --resume goes on with a run that was stopped."
+        description="Train a small student to reproduce the features and attention of a frozen teacher, without "
+        "labels, and compare the two. --resume continues a run that was stopped."
     )
     add_run_arguments(parser, "distill", Path("runs/distill"))
-    parser.add_argument("--comparison", type=ComparisonConfig, default=ComparisonConfig(), help="what is compared")
+    parser.add_argument(
+        "--comparison",
+        type=ComparisonConfig,
+        default=ComparisonConfig(),
+        help="what student and teacher are compared on",
+    )
     return parser
 
 
@@ -31,8 +36,8 @@ def run(options: Namespace) -> None:
     if options.comparison.size:
         parse_size(options.comparison.size)
     if checkpoint := train(options, "distill"):
-        # The loaders are done. The handler that torch leaves behind crashes Python when a child process ends while
-        # OpenVINO's threads are in this one.
+        # The loaders have ended but leave torch's handler behind, which has crashed Python when a child process ended
+        # while this process had OpenVINO's threads.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         show(compare_with_teacher(checkpoint, options.comparison))
-        print(f"{checkpoint.with_name('student.onnx')} is the student; see {checkpoint.with_name('report.html')}.")
+        print(f"Wrote {checkpoint.with_name('student.onnx')} and {checkpoint.with_name('report.html')}.")

@@ -1,1 +1,1 @@
-"""Where frames come from, and how they are cropped."""
+"""Reading, selecting and cropping images."""

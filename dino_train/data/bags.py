@@ -1,4 +1,4 @@
-"""Frames of a bag by number, read straight from the recording."""
+"""Frames of a bag at random, read straight from the recording."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import to_rgb
+from dino_ros.images.sampling import evenly_spaced
 from dino_ros.images.sources import choose_image_topics
 from dino_train.data.index import BagIndex, index_bag
-from dino_train.data.selection import thumbnail_of
-from dino_train.data.storages import MessageReader, unpack
+from dino_train.data.message_offsets import DECOMPRESS, MessageReader
+from dino_train.data.selection import thumbnail_of_message
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
@@ -27,10 +28,10 @@ log = logging.getLogger(__name__)
 
 
 class BagFrames:
-    """Frames of an image topic of a bag.
+    """The frames of an image topic of a bag.
 
-    Frames are read and decoded when asked for, and every worker process opens the bag's files for itself: what it
-    holds is the index, 24 bytes per frame, and at most one chunk of a bag whose chunks are compressed.
+    A frame is read and decoded when it is asked for. Every process opens the bag's files for itself; in memory are the
+    index, 24 bytes per frame, and at most one chunk where chunks are compressed.
     """
 
     def __init__(self, index: BagIndex, topic: str) -> None:
@@ -38,59 +39,59 @@ class BagFrames:
         self.topic = topic
         self.name = f"{index.path.name} {topic}"
         self.cache = index.cache
-        self._frames = index.frames[topic]
+        self._messages = index.messages[topic]
         self._type = index.types[topic]
-        self._reader = MessageReader(index.files, index.blocks)
+        self._reader = MessageReader(index.files, index.chunks)
         self._ros1 = index.path.suffix == ".bag"
         self._compressed = index.compressed_messages
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return len(self._messages)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         try:
             return to_rgb(self.message(index))
         except UserError as error:
-            time = self._frames["time"][index]
+            time = self._messages["time"][index]
             raise UserError(f"{self.path}, topic {self.topic}, message at {time} ns: {error}") from error
 
     @property
     def times(self) -> NDArray[np.int64]:
-        """Times of recording [N] in ns."""
-        return self._frames["time"]
+        """When each frame was recorded [N], ns."""
+        return self._messages["time"]
 
     @property
     def encoding(self) -> str:
-        """Encoding or compressed format of the first message."""
+        """Encoding or compression format of the first message."""
         message = self.message(0)
         return str(message.encoding if hasattr(message, "encoding") else message.format)
 
     def message(self, index: int) -> Any:
-        """Read a message, as recorded: sensor_msgs/Image or CompressedImage. Raises UserError if it cannot be read."""
-        _, offset, size, block = self._frames[index].item()
+        """Read a sensor_msgs/Image or CompressedImage as recorded. Raises UserError if it cannot be read."""
+        _, offset, size, chunk = self._messages[index].item()
         try:
-            raw = self._reader.read(offset, size, block)
-            raw = unpack("zstd", raw, 0) if self._compressed else raw
+            raw = self._reader.read(offset, size, chunk)
+            raw = DECOMPRESS["zstd"](raw) if self._compressed else raw
             store = _typestore(self._ros1)
             deserialize = store.deserialize_ros1 if self._ros1 else store.deserialize_cdr
             return deserialize(raw, self._type)
-        except Exception as error:  # each storage, compression and deserializer has its own
-            raise UserError(f"it cannot be read ({error}): the bag is damaged there, or was changed.") from error
+        except Exception as error:  # every storage, compression and deserializer raises its own
+            raise UserError(f"it cannot be read ({error}): the bag is damaged there or was changed.") from error
 
     def thumbnails(self) -> Iterator[NDArray[np.uint8] | None]:
-        """Thumbnail of every frame, None where it does not decode."""
+        """Yield the thumbnail of every frame, None where it does not decode."""
         threads = os.cpu_count() or 1
-        with ThreadPool(threads) as pool:  # OpenCV decodes without the interpreter's lock
+        with ThreadPool(threads) as pool:  # OpenCV releases the interpreter's lock to decode
             for start in range(0, len(self), 4 * threads):
                 numbers = range(start, min(start + 4 * threads, len(self)))
                 yield from pool.map(_thumbnail, [self._message_or_none(number) for number in numbers])
 
-    def why_no_pictures(self) -> str | None:
-        """Say why a topic is none of images, judging by its first message and two more, should that be damaged."""
+    def why_not_images(self) -> str | None:
+        """Why this topic holds no images, None if it does: tries the first message, and two more if that is damaged."""
         if not len(self):
             return "it has no messages"
         errors = []
-        for number in (0, len(self) // 2, len(self) - 1):
+        for number in evenly_spaced(len(self), 3):
             try:
                 self[number]
                 return None
@@ -106,14 +107,14 @@ class BagFrames:
 
 
 def open_bag_frames(path: Path, topics: Sequence[str] = ()) -> tuple[list[BagFrames], dict[str, str]]:
-    """Open the named topics of a bag, or every topic of images when none is named.
+    """Open the named topics of a bag, by default every topic that holds images.
 
-    Returns them, and for each topic that was left out the reason. Raises UserError if the bag cannot be read, if a
-    named topic is missing or holds no images, and if none holds any.
+    Returns the frames of each topic, and the topics that were left out with the reason. Raises UserError if the bag
+    cannot be read, if a named topic is missing or holds no images, or if no topic holds any.
     """
     index = index_bag(path)
     chosen = [BagFrames(index, topic) for topic in choose_image_topics(path, index.types, topics)]
-    reasons = {frames.topic: reason for frames in chosen if (reason := frames.why_no_pictures())}
+    reasons = {frames.topic: reason for frames in chosen if (reason := frames.why_not_images())}
     for topic in topics:
         if topic in reasons:
             raise UserError(f"The topic {topic} of {path} holds no images ({reasons[topic]}): choose another one.")
@@ -121,7 +122,7 @@ def open_bag_frames(path: Path, topics: Sequence[str] = ()) -> tuple[list[BagFra
         listing = "; ".join(f"{topic}: {reason}" for topic, reason in reasons.items())
         raise UserError(f"{path} holds no images on its image topics ({listing}): choose another bag.")
     if not topics:
-        others = sorted(index.types.keys() - index.frames.keys())
+        others = sorted(index.types.keys() - index.messages.keys())
         reasons |= {topic: f"it is of type {index.types[topic]}, not of images" for topic in others}
     for topic, reason in reasons.items():
         log.info("%s: left out %s: %s", path.name, topic, reason)
@@ -129,12 +130,12 @@ def open_bag_frames(path: Path, topics: Sequence[str] = ()) -> tuple[list[BagFra
 
 
 def _thumbnail(message: Any) -> NDArray[np.uint8] | None:
-    return None if message is None else thumbnail_of(message)
+    return None if message is None else thumbnail_of_message(message)
 
 
 @functools.cache
 def _typestore(ros1: bool) -> Typestore:
-    """Definitions of the image messages, which have been the same in every distribution."""
+    """Definitions of the image messages, which are the same in every distribution."""
     from rosbags.typesys import Stores, get_typestore
 
     return get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)

@@ -1,4 +1,4 @@
-"""A sheet of pictures on which one sees what training would see, and what the selector left out."""
+"""The contact sheet: frames that training would see, and near-duplicates that were left out."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
+from dino_ros.files import write_whole
+from dino_ros.images.sampling import evenly_spaced
 from dino_train.data.bags import BagFrames
 from dino_train.data.frames import Frames
 from dino_train.data.selection import SelectedFrames
@@ -20,10 +22,10 @@ log = logging.getLogger(__name__)
 
 COLUMNS = 8
 ROWS = 2
-"""Of kept frames, for each source."""
-MOST_SOURCES = 20
+"""Rows of kept frames for each source."""
+MAX_SOURCES = 20
 TILE = (200, 150)
-"""Width and height in pixels of a picture on the sheet."""
+"""Width and height of a frame on the sheet, pixels."""
 GAP = 6
 BACKGROUND, TEXT, KEPT, DROPPED = (24, 24, 24), (235, 235, 235), (150, 220, 150), (245, 150, 110)
 
@@ -31,54 +33,50 @@ Image = NDArray[np.uint8]
 
 
 def write_contact_sheet(sources: Sequence[Frames], out: Path) -> None:
-    """Write a PNG of frames spread evenly over each source, and of near-duplicates beside the frame they resemble.
+    """Write a PNG of evenly spaced frames of each source, and of near-duplicates next to the frame that was kept.
 
-    Of more than 20 sources, 20 are shown. Raises UserError if `out` does not end in .png or cannot be written.
+    Shows at most 20 sources. Raises UserError if `out` does not end in .png or cannot be written.
     """
-    shown = [sources[number] for number in _spread(len(sources), MOST_SOURCES)]
+    if out.suffix.lower() != ".png":
+        raise UserError(f"The contact sheet is a PNG file: let the name {out} end in .png.")
+    shown = [sources[number] for number in evenly_spaced(len(sources), MAX_SOURCES)]
     if len(shown) < len(sources):
         log.info("the sheet shows %d of %d sources", len(shown), len(sources))
     strips = np.vstack([strip for source in shown for strip in _strips(source)])
     sheet = cv2.copyMakeBorder(strips, 0, GAP, 2 * GAP, GAP, cv2.BORDER_CONSTANT, value=BACKGROUND)
     encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1]
     try:
-        if out.suffix.lower() != ".png":
-            raise UserError(f"{out} is no name for a contact sheet: let it end in .png.")
-        out.write_bytes(encoded.tobytes())
+        write_whole(out, encoded.tobytes())
     except OSError as error:
-        raise UserError(f"The contact sheet cannot be written: {error}.") from error
+        raise UserError(
+            f"The contact sheet {out} cannot be written ({error.strerror}): choose another --out."
+        ) from error
 
 
 def _strips(source: Frames) -> list[Image]:
     """Rows of the sheet for one source."""
-    numbers = _spread(len(source), COLUMNS * ROWS)
+    numbers = evenly_spaced(len(source), COLUMNS * ROWS)
     if not isinstance(source, SelectedFrames):
         times = source.times if isinstance(source, BagFrames | VideoFrames) else None
         labels = [_seconds(times, number) if times is not None else f"number {number}" for number in numbers]
         tiles = [_tile(source, number, label, TEXT) for number, label in zip(numbers, labels, strict=True)]
-        return [_heading(f"{source.name}: {len(source)} pictures, all kept"), *_rows(tiles)]
+        return [_heading(f"{source.name}: {len(source)} frames, all kept"), *_rows(tiles)]
     recording, times = source.recording, source.recording.times
     kept = source.numbers[numbers].tolist()
     tiles = [_tile(recording, number, _seconds(times, number), KEPT) for number in kept]
     strips = [_heading(f"{source.name}: kept {len(source)} of {len(recording)} frames"), *_rows(tiles)]
     pairs = source.dropped(COLUMNS // 2)
     if pairs:
-        strips.append(_heading(f"dropped {source.near_duplicates} near-duplicates, some of them beside the frame kept"))
+        strips.append(_heading(f"dropped {source.near_duplicates} near-duplicates, some shown next to the frame kept"))
         tiles = []
-        for number, alike, difference in pairs:
+        for number, kept_number, difference in pairs:
             label = f"{_seconds(times, number)}, differs by {difference}"
             tiles += [
-                _tile(recording, alike, f"{_seconds(times, alike)}, kept", KEPT),
+                _tile(recording, kept_number, f"{_seconds(times, kept_number)}, kept", KEPT),
                 _tile(recording, number, label, DROPPED),
             ]
         strips += _rows(tiles)
     return strips
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Up to `most` numbers below `count`, spread evenly, the first and the last among them."""
-    numbers = np.linspace(0, count - 1, min(count, most)).round()
-    return [int(number) for number in numbers]
 
 
 def _seconds(times: NDArray[np.int64], number: int) -> str:
@@ -86,7 +84,7 @@ def _seconds(times: NDArray[np.int64], number: int) -> str:
 
 
 def _tile(frames: Frames, number: int, label: str, color: tuple[int, int, int]) -> Image:
-    """A picture, fitted into its place without distortion, over its label."""
+    """One frame, scaled to fit without distortion, above its label."""
     tile = np.full((TILE[1] + 22, TILE[0] + GAP, 3), BACKGROUND, np.uint8)
     try:
         rgb = frames[number]

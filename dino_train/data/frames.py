@@ -1,4 +1,4 @@
-"""Images by number, from anything that holds some: bags, folders, tar shards and videos."""
+"""Random access to images in bags, folders, tar shards and videos."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from dino_train.data.video import VideoFrames
 
 
 class Frames(Protocol):
-    """Images by number, readable from several worker processes at once."""
+    """Images that can be read at random, from several worker processes at once."""
 
     name: str
-    """What to call this source in a table."""
+    """What this source is called in tables and messages."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -36,7 +36,7 @@ class Frames(Protocol):
 
 
 class MixedFrames:
-    """Several sources one after the other."""
+    """Several sources, one after the other."""
 
     def __init__(
         self,
@@ -46,9 +46,9 @@ class MixedFrames:
     ) -> None:
         self.sources: Sequence[Frames] = list(sources)
         self.weights: Sequence[float] = [1.0] * len(self.sources) if weights is None else list(weights)
-        """How often a frame of each source is drawn, relative to those of the others."""
+        """How often an image of each source is drawn, relative to the others."""
         self.left_out = list(left_out)
-        """Bag, topic, and why the topic was left out."""
+        """Bag, topic, and why it was left out."""
         self.name = ", ".join(source.name for source in self.sources)
         self._ends = list(itertools.accumulate(len(source) for source in self.sources))
 
@@ -66,14 +66,14 @@ def open_frames(
     weights: Mapping[str, float] = MappingProxyType({}),
     selection: SelectionParameters | None = None,
 ) -> MixedFrames:
-    """Open every path for random access, told apart by looking at it.
+    """Open every path for random access; what a path holds is found out by looking at it.
 
-    A rosbag2 folder or file, a ROS 1 bag, a folder of images (or of shards, or of videos), a `.tar` shard, an image
-    or a video. `topics` picks image topics of bags (default: every topic of images); each topic is a source of its
-    own. `weights`, above 0, belong to paths as given, to names of paths or to topics; those that fit one source are
-    multiplied. `selection` leaves near-duplicates out of bags and videos (default: every frame stays). Raises UserError
-    for a path that is missing, unreadable or of no known kind, for topics and weights that fit nothing, and when there
-    is not one image.
+    A path may be a rosbag2 folder or file, a ROS 1 bag, a folder of images, shards or videos, a `.tar` shard, an image
+    or a video. `topics` picks image topics of bags (default: all of them); each is a source of its own. The keys of
+    `weights` are paths as given, file names or topics, the values are above 0; where several match a source they are
+    multiplied. `selection` leaves near-duplicates out of bags and videos (default: every frame is kept). Raises
+    UserError for a path that is missing, unreadable or of an unknown kind, for topics and weights that match nothing,
+    and if there are no images.
     """
     if not paths:
         raise UserError("No data given: name at least one bag, folder of images, tar shard or video.")
@@ -111,24 +111,26 @@ def _open_one(path: Path, topics: Sequence[str], left_out: list[tuple[str, str, 
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return [FolderFrames(path.name, path.parent, [path.name])]
     known = sorted({".tar", *BAG_SUFFIXES, *VIDEO_SUFFIXES, *IMAGE_SUFFIXES})
-    raise UserError(f"{path} is of no kind that can be read: known endings are {' '.join(known)}.")
+    raise UserError(f"{path} is not a bag, a video, a tar shard or an image: known endings are {' '.join(known)}.")
 
 
 def _open_folder(path: Path, topics: Sequence[str], left_out: list[tuple[str, str, str]]) -> list[Frames]:
-    # Strings, not paths: a folder may hold a million images.
+    # Strings rather than Path objects: a folder may hold a million images.
     files = sorted(
         os.path.relpath(os.path.join(folder, name), path) for folder, _, names in os.walk(path) for name in names
     )
     images = [file for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]
     containers = [file for file in files if os.path.splitext(file)[1].lower() in {".tar", *VIDEO_SUFFIXES}]
     if not containers and not images:
-        raise UserError(f"{path} holds no images, tar shards or videos, and is not a rosbag2 folder either.")
+        raise UserError(
+            f"{path} holds no images, tar shards or videos, and is not a rosbag2 folder: give another path."
+        )
     folder: list[Frames] = [FolderFrames(path.name, path, images)] if images else []
     return folder + [source for container in containers for source in _open_one(path / container, topics, left_out)]
 
 
 def _keys(source: Frames) -> set[str]:
-    """What a source may be called where weights are given, beside the path that it was opened from."""
+    """Names that weights may use for a source, besides the path that it was opened from."""
     if isinstance(source, BagFrames):
         return {source.topic}
     if isinstance(source, TarFrames | VideoFrames):
@@ -137,11 +139,11 @@ def _keys(source: Frames) -> set[str]:
 
 
 def _weights(weights: Mapping[str, float], keys: Sequence[set[str]]) -> list[float]:
-    """Weight of each source, that may be called by any of its keys."""
+    """Weight of each source, given the names it goes by."""
     for key, weight in weights.items():
         if not 0 < weight < math.inf:
-            raise UserError(f"The weight {weight} of {key} is not above 0: leave the data out instead.")
+            raise UserError(f"The weight {weight} of {key} is not above 0: leave that data out instead.")
         if not any(key in names for names in keys):
             listing = ", ".join(sorted(set.union(*keys)))
-            raise UserError(f"The weight of {key} fits none of the data: give one of {listing}.")
+            raise UserError(f"The weight of {key} matches none of the data: use one of {listing}.")
     return [math.prod(weight for key, weight in weights.items() if key in names) for names in keys]

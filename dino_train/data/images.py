@@ -17,7 +17,10 @@ from dino_ros.images.sources import IMAGE_SUFFIXES
 
 
 class Names(Sequence[str]):
-    """Strings by number, in one block of bytes: workers would copy a million objects as they count references."""
+    """Strings packed into one block of bytes.
+
+    A million Python strings would end up copied in every forked worker, since counting references writes to them.
+    """
 
     def __init__(self, names: Iterable[str]) -> None:
         encoded = bytearray()
@@ -31,17 +34,17 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # one name at a time is all that is asked for
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
         return os.fsdecode(self._encoded[self._ends[index] : self._ends[index + 1]])
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files in a folder and below, sorted."""
+    """Image files in a folder and its subfolders, sorted."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 class FolderFrames:
-    """Image files by number; `files` are paths relative to the folder."""
+    """Image files; `files` are paths relative to the folder."""
 
     def __init__(self, name: str, folder: Path, files: Iterable[str]) -> None:
         self.name = name
@@ -57,55 +60,55 @@ class FolderFrames:
 
     @property
     def encoding(self) -> str:
-        """Ending of the first image's name."""
+        """Suffix of the first image's file, without the dot."""
         return Path(self.files[0]).suffix[1:].lower()
 
 
 class TarFrames:
-    """Images of an uncompressed tar shard, read in place: the index holds names and places, never contents.
+    """Images of an uncompressed tar shard, read in place: only names, offsets and sizes are kept in memory.
 
-    Raises UserError for a file that is no tar archive, or holds no image.
+    Raises UserError for a file that is not a tar archive or holds no images.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.name
         names: list[str] = []
-        places = array("q")
+        extents = array("q")
         try:
             with tarfile.open(path, "r:") as archive:
                 while (member := archive.next()) is not None:
-                    archive.members = []  # type: ignore[attr-defined]  # it would keep every member, a kilobyte each
+                    archive.members = []  # type: ignore[attr-defined]  # else it keeps every member, a kilobyte each
                     if member.isfile() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES:
                         names.append(member.name)
-                        places.extend((member.offset_data, member.size))
+                        extents.extend((member.offset_data, member.size))
         except tarfile.TarError as error:
             raise UserError(
-                f"{path} is not a whole, uncompressed tar archive ({error}): make it again with `tar cf`."
+                f"{path} is not a complete, uncompressed tar archive ({error}): make it again with `tar cf`."
             ) from error
         if not names:
-            raise UserError(f"{path} holds no images.")
+            raise UserError(f"{path} holds no images: known endings are {' '.join(sorted(IMAGE_SUFFIXES))}.")
         self._names = Names(names)
-        self._places = np.array(places).reshape(-1, 2)
+        self._extents = np.array(extents).reshape(-1, 2)  # offset and size in bytes
 
     def __len__(self) -> int:
         return len(self._names)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        offset, size = self._places[index].tolist()
+        offset, size = self._extents[index].tolist()
         with self.path.open("rb") as archive:
             archive.seek(offset)
             return decode(archive.read(size), f"{self.path}:{self._names[index]}")
 
     @property
     def encoding(self) -> str:
-        """Ending of the first image's name."""
+        """Suffix of the first image's file, without the dot."""
         return Path(self._names[0]).suffix[1:].lower()
 
 
 def decode(encoded: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode an image file's bytes to RGB [H, W, 3]; raises UserError with `name` if that fails."""
+    """Decode the bytes of an image file to RGB [H, W, 3] uint8; raises UserError, naming `name`, if that fails."""
     rgb = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB) if encoded else None
     if rgb is None:
-        raise UserError(f"{name} does not decode as an image: remove it or repair it.")
+        raise UserError(f"{name} does not decode as an image: remove or repair it.")
     return rgb.astype(np.uint8, copy=False)

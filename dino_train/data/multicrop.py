@@ -1,8 +1,8 @@
-"""Multi-crop augmentation (Caron et al. 2021, section 3.1; color and blur as BYOL, Grill et al. 2020, table 6).
+"""Multi-crop augmentation (Caron et al. 2021, section 3.1; color and blur as in BYOL, Grill et al. 2020, table 6).
 
-Everything random about an image's crops is drawn first, from a generator of its own; then the crops are cut, and then
-colored: one by one with OpenCV on the CPU, or all at once with torch on a GPU. Both do the same to a crop, up to the
-rounding to 8 bits that OpenCV does after each operation.
+All random numbers for an image's crops are drawn first, from a generator of its own. Then the crops are cut and
+colored: one by one with OpenCV on the CPU, or all at once with torch on a GPU. The results are the same except that
+OpenCV rounds to 8 bits after each operation.
 """
 
 from __future__ import annotations
@@ -23,51 +23,52 @@ from dino_train.recipes import CropsConfig
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 JITTER = np.array([0.4, 0.4, 0.2, 0.1])
-"""Strengths of the four jitters, in the order above."""
+"""Strengths of the four jitter operations, in the order above."""
 BLUR_SIGMA = (0.1, 2.0)
-"""Standard deviation of the blur in pixels, at the paper's crop sizes of 224 and 96; smaller crops get less."""
+"""Range of the blur's standard deviation in pixels, for crops of 224 and 96 pixels; less for smaller ones."""
 SOLARIZE_FROM = 128
+"""Values from here to 255 are inverted."""
 GRAY = np.array([0.299, 0.587, 0.114], np.float32)
-"""Weights of red, green and blue in a gray value (ITU-R 601)."""
+"""Weights of red, green and blue in a gray value (ITU-R BT.601)."""
 
 
 class Draws(NamedTuple):
-    """What is random about n crops of one size: NumPy arrays as drawn, tensors in the batches of a loader."""
+    """Random numbers of n crops of one size: NumPy arrays when drawn, tensors in the batches of a loader."""
 
     box: Any
-    """[n, 4]: top, left, height, width in the image, pixels."""
+    """[n, 4]: top, left, height and width in the image, pixels."""
     flip: Any
-    """[n]: mirrored left to right."""
+    """[n]: whether to mirror left to right."""
     order: Any
-    """[n, 4]: which jitter comes first, second, ..."""
+    """[n, 4]: jitter operations in the order they are applied."""
     jitter: Any
-    """[n, 4]: factors of brightness, contrast and saturation (1: none) and turn of the hue (0: none; 1: full)."""
+    """[n, 4]: factors of brightness, contrast and saturation (1: none), and shift of the hue (0: none, 1: a turn)."""
     gray: Any
-    """[n]: without color."""
+    """[n]: whether to remove the color."""
     sigma: Any
-    """[n]: of the blur, pixels; 0: none."""
+    """[n]: standard deviation of the blur, pixels; 0: no blur."""
     solarize: Any
-    """[n]: bright values inverted."""
+    """[n]: whether to invert bright values."""
 
 
 class MultiCrop:
     """Two global crops and `local_crops_number` local crops of an image.
 
-    `draw` decides at random, `cut` makes the crops and `color` finishes them; calling the object does all three.
+    Calling it draws the random numbers (`draw`), cuts the crops (`cut`) and colors them (`color`).
     """
 
     def __init__(self, config: CropsConfig) -> None:
         self.config = config
 
     def __call__(self, image: NDArray[np.uint8], rng: np.random.Generator) -> list[Tensor]:
-        """Crops of an image [H, W, 3]: uint8 [2, 3, G, G] and, if there are any, [local_crops_number, 3, L, L]."""
+        """Return the crops of an image [H, W, 3]: uint8 [2, 3, G, G] and, if any, [local_crops_number, 3, L, L]."""
         draws = self.draw(image.shape[0], image.shape[1], rng)
         return [color(crops, drawn) for crops, drawn in zip(self.cut(image, draws), draws, strict=True)]
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> list[Draws]:
-        """Decide about the crops of an image of that size: of the global ones, then of the local ones."""
+        """Draw the random numbers for an image of this size: for the global crops, then for the local crops if any."""
         config = self.config
-        # The asymmetry of the two global crops (blur always and rarely, solarize only the second) is BYOL's.
+        # The global crops differ as in BYOL: blur always or rarely, solarization only in the second.
         draws = [
             self._draw(
                 rng, height, width, config.global_crops_scale, config.global_crops_size / 224, [1.0, 0.1], [0.0, 0.2]
@@ -91,7 +92,7 @@ class MultiCrop:
         blur: list[float],
         solarize: list[float],
     ) -> Draws:
-        """`size` is the crops' side over the paper's; `blur` and `solarize` are probabilities, one per crop."""
+        """`size` is the crops' side relative to the paper's; `blur` and `solarize` are probabilities, one per crop."""
         n, strength = len(blur), self.config.color
         jitter = rng.uniform(-1, 1, (n, 4)) * JITTER * strength + (1, 1, 1, 0)
         jitter[rng.random(n) >= 0.8] = (1, 1, 1, 0)
@@ -106,7 +107,7 @@ class MultiCrop:
         )
 
     def cut(self, image: NDArray[np.uint8], draws: list[Draws]) -> list[Tensor]:
-        """Cut the crops out, resize (bicubic, antialiased) and mirror them: uint8 [n, 3, size, size] per entry."""
+        """Cut, resize (bicubic, antialiased) and mirror the crops: uint8 [n, 3, size, size] per entry of `draws`."""
         planes = torch.from_numpy(image).permute(2, 0, 1)
         sizes = (self.config.global_crops_size, self.config.local_crops_size)
         crops = []
@@ -122,10 +123,10 @@ class MultiCrop:
 def draw_box(
     rng: np.random.Generator, height: int, width: int, scale: tuple[float, float]
 ) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a crop that covers a share of the area in `scale`, 3:4 to 4:3 in shape.
+    """Draw top, left, height and width of a crop whose share of the area is in `scale` and whose shape is 3:4 to 4:3.
 
-    Drawn again where it does not fit; after ten times the largest crop of a shape in that range, from the middle (as
-    Szegedy et al. 2015 and torchvision do).
+    A crop that does not fit is drawn again. After ten tries the result is the largest centered crop with such a shape,
+    as in Szegedy et al. 2015 and torchvision.
     """
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
@@ -138,7 +139,7 @@ def draw_box(
 
 
 def color(crops: Tensor, draws: Draws) -> Tensor:
-    """Jitter, gray, blur and solarize uint8 crops [n, 3, S, S] one by one, with OpenCV; same shape and type."""
+    """Apply jitter, grayscale, blur and solarization to uint8 crops [n, 3, S, S], one by one with OpenCV."""
     done = []
     for i, crop in enumerate(crops):
         image = np.ascontiguousarray(crop.permute(1, 2, 0).numpy())
@@ -156,7 +157,7 @@ def color(crops: Tensor, draws: Draws) -> Tensor:
 
 
 def jitter(image: Any, operation: int, value: float) -> Any:
-    """One operation of the color jitter on a uint8 image [H, W, 3], as torchvision defines them."""
+    """Apply one operation of the color jitter, as torchvision defines it, to a uint8 image [H, W, 3]."""
     if value == (0 if operation == HUE else 1):
         return image
     if operation == BRIGHTNESS:
@@ -173,14 +174,14 @@ def jitter(image: Any, operation: int, value: float) -> Any:
 
 
 def color_batch(crops: Tensor, draws: Draws) -> Tensor:
-    """As `color`, for a batch on any device: uint8 [n, 3, S, S] to float32 in 0 to 255, without rounding between."""
+    """As `color`, for a batch on any device: uint8 [n, 3, S, S] to float32 in 0 to 255, without rounding in between."""
     x = crops.float() / 255
     gray = torch.from_numpy(GRAY).to(x.device).view(1, 3, 1, 1)
     order, values = torch.as_tensor(draws.order), torch.as_tensor(draws.jitter)
-    for place in range(4):
+    for position in range(4):
         for operation in range(4):
             neutral = 0 if operation == HUE else 1
-            chosen = torch.nonzero((order[:, place] == operation) & (values[:, operation] != neutral)).flatten()
+            chosen = torch.nonzero((order[:, position] == operation) & (values[:, operation] != neutral)).flatten()
             if not len(chosen):
                 continue
             value = values[chosen, operation].to(x.device, non_blocking=True).view(-1, 1, 1, 1)
@@ -194,7 +195,7 @@ def color_batch(crops: Tensor, draws: Draws) -> Tensor:
 
 
 def jitter_batch(x: Tensor, operation: int, value: Tensor, gray: Tensor) -> Tensor:
-    """One operation of the color jitter on float images [n, 3, H, W] in 0 to 1, `value` [n, 1, 1, 1]."""
+    """Apply one operation of the color jitter to float images [n, 3, H, W] in 0 to 1; `value` is [n, 1, 1, 1]."""
     if operation == BRIGHTNESS:
         return (x * value).clamp(0, 1)
     if operation == HUE:
@@ -205,10 +206,10 @@ def jitter_batch(x: Tensor, operation: int, value: Tensor, gray: Tensor) -> Tens
 
 
 def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of images [n, 3, H, W] in 0 to 1 by `shift` [n, 1, 1, 1] of a full circle (HSV, Smith 1978)."""
+    """Shift the hue of images [n, 3, H, W] in 0 to 1 by `shift` [n, 1, 1, 1] full turns (HSV, Smith 1978)."""
     value, brightest = x.max(dim=1, keepdim=True)
     chroma = value - x.min(dim=1, keepdim=True).values
-    # In sixths of the circle, counted from the brightest primary: the other two say how far from it and to which side.
+    # In sixths of a turn: the brightest primary, and from the other two how far the hue is from it and on which side.
     following = x.gather(1, (brightest + 1) % 3) - x.gather(1, (brightest + 2) % 3)
     hue = 2 * brightest + following / chroma.clamp(min=1e-8) + 6 * shift
     k = (torch.tensor([5.0, 3.0, 1.0], device=x.device).view(1, 3, 1, 1) + hue) % 6
@@ -216,7 +217,7 @@ def shift_hue(x: Tensor, shift: Tensor) -> Tensor:
 
 
 def blur_batch(x: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of each image [n, 3, H, W] with its own sigma [n]; 0 leaves it as it is."""
+    """Blur each image [n, 3, H, W] with a Gaussian of its own sigma [n], pixels; 0 leaves it unchanged."""
     n, channels, height, width = x.shape
     radius = min(kernel_size(BLUR_SIGMA[1]) // 2, height - 1)
     at = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
@@ -229,12 +230,12 @@ def blur_batch(x: Tensor, sigma: Tensor) -> Tensor:
 
 
 def kernel_size(sigma: float) -> int:
-    """Side of a blur's kernel that holds all of it that matters: four sigma to each side, odd."""
+    """Side of a blur's kernel: four sigma on each side, odd."""
     return 2 * math.ceil(4 * sigma) + 1
 
 
 def normalize(crops: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Turn crops [B, 3, H, W] of 0 to 255 into float32 with the backbone's mean and standard deviation (in 0 to 1)."""
+    """Normalize crops [B, 3, H, W] in 0 to 255 by the backbone's mean and standard deviation (in 0 to 1): float32."""
     scale = torch.tensor(std, device=crops.device).view(1, 3, 1, 1) * 255
     shift = torch.tensor(mean, device=crops.device).view(1, 3, 1, 1) * 255
     return (crops.float() - shift) / scale

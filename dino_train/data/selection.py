@@ -1,4 +1,4 @@
-"""Leave out frames in which nothing happened: a log of a robot that stands still repeats itself."""
+"""Leave out near-duplicate frames: the log of a robot that stands still repeats itself."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ from dino_train.data.cache import Cache
 
 log = logging.getLogger(__name__)
 
-SIZE = (16, 12)
-"""Width and height of a thumbnail in cells. A cell of a VGA image is the mean of 1600 pixels: noise cancels out."""
+THUMBNAIL = (16, 12)
+"""Width and height of a thumbnail in cells. In a VGA image a cell is the mean of 1600 pixels: noise averages out."""
 
 
 @dataclass(frozen=True)
 class SelectionParameters:
-    """Which frames of a recording are near-duplicates of one before. Raises UserError if out of range."""
+    """Which frames of a recording are near-duplicates of an earlier one. Raises UserError if out of range."""
 
     near_duplicate_threshold: float = NEAR_DUPLICATE_THRESHOLD
-    """Gray levels (0 to 255) by which at least one cell of a 16x12 grid must differ from the frame kept before, for a
-    frame to be kept; 0 keeps everything. The cell that differs most counts, not their mean: a small object that moves
-    changes one cell much and the mean little, noise of the sensor changes every cell a little."""
+    """A frame is kept if at least one cell of its 16x12 thumbnail differs from the last kept frame by this many gray
+    levels (0 to 255); 0 keeps every frame. The cell that differs most decides, not the mean over cells: a small moving
+    object changes one cell a lot and the mean little, sensor noise changes every cell a little."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.near_duplicate_threshold <= 255:
             raise UserError(
-                f"The selection's distance {self.near_duplicate_threshold} is not within 0 and 255: 0 keeps all frames."
+                f"near_duplicate_threshold is {self.near_duplicate_threshold}: choose gray levels from 0, which keeps "
+                "every frame, to 255."
             )
 
 
 class Recording(Protocol):
-    """Frames in the order of their times."""
+    """Frames in order of time."""
 
     name: str
     cache: Cache
@@ -61,24 +62,25 @@ class Recording(Protocol):
         """Times of the frames [N] in ns."""
 
     def thumbnails(self) -> Iterator[NDArray[np.uint8] | None]:
-        """Thumbnail of every frame, None where it does not decode."""
+        """Yield the thumbnail of every frame, None where it does not decode."""
 
 
 class SelectedFrames:
-    """The frames of a recording that are worth training on. Raises UserError if not one of its frames decodes."""
+    """The frames of a recording without near-duplicates. Raises UserError if not one frame decodes."""
 
     def __init__(self, recording: Recording, parameters: SelectionParameters) -> None:
         self.recording = recording
         self.parameters = parameters
         self.name = recording.name
-        alike = resemblance(recording, parameters)
-        self.near_duplicates = int(np.count_nonzero((alike >= 0) & (alike != np.arange(len(alike)))))
-        self.undecodable = int(np.count_nonzero(alike < 0))
-        self.numbers = np.flatnonzero(alike == np.arange(len(alike))).astype(np.uint32)
+        kept = last_kept_frames(recording, parameters)
+        self.near_duplicates = len(_near_duplicates(kept))
+        self.undecodable = int(np.count_nonzero(kept < 0))
+        self.numbers = np.flatnonzero(kept == np.arange(len(kept))).astype(np.uint32)
+        """Numbers of the kept frames."""
         if not len(self.numbers):
             raise UserError(f"None of the {len(recording)} frames of {self.name} decodes: leave it out.")
         log.info(
-            "%s: kept %d of %d frames, dropped %d near-duplicates (nearer than %g to the frame kept before), "
+            "%s: kept %d of %d frames, dropped %d near-duplicates (less than %g gray levels from the last kept frame), "
             "skipped %d that do not decode",
             self.name,
             len(self.numbers),
@@ -95,61 +97,67 @@ class SelectedFrames:
         return self.recording[int(self.numbers[index])]
 
     def dropped(self, count: int) -> list[tuple[int, int, int]]:
-        """Up to `count` near-duplicates: number, number of the kept frame it resembles, difference in gray levels.
+        """Up to `count` near-duplicates: their number, that of the kept frame, their difference in gray levels.
 
-        Of each stretch of the recording the one that differs most, for that is where the selector may be wrong.
+        The near-duplicates are split into `count` stretches and the one that differs most is taken from each, since
+        that is where the selection is most likely to be wrong.
         """
         thumbnails, _ = _thumbnails(self.recording)
-        alike = resemblance(self.recording, self.parameters)
-        numbers = np.flatnonzero((alike >= 0) & (alike != np.arange(len(alike))))
+        kept = last_kept_frames(self.recording, self.parameters)
+        numbers = _near_duplicates(kept)
         examples = []
         for stretch in np.array_split(numbers, min(count, len(numbers)) or 1):
-            pairs = [(n, alike[n], difference(thumbnails[n], thumbnails[alike[n]])) for n in stretch.tolist()]
+            pairs = [(n, kept[n], difference(thumbnails[n], thumbnails[kept[n]])) for n in stretch.tolist()]
             examples += [max(pairs, key=lambda pair: pair[2])] if pairs else []
         return examples
 
 
-def resemblance(recording: Recording, parameters: SelectionParameters) -> NDArray[np.int64]:
-    """Number of the kept frame that each frame resembles [N]: its own if it is kept, -1 if it does not decode."""
+def last_kept_frames(recording: Recording, parameters: SelectionParameters) -> NDArray[np.int64]:
+    """Number of the last kept frame at each frame [N]: its own number if it is kept, -1 if it does not decode."""
     thumbnails, decoded = _thumbnails(recording)
-    alike = np.full(len(thumbnails), -1)
-    kept = -1
+    kept = np.full(len(thumbnails), -1)
+    last = -1
     for number in np.flatnonzero(decoded).tolist():
-        if kept < 0 or difference(thumbnails[number], thumbnails[kept]) >= parameters.near_duplicate_threshold:
-            kept = number
-        alike[number] = kept
-    return alike
+        if last < 0 or difference(thumbnails[number], thumbnails[last]) >= parameters.near_duplicate_threshold:
+            last = number
+        kept[number] = last
+    return kept
 
 
 def difference(thumbnail: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
-    """Gray levels by which the cell that differs most differs."""
+    """Difference of two thumbnails in the cell where it is largest, in gray levels."""
     return int(cv2.norm(thumbnail, other, cv2.NORM_INF))
 
 
-def thumbnail_of(message: ImageLike | CompressedImageLike) -> NDArray[np.uint8] | None:
-    """Thumbnail of an image message, None if it does not decode."""
+def thumbnail_of_message(message: ImageLike | CompressedImageLike) -> NDArray[np.uint8] | None:
+    """Thumbnail [12, 16] of an image message, None if it does not decode."""
     if not hasattr(message, "encoding") and bytes(message.data[:2]) == b"\xff\xd8":
-        # A JPEG is decoded at an eighth of its size: each pixel is the mean of a block, which the file holds as such.
+        # Decode a JPEG at an eighth of its size: each pixel is the mean of a block, which is stored in the file.
         gray = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
-        if gray is not None and gray.shape[0] >= SIZE[1] and gray.shape[1] >= SIZE[0]:
-            return shrink(gray)
+        if gray is not None and gray.shape[0] >= THUMBNAIL[1] and gray.shape[1] >= THUMBNAIL[0]:
+            return thumbnail_of_gray(gray)
     try:
-        return shrink(cv2.cvtColor(to_rgb(message), cv2.COLOR_RGB2GRAY))
+        return thumbnail_of_gray(cv2.cvtColor(to_rgb(message), cv2.COLOR_RGB2GRAY))
     except UserError:
         return None
 
 
-def shrink(gray: NDArray[Any]) -> NDArray[np.uint8]:
-    """Thumbnail [12, 16], the means of its cells, of a gray image [H, W] uint8."""
-    return cv2.resize(gray, SIZE, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+def thumbnail_of_gray(gray: NDArray[Any]) -> NDArray[np.uint8]:
+    """Thumbnail [12, 16] of a gray image [H, W] uint8: the means of its cells."""
+    return cv2.resize(gray, THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+
+
+def _near_duplicates(kept: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers of the near-duplicates among frames, given the last kept frame at each of them."""
+    return np.flatnonzero((kept >= 0) & (kept != np.arange(len(kept))))
 
 
 def _thumbnails(recording: Recording) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Thumbnails [N, 12, 16] and which ones decoded [N], in the cache if they are there."""
+    """Thumbnails [N, 12, 16] and which frames decoded [N], from the cache if it has them."""
     names = [f"thumbnails {recording.name}", f"decoded {recording.name}"]
     arrays = recording.cache.load(names)
     if not arrays:
-        thumbnails = np.zeros((len(recording), *SIZE[::-1]), np.uint8)
+        thumbnails = np.zeros((len(recording), *THUMBNAIL[::-1]), np.uint8)
         decoded = np.zeros(len(recording), np.bool_)
         console = Console(stderr=True)
         progress = track(

@@ -1,4 +1,4 @@
-"""What training would see, shown before anyone trains: a table and a contact sheet."""
+"""What training would see, shown before you train: a table and a contact sheet."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from dino_train.data.images import FolderFrames, TarFrames
 from dino_train.data.selection import SelectedFrames, SelectionParameters
 from dino_train.data.video import VideoFrames
 
-NUMBERS = ("frames", "kept", "alike", "broken", "seconds", "of an epoch")
-"""Headings of the table's columns of numbers: near-duplicates are "alike", frames that do not decode "broken"."""
+NUMBERS = ("frames", "kept", "duplicates", "broken", "seconds", "share")
+"""Headings of the table's columns of numbers, short enough for 80 characters: "duplicates" are near-duplicates,
+"broken" frames do not decode, "share" is that of an epoch's draws."""
 
 
 def survey(
@@ -27,9 +28,9 @@ def survey(
     selection: SelectionParameters,
     out: Path,
 ) -> None:
-    """Print a table of the sources, and what was left out; write a contact sheet to `out`, a PNG file.
+    """Print a table of the sources and what was left out; write a contact sheet to `out`, a PNG file.
 
-    Raises UserError as `open_frames` does, and if the sheet cannot be written.
+    The arguments are those of `open_frames`. Raises UserError as it does, and if the sheet cannot be written.
     """
     frames = open_frames(paths, topics, weights, selection)
     console = Console()
@@ -51,10 +52,12 @@ def _table(frames: MixedFrames) -> Table:
 
 
 def _cells(source: Frames) -> list[str]:
-    """What the table says of a source, up to its length in time."""
+    """A source's row of the table, up to its duration."""
     original = source.recording if isinstance(source, SelectedFrames) else source
     encoding = original.encoding if isinstance(original, BagFrames | VideoFrames | FolderFrames | TarFrames) else ""
-    encoding = encoding.split(";")[-1].split()[0] if encoding.strip() else ""  # of "mono8; jpeg compressed mono8"
+    encoding = (
+        encoding.split(";")[-1].split()[0] if encoding.strip() else ""
+    )  # "jpeg" of "mono8; jpeg compressed mono8"
     seconds = dropped = broken = "-"
     if isinstance(original, BagFrames | VideoFrames):
         seconds = f"{(original.times[-1] - original.times[0]) / 1e9:.1f}"
@@ -65,7 +68,7 @@ def _cells(source: Frames) -> list[str]:
 
 
 def _size(source: Frames) -> str:
-    """Width and height of a source's first image."""
+    """Width and height of a source's first image, "-" if it does not decode."""
     try:
         height, width, _ = source[0].shape
     except UserError:

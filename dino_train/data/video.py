@@ -1,4 +1,4 @@
-"""Frames of a video file by number."""
+"""Frames of a video file at random."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from dino_ros.errors import UserError
 from dino_ros.images.sources import FOLDER_RATE
 from dino_train.data.cache import Cache
-from dino_train.data.selection import shrink
+from dino_train.data.selection import thumbnail_of_gray
 
 
 class VideoFrames:
-    """Frames of a video, found by seeking. Raises UserError for a video that cannot be opened or has no frame."""
+    """The frames of a video, found by seeking. Raises UserError if it cannot be opened or has no frames."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -27,19 +27,19 @@ class VideoFrames:
         self._rate = self._capture.get(cv2.CAP_PROP_FPS) or FOLDER_RATE
         self._count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         if self._count < 1:
-            raise UserError(f"{path} has no frames that can be decoded: convert it, for example to H.264 in .mp4.")
+            raise UserError(f"{path} has no frames that decode: convert it, for example to H.264 in .mp4.")
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        if self._owner != os.getpid():  # a decoder does not survive a fork: every worker opens its own
+        if self._owner != os.getpid():  # a decoder does not survive a fork
             self._capture, self._owner = self._open(), os.getpid()
         if int(self._capture.get(cv2.CAP_PROP_POS_FRAMES)) != index:
             self._capture.set(cv2.CAP_PROP_POS_FRAMES, index)
         decoded, frame = self._capture.read()
         if not decoded:
-            raise UserError(f"Frame {index} of {self.path} does not decode: cut the video before it or convert it.")
+            raise UserError(f"Frame {index} of {self.path} does not decode: cut the video before it, or convert it.")
         return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
     @property
@@ -49,15 +49,15 @@ class VideoFrames:
 
     @property
     def encoding(self) -> str:
-        """Four letters that name the codec."""
+        """The codec's four-letter code."""
         return int(self._open().get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("ascii", "replace").strip("\0 ")
 
     def thumbnails(self) -> Iterator[NDArray[np.uint8] | None]:
-        """Thumbnail of every frame, None where it does not decode."""
+        """Yield the thumbnail of every frame, None where it does not decode."""
         capture = self._open()
         for _ in range(len(self)):
             decoded, frame = capture.read()
-            yield shrink(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)) if decoded else None
+            yield thumbnail_of_gray(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)) if decoded else None
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_capture": None, "_owner": 0}

@@ -1,1 +1,1 @@
-"""Vision Transformers, and the files that hold their weights."""
+"""Vision Transformers, and files with their weights."""

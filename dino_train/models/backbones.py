@@ -1,4 +1,4 @@
-"""Vision Transformers from timm: built for images of any size, and the CLS attention of their last block."""
+"""Vision Transformers from timm for images of any size, and the CLS attention of their last block."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from dino_train.recipes import BackboneConfig
 
 
 class DinoVit(VisionTransformer):
-    """timm's ViT, with its position embedding resized as DINO's authors do; the names of its weights are timm's.
+    """timm's ViT with its position embedding resized as in DINO's reference implementation; weights have timm's names.
 
-    It is what this package pretrains, and what the published DINO and DINOv2 weights without registers are for. Every
-    other timm encoder keeps timm's antialiased resize (which is also that of the DINOv2 weights with registers).
+    Used for pretraining here and for the published weights of DINO and of DINOv2 without registers. Every other timm
+    encoder keeps timm's antialiased resize, which is also what DINOv2 with registers uses.
     """
 
     pos_embed: nn.Parameter
 
     def _pos_embed(self, x: Tensor) -> Tensor:
-        """Patches [B, h, w, C] to tokens with position, [B, prefix + h * w, C]; timm's own for a size that is fixed."""
+        """Turn patches [B, h, w, C] into tokens with positions [B, prefix + h * w, C]; as timm for a fixed size."""
         if not self.dynamic_img_size:
             tokens: Tensor = super()._pos_embed(x)
             return tokens
@@ -36,32 +36,32 @@ class DinoVit(VisionTransformer):
         position = resize_position_embedding(self.pos_embed, self.patch_embed.grid_size, (rows, columns), prefix)
         leading = [token.expand(len(x), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None]
         tokens = torch.cat([*leading, x.flatten(1, 2)], dim=1)
-        # Some ViTs give the leading tokens no position: zeros for them.
+        # Some ViTs give the leading tokens no position: pad with zeros.
         tokens = self.pos_drop(tokens + functional.pad(position, (0, 0, tokens.shape[1] - position.shape[1], 0)))
         return tokens
 
     def set_input_size(self, img_size: tuple[int, int], patch_size: tuple[int, int] | None = None) -> None:
-        """Lay the position embedding out for images of `img_size` (height and width in pixels)."""
+        """Resize the position embedding for images of `img_size` (height and width in pixels)."""
         position, grid = self.pos_embed, self.patch_embed.grid_size
-        super().set_input_size(img_size, patch_size)  # resizes in timm's way, which the next lines put right
+        super().set_input_size(img_size, patch_size)  # resizes in timm's way; overridden below
         prefix = 0 if self.no_embed_class else self.num_prefix_tokens
         resized = resize_position_embedding(position, grid, self.patch_embed.grid_size, prefix)
         self.pos_embed = nn.Parameter(resized.detach(), requires_grad=position.requires_grad)
 
 
 class ClsDistilledVit(VisionTransformerDistilled):
-    """DeiT's distilled ViT that answers with its CLS token, not with the mean of CLS and distillation token."""
+    """DeiT's distilled ViT, returning its CLS token instead of the mean of CLS and distillation token."""
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """CLS token [B, C] of tokens [B, N, C]."""
+        """Return the CLS token [B, C] of tokens [B, N, C]."""
         return x[:, 0]
 
 
 def resize_position_embedding(embedding: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int) -> Tensor:
-    """Lay a position embedding out for another grid of patches, as DINO's authors do.
+    """Resize a position embedding to another grid of patches as in DINO's reference implementation.
 
     `embedding` is float [1, prefix + rows * columns, C] for the grid `old`; returns [1, prefix + rows * columns, C] for
-    the grid `new`, the `prefix` first entries unchanged. Bicubic without antialiasing, with a sampling step of
+    the grid `new`. The first `prefix` entries are unchanged. Bicubic without antialiasing, with a sampling step of
     old / (new + 0.1): `interpolate_pos_encoding` in facebookresearch/dino, vision_transformer.py.
     """
     if old == new:
@@ -75,12 +75,12 @@ def resize_position_embedding(embedding: Tensor, old: tuple[int, int], new: tupl
 def build_backbone(
     config: BackboneConfig, image_size: int, drop_path_rate: float = 0.0, download: bool = True
 ) -> VisionTransformer:
-    """Build a timm ViT without classifier that takes images of any size that is a multiple of the patch.
+    """Build a timm ViT without classifier for images of any size that is a multiple of the patch size.
 
-    `image_size` (pixels, square) is the size its position embedding is laid out for. Calling the module on [B, 3, H, W]
-    float32 gives the CLS token after the final norm, [B, C]. `download` False leaves out the published weights of a
-    `pretrained` config, for a ViT whose weights are about to be replaced. Raises UserError if timm has no such model,
-    if it is not a ViT with a CLS token, or if the shape in `config` does not fit together.
+    Its position embedding is for square images of `image_size` pixels. Calling the module on float32 [B, 3, H, W]
+    returns the CLS token after the final norm, [B, C]. With `download` False a `pretrained` config gets random weights,
+    for a ViT whose weights are about to be replaced. Raises UserError if timm has no such model, if it is not a ViT
+    with a CLS token, or if the dimensions in `config` are inconsistent.
     """
     options: dict[str, Any] = {
         name: value
@@ -94,39 +94,38 @@ def build_backbone(
     vit = create_vit(config.name, drop_path_rate=drop_path_rate, img_size=image_size, **options)
     if type(vit) is VisionTransformer and vit.pos_embed is not None:
         vit.__class__ = DinoVit
-    # As the paper; timm's own values belong to the published weights that are not used here.
+    # As in the paper; timm's values belong to the published weights, which are not used here.
     vit.pretrained_cfg = {**vit.pretrained_cfg, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
     return vit
 
 
 def create_vit(name: str, pretrained: bool = False, **options: Any) -> VisionTransformer:
-    """Create timm's ViT `name` without classifier, for images of any size; `options` go to timm.
+    """Create timm's ViT `name` without classifier, for images of any size; `options` are passed to timm.
 
-    Calling it gives the CLS token after the final norm. It is a timm VisionTransformer (DINO, DINOv2, MAE, DeiT) or Eva
-    (DINOv3). Raises UserError when timm does not know the name, the download fails, or the model has no CLS token.
+    Calling it returns the CLS token after the final norm. It is a timm VisionTransformer (DINO, DINOv2, MAE, DeiT) or
+    Eva (DINOv3). Raises UserError if timm does not know the name, the download fails, or the model has no CLS token.
     """
     no_vit = UserError(
-        f"The model {name!r} is not a plain ViT with a CLS token to take attention from: choose one such as "
-        "vit_small_patch16_224."
+        f"The model {name!r} is not a plain ViT with a CLS token: choose one such as vit_small_patch16_224."
     )
     try:
         vit: VisionTransformer = timm.create_model(
             name, pretrained=pretrained, num_classes=0, global_pool="token", dynamic_img_size=True, **options
         )
-    except TypeError as error:  # the options are those of ViTs
+    except TypeError as error:  # the options only exist for ViTs
         raise no_vit from error
     except (EntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         raise UserError(
             f"The weights of {name!r} cannot be fetched from the Hugging Face hub "
-            f"({first_line(error).split('. ')[0]}): check the network and the name; weights that were fetched once are "
-            "found without a network."
+            f"({first_line(error).split('. ')[0]}): check the network and the name; weights that were fetched before "
+            "are found without a network."
         ) from error
     except (RuntimeError, AssertionError, OSError, ValueError) as error:
         hint = "" if timm.is_model(name.split(".")[0]) else "; `timm.list_models('vit*')` lists the names"
         raise UserError(
             f"timm cannot make the backbone {name!r} ({first_line(error)}): check the name and its options{hint}."
         ) from error
-    # Without final norm there is one after pooling instead, for the mean of the patches.
+    # A model without final norm has one after pooling instead, for the mean of the patches.
     if not isinstance(vit, VisionTransformer | Eva) or vit.cls_token is None or isinstance(vit.norm, nn.Identity):
         raise no_vit
     tag = vit.pretrained_cfg.get("tag")
@@ -138,25 +137,25 @@ def create_vit(name: str, pretrained: bool = False, **options: Any) -> VisionTra
 
 
 def patch_size(vit: VisionTransformer) -> int:
-    """Side of the ViT's square patches, in pixels."""
+    """Side of a ViT's square patches, in pixels."""
     return int(vit.patch_embed.patch_size[0])
 
 
 def mean_and_std(vit: VisionTransformer) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per-channel mean and standard deviation (RGB in 0 to 1) that the ViT's inputs are normalized with."""
+    """Mean and standard deviation per channel (RGB in 0 to 1) that normalize a ViT's inputs."""
     config = vit.pretrained_cfg
     return tuple(config["mean"]), tuple(config["std"])
 
 
 class VitOutputs(nn.Module):
-    """Everything a student publishes, computed from one forward pass of a timm ViT.
+    """All outputs of a student, from one forward pass of a timm ViT.
 
-    Called with normalized images [B, 3, H, W] float32; returns features [B, h, w, C] (patch tokens after the final
-    norm), attention [B, heads, h, w] (softmaxed CLS-to-patch attention of the last block, CLS and registers left out)
-    and embedding [B, C] (the CLS token after the final norm). Raises UserError for a ViT whose last block does not
-    attend by a single softmax.
+    Takes normalized images [B, 3, H, W] float32; returns features [B, h, w, C] (patch tokens after the final norm),
+    attention [B, heads, h, w] (softmaxed CLS-to-patch attention of the last block, without CLS and registers) and
+    embedding [B, C] (the CLS token after the final norm). Raises UserError for a ViT whose blocks do not each compute
+    exactly one attention.
 
-    Only the CLS row of the attention is computed beside the blocks' own: O(N), and they stay fused.
+    The attention of the blocks stays fused: only its CLS row is computed again, in O(N).
     """
 
     def __init__(self, vit: VisionTransformer) -> None:
@@ -164,7 +163,7 @@ class VitOutputs(nn.Module):
         self.vit = vit
         for module in vit.blocks.modules():
             if hasattr(module, "fused_attn"):
-                module.fused_attn = True  # TIMM_FUSED_ATTN=0 would keep query and key from LastAttention
+                module.fused_attn = True  # TIMM_FUSED_ATTN=0 would hide query and key from LastAttention
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
@@ -172,8 +171,8 @@ class VitOutputs(nn.Module):
             tokens = self.vit.forward_features(images)
         if last.count != len(self.vit.blocks):
             raise UserError(
-                f"The blocks of {self.vit.pretrained_cfg['architecture']} attend in another way than by one softmax "
-                "each: choose a ViT such as vit_small_patch16_224."
+                f"The blocks of {self.vit.pretrained_cfg['architecture']} do not compute one attention each: choose "
+                "a ViT such as vit_small_patch16_224."
             )
         size, prefix = patch_size(self.vit), self.vit.num_prefix_tokens
         grid = (images.shape[-2] // size, images.shape[-1] // size)
@@ -182,11 +181,11 @@ class VitOutputs(nn.Module):
 
 
 class LastAttention(TorchFunctionMode):
-    """Remembers query and key of the last attention that is computed inside its `with` block.
+    """Records query and key of the last attention that is computed in its `with` block.
 
-    timm's blocks differ in how they make the two (one projection or several, biases, norms, rotary embeddings), but
-    all of them hand both to torch's `scaled_dot_product_attention`. Where a block's `fused_attn` is off they make the
-    whole matrix, by `Tensor.softmax`, and that is remembered. `count` is the number of attentions.
+    timm's blocks differ in how they compute the two (one projection or several, biases, norms, rotary embeddings), but
+    all pass them to torch's `scaled_dot_product_attention`. With `fused_attn` off they compute the whole matrix with
+    `Tensor.softmax`, which is recorded instead. `count` is the number of attentions.
     """
 
     query: Tensor
@@ -209,10 +208,10 @@ class LastAttention(TorchFunctionMode):
         return result
 
     def cls_row(self) -> Tensor:
-        """Softmaxed attention of the first token, CLS, to all tokens: [B, heads, N]."""
+        """Softmaxed attention of CLS, the first token, to all tokens: [B, heads, N]."""
         if self.matrix is not None:
             return self.matrix[:, :, 0]
-        # At least in fp32, whatever the ViT's precision: this row costs little, and the masks are made of it.
+        # At least fp32, whatever the ViT's precision: this row is cheap, and masks are made from it.
         precision = torch.promote_types(self.query.dtype, torch.float32)
         query, key = self.query[:, :, 0, None].to(precision), self.key.to(precision)
         scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
@@ -221,5 +220,5 @@ class LastAttention(TorchFunctionMode):
 
 
 def first_line(error: BaseException) -> str:
-    """First line of an error's message, without its full stop, to quote in a sentence."""
+    """First line of an error's message without its period, to quote in a sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,9 +1,8 @@
-"""Checkpoints: written whole or not at all, read without running anything that is in them."""
+"""Checkpoints: written completely or not at all, and read without executing anything in them."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from timm.models import VisionTransformer
 
 from dino_ros.errors import UserError
+from dino_ros.files import replacing
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.models.backbones import build_backbone, first_line
 from dino_train.recipes import DistillRecipe, Recipe
@@ -23,69 +23,64 @@ PARTS: dict[str, Any] = {"data": DataConfig, "machine": MachineConfig, "evaluati
 
 @dataclass
 class Checkpoint:
-    """One moment of a run.
+    """The state of a run after some step.
 
-    No state of a random generator is in it: every draw of a run depends on the recipe's seed and on the step alone.
+    It has no state of random generators: all random numbers depend on the recipe's seed and the step alone.
     """
 
     recipe: Recipe
-    """As resolved: without "auto"."""
+    """Resolved, without "auto"."""
     data: DataConfig
     machine: MachineConfig
     evaluation: EvaluationConfig
     images: int
-    """Number of images in the data; a run only goes on with the same."""
+    """Number of images in the data; a run only resumes with the same number."""
     step: int
     """Steps done."""
     steps_per_epoch: int
     objective: dict[str, Any]
-    """What the objective keeps: its networks' weights, and what is the method's own, such as a center or a queue."""
+    """The objective's state: weights of its networks, and what the method adds, such as a center or a queue."""
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     """State of the gradient scaler; empty unless the precision is fp16."""
     seconds: float
-    """How long the run has taken so far, without pauses."""
+    """Training time so far, without pauses."""
 
     @property
     def network(self) -> str:
-        """Which of its networks is exported and evaluated, "teacher" or "student"."""
+        """The network that is exported and evaluated: "teacher" or "student"."""
         return self.recipe.exported
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write to a temporary file, flush it to the disk and rename it, so that `path` is always a whole checkpoint."""
+    """Write a checkpoint so that `path` is a complete one at any time."""
     fields = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(checkpoint)}
     for name in ("recipe", *PARTS):
         fields[name] = dataclasses.asdict(fields[name])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         torch.save({"format_version": FORMAT_VERSION, **fields}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of `dino-train pretrain` or `distill`; only tensors and plain values are unpickled.
+    """Read a checkpoint of `dino-train pretrain` or `distill`. Only tensors and plain values are unpickled.
 
-    Raises UserError if the file is missing, is something else, or is of a later format.
+    Raises UserError if the file is missing, is not a checkpoint, or has another format version.
     """
     if not path.is_file():
-        raise UserError(f"There is no checkpoint {path}: give the file that `dino-train pretrain` wrote.")
+        raise UserError(f"There is no checkpoint {path}: give a file that `dino-train pretrain` wrote.")
     try:
         fields = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(
-            f"{path} cannot be read as a checkpoint ({first_line(error)}): it may be cut short or of another program."
+            f"{path} cannot be read as a checkpoint ({first_line(error)}): it is truncated or of another program."
         ) from error
     if not isinstance(fields, dict) or "format_version" not in fields:
-        raise UserError(f"{path} is not a checkpoint of `dino-train pretrain`.")
+        raise UserError(f"{path} is not a checkpoint of `dino-train pretrain` or `distill`: give one.")
     version = fields.pop("format_version")
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{path} has checkpoint format {version}, this dino_train knows {FORMAT_VERSION}: use the version of "
-            "dino_ros that wrote it."
+            f"{path} has checkpoint format {version}, this version of dino_ros reads {FORMAT_VERSION}: use the "
+            "version that wrote it."
         )
     parts = {name: part(**fields[name]) for name, part in PARTS.items()}
     return Checkpoint(**{**fields, **parts, "recipe": recipe_from_dict(fields["recipe"])})
@@ -94,8 +89,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def checkpoint_backbone(checkpoint: Checkpoint, network: str) -> VisionTransformer:
     """Rebuild the ViT of a checkpoint's `network`: "teacher" or "student".
 
-    Raises UserError for a teacher that is not in the checkpoint: a method may have none, and that of a distilled
-    student is a file of its own.
+    Raises UserError if it is not in the checkpoint: some methods have no teacher, and that of a distilled student is a
+    file of its own.
     """
     prefix = f"{network}.backbone."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint.objective.items() if k.startswith(prefix)}

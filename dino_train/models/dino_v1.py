@@ -1,4 +1,4 @@
-"""Files of DINO's authors (facebookresearch/dino), and starting a run from such a file or from an earlier run."""
+"""Weight files of DINO's reference implementation (facebookresearch/dino)."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from dino_train.models.backbones import build_backbone, resize_position_embeddin
 from dino_train.recipes import BackboneConfig
 
 SIZES = {192: "tiny", 384: "small", 768: "base"}
-"""Width of the tokens of the authors' ViTs, and what it is called."""
+"""Embedding dimensions of the authors' ViTs and their names."""
 LAST_LAYER = "head.last_layer.parametrizations.weight."
 RENAMED = {
     "head.last_layer.weight_g": LAST_LAYER + "original0",
     "head.last_layer.weight_v": LAST_LAYER + "original1",
 }
-"""The last layer's norm [K, 1] and direction [K, bottleneck], in the authors' files and in `DinoHead`."""
+"""Names of the last layer's norm [K, 1] and direction [K, bottleneck]: in the authors' files, and in `DinoHead`."""
 
 _scalar = np.float64(0).__reduce__()[0]
 PLAIN_VALUES: list[Any] = [
     argparse.Namespace,
-    # The optimizer's learning rate and weight decay are NumPy's; NumPy 2 moved what reads them.
+    # The optimizer's learning rate and weight decay are NumPy scalars; NumPy 2 moved their constructor.
     (_scalar, "numpy.core.multiarray.scalar"),
     (_scalar, "numpy._core.multiarray.scalar"),
     np.dtype,
     type(np.dtype(np.float64)),
 ]
-"""What the authors' training checkpoints hold beside tensors, strings and numbers. None of it runs code."""
+"""Types in the authors' training checkpoints besides tensors, strings and numbers. None of them runs code."""
 
 
 @dataclass
 class OfficialCheckpoint:
-    """What a file of DINO's authors holds, under the names of this package."""
+    """The content of an official file, under this package's names."""
 
     backbone: BackboneConfig
-    """The ViT whose weights these are."""
+    """Architecture of the ViT."""
     image_size: int
-    """Side of the square images that its position embedding is laid out for, in pixels."""
+    """Side of the square images that its position embedding is for, in pixels."""
     state: dict[str, Tensor]
-    """Names and shapes of `Dino.state_dict()`: `student.backbone.*` and `teacher.backbone.*`, the same for a file of
-    one backbone; from a training checkpoint also `student.head.*`, `teacher.head.*` and `center`."""
+    """As in `Dino.state_dict()`: `student.backbone.*` and `teacher.backbone.*`, equal for a file with one backbone;
+    from a training checkpoint also `student.head.*`, `teacher.head.*` and `center`."""
     epoch: int
-    """Epochs trained; 0 where the file does not say."""
+    """Epochs trained; 0 if the file does not tell."""
     args: dict[str, Any]
-    """Options of the authors' main_dino.py in a training checkpoint."""
+    """Options of main_dino.py; empty unless it is a training checkpoint."""
 
     @property
     def name(self) -> str:
@@ -68,10 +68,11 @@ class OfficialCheckpoint:
 
 
 def load_official(path: Path) -> OfficialCheckpoint:
-    """Read an official DINO v1 `.pth` file: a ViT alone, or a checkpoint of the authors' main_dino.py.
+    """Read an official DINO v1 `.pth` file: a ViT, or a training checkpoint of main_dino.py.
 
-    The architecture follows from the weights' shapes. Only tensors and plain values are unpickled. Raises UserError if
-    the file is missing, cannot be read so, or holds another network (the authors' ResNet-50 and XCiT among them).
+    The architecture is derived from the shapes of the weights. Only tensors and plain values are unpickled. Raises
+    UserError if the file is missing, cannot be read like that, or holds another network, such as the authors' ResNet-50
+    and XCiT.
     """
     if not path.is_file():
         raise UserError(f"There is no weights file {path}: give an official DINO v1 .pth file.")
@@ -80,7 +81,7 @@ def load_official(path: Path) -> OfficialCheckpoint:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(
-            f"{path} is not a weights file that can be read safely, it is cut short or holds more than tensors and "
+            f"{path} is not a weights file that can be read safely, it is truncated or holds more than tensors and "
             "plain values: give an official DINO v1 .pth file."
         ) from error
     content = content if isinstance(content, dict) else {}
@@ -88,10 +89,14 @@ def load_official(path: Path) -> OfficialCheckpoint:
     student = own_names(content["student"]) if "student" in content else teacher
     weights = {k.removeprefix("backbone."): v for k, v in teacher.items() if k.startswith("backbone.")}
     if "patch_embed.proj.weight" not in weights or "pos_embed" not in weights:
-        raise UserError(f"{path} holds no DINO v1 ViT: its weights have other names than those of the authors' ViTs.")
+        raise UserError(
+            f"{path} holds no DINO v1 ViT, its weights have other names: give an official DINO v1 .pth file."
+        )
     width, _, _, patch = weights["patch_embed.proj.weight"].shape
     if width not in SIZES:
-        raise UserError(f"{path} holds a ViT of width {width}: those of DINO v1 are {', '.join(map(str, SIZES))} wide.")
+        raise UserError(
+            f"{path} holds a ViT of width {width}: give one of DINO v1, of width {', '.join(map(str, SIZES))}."
+        )
     config = BackboneConfig(
         name=f"vit_{SIZES[width]}_patch16_224", patch_size=patch, embed_dim=width, depth=count_blocks(weights)
     )
@@ -102,18 +107,20 @@ def load_official(path: Path) -> OfficialCheckpoint:
     checkpoint = OfficialCheckpoint(
         config, math.isqrt(weights["pos_embed"].shape[1] - 1) * patch, state, content.get("epoch", 0), args
     )
-    with torch.device("meta"):  # names and shapes alone
+    with torch.device("meta"):  # only names and shapes
         vit = build_backbone(config, checkpoint.image_size)
     for network in ("student", "teacher"):
         expected = {f"{network}.backbone.{name}": tensor for name, tensor in vit.state_dict().items()}
         found = {name: tensor for name, tensor in state.items() if name.startswith(f"{network}.backbone.")}
         if odd := first_difference(expected, found):
-            raise UserError(f"{path} holds no DINO v1 ViT: {odd} in a {checkpoint.name}.")
+            raise UserError(
+                f"{path} holds no DINO v1 ViT, {odd} in a {checkpoint.name}: give an official DINO v1 .pth file."
+            )
     return checkpoint
 
 
 def own_names(network: dict[str, Any]) -> dict[str, Tensor]:
-    """Tensors of one of the authors' networks, with or without head, under the names they have in `Dino.student`."""
+    """Tensors of one of the authors' networks, with or without head, under their names in `Dino.student`."""
     plain = {name.removeprefix("module."): value for name, value in network.items() if isinstance(value, Tensor)}
     if not any(name.startswith("backbone.") for name in plain):
         return {f"backbone.{name}": tensor for name, tensor in plain.items()}
@@ -121,24 +128,24 @@ def own_names(network: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def count_blocks(names: dict[str, Tensor]) -> int:
-    """Number of blocks of a ViT with these weights."""
+    """Number of blocks of a ViT, from the names of its weights."""
     return len({name.split("blocks.")[1].split(".")[0] for name in names if "blocks." in name})
 
 
 def first_difference(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str:
-    """Say where `found` first differs from `expected` in names or shapes; "" where it does not."""
+    """Describe the first difference of `found` from `expected` in names or shapes; "" if there is none."""
     for name in sorted(expected | found):
         if name not in found:
             return f"{name} is missing"
         if name not in expected:
             return f"{name} is not expected"
         if found[name].shape != expected[name].shape:
-            return f"{name} is of shape {list(found[name].shape)}, not {list(expected[name].shape)}"
+            return f"{name} has shape {list(found[name].shape)}, not {list(expected[name].shape)}"
     return ""
 
 
 def settings(vit: VisionTransformer, state: dict[str, Tensor]) -> dict[str, int | bool]:
-    """The recipe's settings that a `Dino.state_dict()`, with or without heads, is shaped by; `vit` is its ViT."""
+    """Settings of the recipe that determine the shapes in a `Dino.state_dict()`, with or without heads, of this ViT."""
     found: dict[str, int | bool] = {
         "backbone.patch_size": int(vit.patch_embed.patch_size[0]),
         "backbone.embed_dim": int(vit.embed_dim),
@@ -154,7 +161,7 @@ def settings(vit: VisionTransformer, state: dict[str, Tensor]) -> dict[str, int 
 
 
 def fit_position_embedding(vit: VisionTransformer, embedding: Tensor) -> Tensor:
-    """Lay a position embedding of a square grid, [1, N, C], out for the grid of `vit`."""
+    """Resize a position embedding [1, N, C] of a square grid to the grid of `vit`."""
     prefix = 0 if vit.no_embed_class else int(vit.num_prefix_tokens)
     side = math.isqrt(embedding.shape[1] - prefix)
     return resize_position_embedding(embedding, (side, side), vit.patch_embed.grid_size, prefix)

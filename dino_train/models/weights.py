@@ -1,4 +1,4 @@
-"""Find out what weights a name or a file stands for, and load them."""
+"""Open weights by file or by timm name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dino_train.recipes import PretrainRecipe
 
 @dataclass
 class Weights:
-    """A ViT and where its weights came from."""
+    """A ViT and where its weights come from."""
 
     vit: VisionTransformer
     architecture: str
@@ -29,10 +29,16 @@ class Weights:
 
 
 def open_weights(weights: str, network: str | None = None) -> Weights:
-    """Find out what `weights` is, and load it; `network` as in `export`."""
+    """Load a checkpoint of `dino-train` (.pt), an official DINO v1 file (.pth) or a timm model by its name.
+
+    `network` is "teacher", "student" or "random" (a checkpoint's architecture with random weights); by default the one
+    that the method exports. Raises UserError if the weights cannot be read or have no such network.
+    """
     path = Path(weights)
     if network == "random" and path.suffix != ".pt":
-        raise UserError("--network random takes the shape of a checkpoint of `dino-train pretrain` (a .pt file).")
+        raise UserError(
+            f"--network random takes the shape of a checkpoint of `dino-train` (.pt): give one instead of {weights}."
+        )
     if path.suffix == ".pt":
         checkpoint = load_checkpoint(path)
         backbone, network = checkpoint.recipe.backbone, network or checkpoint.network
@@ -45,7 +51,7 @@ def open_weights(weights: str, network: str | None = None) -> Weights:
         origin: dict[str, str | int | float] = {
             "source": f"dino-train {command}, {network}",
             "data": ", ".join(Path(path).name for path in checkpoint.data.paths),
-            "pictures": checkpoint.images,
+            "images": checkpoint.images,
             "steps": checkpoint.step,
             "recipe": json.dumps(dataclasses.asdict(checkpoint.recipe)),
         }
@@ -61,7 +67,7 @@ def open_weights(weights: str, network: str | None = None) -> Weights:
 
 
 def weights_hash(vit: VisionTransformer) -> str:
-    """SHA-256 over all weights in the order of their names."""
+    """SHA-256 of all weights in the order of their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(vit.state_dict().items()):
         digest.update(name.encode())

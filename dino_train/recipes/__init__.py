@@ -1,4 +1,4 @@
-"""Recipes: what decides what a run learns. One file for each method, with its section of settings and its recipe."""
+"""Recipes: everything that decides what a run learns, apart from the data. One file per method."""
 
 from __future__ import annotations
 
@@ -39,4 +39,4 @@ __all__ = [
 RECIPES: dict[str, type[Recipe]] = {
     recipe.method: recipe for recipe in (DinoRecipe, ByolRecipe, MocoRecipe, SwavRecipe, DistillRecipe)
 }
-"""The recipe of each method, by the name of its section; a recipe without such a section is of the first."""
+"""Recipe class by method, which is also the name of its section. A recipe without any such section is DINO's."""

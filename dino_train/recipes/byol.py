@@ -10,19 +10,19 @@ from dino_train.recipes.recipe import PretrainRecipe
 
 @dataclass
 class ByolConfig:
-    """BYOL: two networks and a predictor, no negatives (Grill et al. 2020, section 3 and appendix)."""
+    """BYOL: two networks and a predictor, without negatives (Grill et al. 2020, section 3 and appendix)."""
 
     hidden_dim: int = 4096
-    """Width of the hidden layer of projector and predictor."""
+    """Width of the hidden layers of projector and predictor."""
     out_dim: int = 256
-    """Dimensions in which views are compared."""
+    """Output dimensions of projector and predictor."""
     momentum: float = 0.996
-    """EMA of the teacher (the target network) at the start; rises to 1 along a cosine. Lower it for short runs."""
+    """EMA momentum of the teacher (target network) at the start; rises to 1 along a cosine. Lower it for short runs."""
 
 
 @dataclass
 class ByolRecipe(PretrainRecipe):
-    """Everything that decides what BYOL learns, apart from the data."""
+    """A recipe of BYOL."""
 
     method: ClassVar[str] = "byol"
     exported: ClassVar[Literal["teacher", "student"]] = "student"

@@ -1,4 +1,4 @@
-"""Recipes of DINO, and of the variants that its paper compares (Caron et al. 2021, section 5)."""
+"""Recipes of DINO and of the variants in its paper's ablations (Caron et al. 2021, section 5)."""
 
 from __future__ import annotations
 
@@ -10,58 +10,58 @@ from typing import ClassVar, Literal
 from dino_train.recipes.recipe import Auto, PretrainRecipe, settled
 
 SMALL, LARGE = 20_000, 1_280_000
-"""Numbers of images between which "auto" settings go from those of small data to the paper's for ImageNet."""
+"""Numbers of images between which "auto" settings change from those for small data to the paper's for ImageNet."""
 
 
 @dataclass
 class DinoConfig:
-    """Self-distillation: head, temperatures, center and EMA teacher."""
+    """DINO: head, temperatures, centering and teacher. Names are those of the reference's main_dino.py."""
 
     out_dim: int | Auto = 65536
-    """K, the dimensions of the head's output. Lower it for small data: "auto" goes from 1024 at 20,000 images to
-    65536 at ImageNet's 1.28 million."""
+    """K, the output dimensions of the head. Lower it for small data: "auto" rises from 1024 at 20,000 images to 65536
+    at ImageNet's 1.28 million."""
     hidden_dim: int = 2048
     """Width of the head's two hidden layers."""
     bottleneck_dim: int = 256
-    """Width of the normalized layer before the last one."""
+    """Width of the L2-normalized bottleneck before the last layer."""
     use_bn_in_head: bool = False
-    """Batch norm in the head's hidden layers: for convolutional or very unstable students; ViTs do without."""
+    """Use batch norm in the head's hidden layers. ViTs do without; for convolutional or very unstable students."""
     norm_last_layer: bool = True
-    """Keep the last layer's weights at unit norm. False trains a little better for large models, less stably."""
+    """Keep the last layer's weights at unit norm. False trains a little better, but less stably for large models."""
     freeze_last_layer: float = 1
-    """Epochs at the start in which the last layer stands still. Raise it if the loss does not fall."""
+    """Epochs at the start in which the last layer is frozen. Raise it if the loss does not fall."""
     student_temp: float = 0.1
     """Temperature of the student's softmax."""
     warmup_teacher_temp: float | Auto = 0.04
-    """Temperature of the teacher's softmax at the start. Lower it if the loss stays at ln K; "auto" goes from 0.015 at
+    """Temperature of the teacher's softmax at the start. Lower it if the loss stays at ln K; "auto" rises from 0.015 at
     20,000 images to 0.04 at 1.28 million."""
     teacher_temp: float | Auto = 0.07
-    """Temperature of the teacher's softmax after its warm-up; "auto" is from 0.025 to 0.07 in the same way."""
+    """Temperature of the teacher's softmax after its warm-up; "auto" rises from 0.025 to 0.07 likewise."""
     warmup_teacher_temp_epochs: float = 30
-    """Epochs of that linear warm-up."""
+    """Epochs of the linear warm-up of the teacher's temperature."""
     center_momentum: float = 0.9
-    """EMA of the center that is taken from the teacher's outputs."""
+    """EMA momentum of the center, the mean of the teacher's outputs."""
     momentum_teacher: float | Auto = 0.996
-    """EMA of the teacher at the start; rises to 1 along a cosine. Lower it for short runs, raise it (0.9995) for long
-    ones with small batches; "auto" goes from 0.99 at 20,000 images to 0.996 at 1.28 million."""
+    """EMA momentum of the teacher at the start; rises to 1 along a cosine. Lower it for short runs, raise it (0.9995)
+    for long ones with small batches; "auto" rises from 0.99 at 20,000 images to 0.996 at 1.28 million."""
     teacher: Literal["momentum", "copy", "previous_epoch"] = "momentum"
-    """Where the teacher's weights come from: the EMA of the student's, the student's own, or those that the student had
-    when the epoch began."""
+    """The teacher's weights: an EMA of the student's, a copy of them, or those the student had at the end of the
+    previous epoch."""
     centering: Literal["mean", "sinkhorn", "none"] = "mean"
-    """What keeps the teacher from giving every image the same output: a center, the Sinkhorn-Knopp normalization of
-    the batch, or nothing."""
+    """What keeps the teacher from collapsing to one output: subtracting the center, a running mean; Sinkhorn-Knopp
+    normalization of the batch; or nothing."""
     predictor: bool = False
-    """Give the student's head two layers more than the teacher's, before the bottleneck is normalized, as BYOL does."""
+    """Add a predictor to the student, as in BYOL: two more layers in its head, before the bottleneck is normalized."""
 
 
 @dataclass
 class DinoRecipe(PretrainRecipe):
-    """Everything that decides what DINO learns, apart from the data."""
+    """A recipe of DINO."""
 
     method: ClassVar[str] = "dino"
     exported: ClassVar[Literal["teacher", "student"]] = "teacher"
     when_uniform: ClassVar[str] = (
-        "lower dino.warmup_teacher_temp and dino.teacher_temp, or make crops of an image more alike "
+        "lower dino.warmup_teacher_temp and dino.teacher_temp, or make crops of an image more similar "
         "(crops.global_crops_scale, crops.color); lower dino.out_dim for small data"
     )
     when_collapsed: ClassVar[str] = "raise dino.warmup_teacher_temp, or lower dino.center_momentum or optimizer.lr"
@@ -74,11 +74,11 @@ class DinoRecipe(PretrainRecipe):
         return math.log(settled(self.dino.out_dim))
 
     def resolve(self, images: int) -> tuple[DinoRecipe, dict[str, float]]:
-        """Replace every "auto" by its value for a number of images; also returns what was replaced, by name.
+        """Replace every "auto" by its value for a number of images; also returns the replaced values by name.
 
-        Between SMALL and LARGE images the values go along the logarithm of their number: K (a power of 2), 1 - EMA
-        and the temperatures geometrically. The ends are the paper's settings for ImageNet, and what was found to work
-        on robot logs of some thousand frames.
+        Between SMALL and LARGE images, K (a power of 2), 1 - momentum and the temperatures are interpolated
+        geometrically over the logarithm of the number of images. The upper end is the paper's settings for ImageNet,
+        the lower end what was found to work on robot logs of a few thousand frames.
         """
         share = min(max(math.log(max(images, 1) / SMALL) / math.log(LARGE / SMALL), 0.0), 1.0)
 
@@ -96,6 +96,6 @@ class DinoRecipe(PretrainRecipe):
         return dataclasses.replace(self, dino=dino), {f"dino.{name}": value for name, value in replaced.items()}
 
     def check(self) -> None:
-        """Raise UserError, naming the field, where a value is out of its range."""
+        """Raise UserError, naming the setting, if a value is out of range."""
         super().check()
         self.check_above_zero("student_temp", "warmup_teacher_temp", "teacher_temp")

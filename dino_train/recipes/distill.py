@@ -1,4 +1,4 @@
-"""Recipes of distillation: a small student from a larger teacher."""
+"""Recipes of distillation: a small student learns from a larger teacher."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from dino_train.recipes.recipe import Recipe
 
 @dataclass
 class DistillConfig:
-    """What a student takes from its teacher: weights of the parts of the loss."""
+    """Weights of the parts of the loss."""
 
     patches: float = 1.0
-    """Of the patch tokens' cosine."""
+    """Weight of the cosine distance of the patch tokens."""
     cls: float = 1.0
-    """Of the CLS tokens' cosine. Raise it where the embedding of whole images is what is used."""
+    """Weight of the cosine distance of the CLS tokens. Raise it if you use the embedding of whole images."""
     attention: float = 1.0
-    """Of the divergence between the CLS attentions, nats. Raise it where masks are what is used."""
+    """Weight of the KL divergence of the CLS attentions, nats. Raise it if you use the masks."""
 
 
 @dataclass
 class DistillRecipe(Recipe):
-    """Everything that decides what a student learns from a teacher, apart from the data."""
+    """A recipe of distillation."""
 
     method: ClassVar[str] = "distill"
     exported: ClassVar[Literal["teacher", "student"]] = "student"
 
     teacher: str = ""
-    """Whose features and attention are learnt: a checkpoint of `dino-train` (.pt), an official DINO v1 file (.pth), or
-    the timm name of an encoder (downloaded)."""
+    """The frozen teacher: a checkpoint of `dino-train` (.pt), an official DINO v1 file (.pth), or the timm name of an
+    encoder (downloaded)."""
     distill: DistillConfig = field(default_factory=DistillConfig)
 
     def check(self) -> None:
-        """Raise UserError, naming the field, where a value is missing or out of its range."""
+        """Raise UserError, naming the setting, if a value is missing or out of range."""
         super().check()
         if not self.teacher:
-            raise UserError("There is no teacher: name a checkpoint, a .pth file or a timm encoder with --teacher.")
+            raise UserError("There is no teacher: give a checkpoint, a .pth file or a timm encoder with --teacher.")
         weights = dataclasses.asdict(self.distill)
         if min(weights.values()) < 0 or not any(weights.values()):
-            raise UserError(f"distill is {weights}: the weights must be 0 or more, and one of them above 0.")
+            raise UserError(f"distill is {weights}: its weights must be 0 or more, and at least one above 0.")

@@ -11,33 +11,33 @@ from dino_train.recipes.recipe import PretrainRecipe
 
 @dataclass
 class SwavConfig:
-    """SwAV: one view's assignment to prototypes is predicted from another view (Caron et al. 2020, section 3)."""
+    """SwAV: predicts the assignment of one view to prototypes from another view (Caron et al. 2020, section 3)."""
 
     prototypes: int = 3000
-    """Number of prototypes. Lower it for small data: a few hundred for some thousand images."""
+    """Number of prototypes. Lower it for small data: a few hundred for a few thousand images."""
     hidden_dim: int = 2048
     """Width of the head's hidden layer."""
     out_dim: int = 128
-    """Dimensions in which views and prototypes are compared."""
+    """Dimensions of the head's output and of the prototypes."""
     temperature: float = 0.1
     """Temperature of the softmax over the prototypes."""
     epsilon: float = 0.05
-    """Temperature of the assignments; lower ones are harder. Lower it if the loss stays at the logarithm of the number
-    of prototypes."""
+    """Temperature of the assignments; lower is harder. Lower it if the loss stays at the logarithm of the number of
+    prototypes."""
     iterations: int = 3
-    """Rounds of Sinkhorn-Knopp."""
+    """Iterations of Sinkhorn-Knopp."""
     queue: int = 3840
     """Past images that are assigned together with the batch; 0 for none. For batches much smaller than the number of
-    prototypes, which could not be shared out otherwise."""
+    prototypes, which are too small to be spread evenly over all prototypes."""
     queue_from_epochs: float = 15
-    """Epochs after which the queue is used: before, its entries change too fast."""
+    """Epochs before the queue is used: its entries change too fast at first."""
     freeze_prototypes_epochs: float = 1
-    """Epochs at the start in which the prototypes stand still. Raise it if the loss does not fall."""
+    """Epochs at the start in which the prototypes are frozen. Raise it if the loss does not fall."""
 
 
 @dataclass
 class SwavRecipe(PretrainRecipe):
-    """Everything that decides what SwAV learns, apart from the data."""
+    """A recipe of SwAV."""
 
     method: ClassVar[str] = "swav"
     exported: ClassVar[Literal["teacher", "student"]] = "student"
@@ -53,6 +53,6 @@ class SwavRecipe(PretrainRecipe):
         return math.log(self.swav.prototypes)
 
     def check(self) -> None:
-        """Raise UserError, naming the field, where a value is out of its range."""
+        """Raise UserError, naming the setting, if a value is out of range."""
         super().check()
         self.check_above_zero("prototypes", "temperature", "epsilon", "iterations")
