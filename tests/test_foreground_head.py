@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from students import INFO, write_student
+from students import INFO, changed, write_student
 
 from dino_ros.errors import UserError
 from dino_ros.masks.binary import jaccard
@@ -102,8 +102,6 @@ def test_what_cannot_be_used_is_refused(student: Path, scenes: Path, tmp_path: P
 
 
 def test_a_description_that_promises_a_head_is_checked(tmp_path: Path) -> None:
-    from students import changed
-
-    write_student(tmp_path / "student.onnx", changed(head={"labels": "background"}))
+    write_student(tmp_path / "student.onnx", changed(foreground_head={"labels": "background"}))
     with pytest.raises(UserError, match="has no input or output 'foreground'"):
         read_student(tmp_path / "student.onnx")

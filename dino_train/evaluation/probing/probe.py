@@ -223,13 +223,17 @@ def predict(regressor: Regressor, parameters: Sequence[float], x: Matrix, y: Mat
 
     Of the parameters, the one with the smallest squared error on the validation frames is used, for each target.
     """
-    tried = [regressor(one).fit(x[split.fit], y[split.fit]).predict(x[split.validation]) for one in parameters]
+
+    def fit_predict(parameter: float, part: NDArray[np.bool_], test: NDArray[np.bool_], targets: Matrix) -> Matrix:
+        predicted: Matrix = regressor(parameter).fit(x[part], targets[part]).predict(x[test])
+        return predicted.reshape(-1, targets.shape[1])  # scikit-learn drops the axis of a single target
+
+    tried = [fit_predict(one, split.fit, split.validation, y) for one in parameters]
     best = np.argmin([((one - y[split.validation]) ** 2).mean(axis=0) for one in tried], axis=0)
     predictions = np.empty((np.count_nonzero(split.test), y.shape[1]))
     for index in np.unique(best):
         chosen = best == index
-        fitted = regressor(parameters[index]).fit(x[split.train], y[split.train][:, chosen])
-        predictions[:, chosen] = fitted.predict(x[split.test]).reshape(len(predictions), -1)
+        predictions[:, chosen] = fit_predict(parameters[index], split.train, split.test, y[:, chosen])
     return predictions
 
 
