@@ -18,6 +18,7 @@ TRAIN = [
     "onnxscript>=0.3",
     "pyyaml",
     "rich>=13",
+    "scikit-learn>=1.5",
     "tensorboard",
     "timm>=1.0.20",
     "torch>=2.6",

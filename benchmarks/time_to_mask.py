@@ -27,7 +27,7 @@ from rich.table import Table
 from dino_train.config import DataConfig, EvaluationConfig
 from dino_train.evaluation.encoders import TorchEncoder
 from dino_train.evaluation.segmentation.jaccard import jaccard_scores
-from dino_train.evaluation.segmentation.labeled import Labeled, labeled_bag
+from dino_train.evaluation.segmentation.labeled_images import LabeledImage, labeled_bag
 from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint
 from dino_train.recipes import CropsConfig, DinoConfig, DinoRecipe, OptimizerConfig, Recipe
 from dino_train.recipes.files import load_recipe
@@ -79,7 +79,9 @@ def train(recipe: Recipe, data: DataConfig, out: Path) -> None:
         trainer.pretrain(recipe, data, out, evaluation=EvaluationConfig(every=1))
 
 
-def curve(run: Path, labeled: list[Labeled], network: str = "teacher", before: float = 0) -> list[dict[str, float]]:
+def curve(
+    run: Path, labeled: list[LabeledImage], network: str = "teacher", before: float = 0
+) -> list[dict[str, float]]:
     """Minutes (including `before` seconds of an earlier run) and mask IoU of every checkpoint of a run."""
     points = []
     for path in track(sorted(run.glob("epoch_*.pt")), description=f"evaluating {run.name}"):

@@ -16,7 +16,7 @@ from dino_ros.errors import UserError
 from dino_ros.perception.perceiver import Perception
 from dino_train.cli import run
 from dino_train.evaluation.segmentation.jaccard import jaccard_scores
-from dino_train.evaluation.segmentation.labeled import VOID, Labeled
+from dino_train.evaluation.segmentation.labeled_images import VOID, LabeledImage
 
 
 class GivenAttention:
@@ -32,11 +32,11 @@ class GivenAttention:
 Pixels = set[tuple[int, int]]
 
 
-def slow_mask(attention: NDArray[np.float32], keep: float) -> Pixels:
+def slow_mask(attention: NDArray[np.float32], mass: float) -> Pixels:
     """Take the strongest pixel until the share is reached."""
     left = {(y, x): float(attention[y, x]) for y in range(attention.shape[0]) for x in range(attention.shape[1])}
     total, taken, mask = sum(left.values()), 0.0, set()
-    while taken < keep * total:
+    while taken < mass * total:
         strongest = max(left, key=lambda pixel: left[pixel])
         taken += left.pop(strongest)
         mask.add(strongest)
@@ -48,7 +48,7 @@ def slow_jaccard(mask: Pixels, truth: Pixels, void: Pixels) -> float:
 
 
 def slow_scores(
-    attentions: list[NDArray[np.float32]], labeled: list[NDArray[np.uint8]], keep: float
+    attentions: list[NDArray[np.float32]], labeled: list[NDArray[np.uint8]], mass: float
 ) -> dict[str, float]:
     """All but the 80 % variant."""
     per_image, per_object, best, united, mean = [], [], [], [], []
@@ -56,14 +56,14 @@ def slow_scores(
         pixels = {n: {(int(y), int(x)) for y, x in np.argwhere(objects == n)} for n in np.unique(objects)}
         void = pixels.pop(VOID, set())
         pixels.pop(0, None)
-        heads = [slow_mask(head, keep) for head in attention]
+        heads = [slow_mask(head, mass) for head in attention]
         every = set().union(*pixels.values())
         of_objects = [max(slow_jaccard(head, truth, void) for head in heads) for truth in pixels.values()]
         per_object += of_objects
         per_image.append(sum(of_objects) / len(of_objects))
         best.append(max(slow_jaccard(head, every, void) for head in heads))
         united.append(slow_jaccard(set().union(*heads), every, void))
-        mean.append(slow_jaccard(slow_mask(sum(attention) / len(attention), keep), every, void))
+        mean.append(slow_jaccard(slow_mask(sum(attention) / len(attention), mass), every, void))
     return {
         "paper": float(np.mean(per_image)),
         "best_head_per_object": float(np.mean(per_object)),
@@ -74,8 +74,8 @@ def slow_scores(
     }
 
 
-@pytest.mark.parametrize("keep", [0.6, 0.3])
-def test_scores_are_those_of_a_loop_over_pixels(keep: float) -> None:
+@pytest.mark.parametrize("mass", [0.6, 0.3])
+def test_scores_are_those_of_a_loop_over_pixels(mass: float) -> None:
     """Attention at the masks' own resolution, several objects, and void pixels."""
     rng = np.random.default_rng(0)
     attentions = [rng.gamma(0.5, size=(4, 9, 14)).astype(np.float32) for _ in range(5)]
@@ -88,9 +88,9 @@ def test_scores_are_those_of_a_loop_over_pixels(keep: float) -> None:
         mask[6:8, : 2 * number] = 2  # the first image has one object less
         mask[6, :] = VOID
         mask[:, 8] = VOID
-    labeled: list[Labeled] = [(np.zeros((9, 14, 3), np.uint8), mask) for mask in objects]
-    scores = jaccard_scores(GivenAttention(*attentions), labeled, keep)
-    expected = slow_scores(attentions, objects, keep)
+    labeled: list[LabeledImage] = [(np.zeros((9, 14, 3), np.uint8), mask) for mask in objects]
+    scores = jaccard_scores(GivenAttention(*attentions), labeled, mass)
+    expected = slow_scores(attentions, objects, mass)
     assert len({round(value, 6) for value in expected.values()}) == len(expected), "the case tells the scores apart"
     assert {name: getattr(scores, name) for name in expected} == pytest.approx(expected)
     assert scores.best_head_per_object_80 == pytest.approx(
@@ -104,17 +104,17 @@ def test_void_pixels_count_neither_in_the_intersection_nor_in_the_union() -> Non
     objects = np.zeros((32, 32), np.uint8)
     objects[:, 8:24] = 5
     objects[:, 4:8] = objects[:, 20:24] = VOID
-    scores = jaccard_scores(GivenAttention(attention), [(np.zeros((32, 32, 3), np.uint8), objects)], keep=1)
-    # The mask keeps columns 0 to 3 and 8 to 15, the object 8 to 19: 8 columns of 16.
+    scores = jaccard_scores(GivenAttention(attention), [(np.zeros((32, 32, 3), np.uint8), objects)], attention_mass=1)
+    # The mask has columns 0 to 3 and 8 to 15, the object 8 to 19: 8 columns of 16.
     assert scores.best_head_per_object == scores.mean_of_heads == 8 / 16
 
 
-def test_pictures_without_objects_are_left_out() -> None:
+def test_images_without_objects_are_left_out() -> None:
     attention = np.ones((1, 2, 2), np.float32)
     image, nothing = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
     void, thing = nothing + np.uint8(VOID), nothing + np.uint8(1)
     labeled = [(image, mask) for mask in (nothing, void, thing)]
-    scores = jaccard_scores(GivenAttention(attention), labeled, keep=1)
+    scores = jaccard_scores(GivenAttention(attention), labeled, attention_mass=1)
     assert (scores.images, scores.objects, scores.paper) == (1, 1, 1)
     with pytest.raises(UserError, match="No image has an object"):
         jaccard_scores(GivenAttention(), labeled[:2])
@@ -131,11 +131,23 @@ def test_voc_through_the_command(student: Path, tmp_path: Path) -> None:
     (tmp_path / "voc" / "ImageSets" / "Segmentation").mkdir(parents=True)
     (tmp_path / "voc" / "ImageSets" / "Segmentation" / "val.txt").write_text("a\nc\n")
     out = tmp_path / "scores.json"
-    run(["evaluate", "jaccard", str(student), "--data", str(tmp_path / "voc"), "--keep", "0.7", "--out", str(out)])
+    run(
+        [
+            "evaluate",
+            "jaccard",
+            str(student),
+            "--data",
+            str(tmp_path / "voc"),
+            "--attention_mass",
+            "0.7",
+            "--out",
+            str(out),
+        ]
+    )
     found = json.loads(out.read_text())
     (row,) = found["rows"]
     assert "70%" in found["title"]
-    assert (row["encoder"], row["pictures"], row["objects"]) == (str(student), 2, 4)
+    assert (row["encoder"], row["images"], row["objects"]) == (str(student), 2, 4)
     shares = [value for value in row.values() if isinstance(value, float)]
     assert len(shares) == 6
     assert all(0 < share < 1 for share in shares)

@@ -134,7 +134,7 @@ def test_few_images_all_vote(tmp_path: Path) -> None:
     assert list(knn.knn_on_folder(build_backbone(TINY, 16), folder, 16)) == [7]
 
 
-def test_a_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
+def test_an_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
     folder = open_class_folder(class_folder(tmp_path, {"cup": 2}, {"cup": 1}))
     folder.val.files[0].write_bytes(b"no image")
     with pytest.raises(UserError, match=r"val/cup/0\.png does not decode"):

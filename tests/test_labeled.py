@@ -13,7 +13,7 @@ from PIL import Image
 
 from dino_ros.demo.table import TABLE
 from dino_ros.errors import UserError
-from dino_train.evaluation.segmentation.labeled import VOID, labeled_images, read_objects
+from dino_train.evaluation.segmentation.labeled_images import VOID, labeled_images, read_objects
 from dino_train.evaluation.segmentation.video_folder import open_video_folder
 
 
@@ -42,14 +42,14 @@ def test_white_in_a_gray_mask_is_an_object_unless_others_are_numbered(tmp_path: 
 
 def test_a_mask_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     file = tmp_path / "mask.png"
-    with pytest.raises(UserError, match=r"mask\.png does not exist: every image needs a mask of the same name"):
+    with pytest.raises(UserError, match=r"mask\.png does not exist"):
         read_objects(file)
     file.write_bytes(b"no image")
     with pytest.raises(UserError, match=r"mask\.png does not decode"):
         read_objects(file)
     for wrong in (OBJECTS.astype(np.uint16), np.dstack([OBJECTS, OBJECTS, 0 * OBJECTS])):
         Image.fromarray(wrong).save(file)
-        with pytest.raises(UserError, match=r"mask\.png is no mask"):
+        with pytest.raises(UserError, match=r"mask\.png is not a mask"):
             read_objects(file)
 
 
@@ -67,7 +67,7 @@ def test_voc_is_the_images_that_its_list_names(tmp_path: Path) -> None:
     for _, objects in found:
         np.testing.assert_array_equal(objects, OBJECTS)
     (tmp_path / "JPEGImages" / "2007_1.jpg").unlink()
-    with pytest.raises(UserError, match=r"2007_1\.jpg does not exist: every mask needs its image"):
+    with pytest.raises(UserError, match=r"2007_1\.jpg does not exist"):
         list(labeled_images(tmp_path))
 
 
@@ -102,16 +102,16 @@ def test_the_layout_is_told_from_the_folder(tmp_path: Path, images: str, masks: 
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "images" / "1.jpg", (4, 32))
     write_palette(tmp_path / "masks" / "1.png", OBJECTS)
-    with pytest.raises(UserError, match=r"1\.png is 2x32, but its image is 4x32"):
+    with pytest.raises(UserError, match=r"1\.png is 2x32.* 4x32"):
         list(labeled_images(tmp_path))
 
 
 def test_what_holds_no_labeled_images_gets_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no labeled images"):
         labeled_images(tmp_path)
-    with pytest.raises(UserError, match="holds no images to evaluate on"):
+    with pytest.raises(UserError, match="holds no images"):
         labeled_images(tmp_path, str(tmp_path))
-    with pytest.raises(UserError, match="is a bag: name its topic of masks"):
+    with pytest.raises(UserError, match="--masks"):
         labeled_images(TABLE)
 
 
@@ -148,7 +148,7 @@ def test_a_folder_without_videos_is_refused(tmp_path: Path) -> None:
         open_video_folder(tmp_path)
     for part in ("images", "masks"):
         (tmp_path / part).mkdir()
-    with pytest.raises(UserError, match="images holds no folder with a sequence"):
+    with pytest.raises(UserError, match="images holds no sequence"):
         open_video_folder(tmp_path)
 
 

@@ -24,9 +24,9 @@ from dino_train.evaluation.classification.linear import (
     RandomCropBatches,
     StoredBatches,
     accuracy,
-    linear_of,
-    new_heads,
-    train_heads,
+    linear_scores,
+    new_classifiers,
+    train_classifiers,
 )
 from dino_train.evaluation.encoders import TorchEncoder, random_vit
 from dino_train.models.backbones import build_backbone, create_vit, mean_and_std, patch_size
@@ -109,8 +109,8 @@ def test_training_is_a_literal_sgd() -> None:
     batches = [(rng.normal(size=(count, 6)), rng.integers(0, 4, count)) for count in (16, 16, 5)]
     settings = LinearSettings(epochs=7, batch=16, rates=(0.5, 4.0))
     tensors = [(torch.from_numpy(x).float(), torch.from_numpy(y)) for x, y in batches]
-    heads = new_heads(tensors[0][0], 4, 2)
-    first = heads[0].weight.detach().double().numpy()
+    classifiers = new_classifiers(tensors[0][0], 4, 2)
+    first = classifiers[0].weight.detach().double().numpy()
     assert 0.005 < first.std() < 0.015
     expected = []
     for rate in settings.rates:
@@ -122,9 +122,10 @@ def test_training_is_a_literal_sgd() -> None:
                 velocity = [0.9 * v + g for v, g in zip(velocity, (error.T @ x, error.sum(axis=0)), strict=True)]
                 weight, bias = weight - step * velocity[0], bias - step * velocity[1]
         expected.append((weight, bias))
-    for head, (weight, bias) in zip(train_heads(tensors, heads, settings), expected, strict=True):
-        np.testing.assert_allclose(head.weight.detach().numpy(), weight, atol=1e-5)
-        np.testing.assert_allclose(head.bias.detach().numpy(), bias, atol=1e-5)
+    train_classifiers(tensors, classifiers, settings)
+    for classifier, (weight, bias) in zip(classifiers, expected, strict=True):
+        np.testing.assert_allclose(classifier.weight.detach().numpy(), weight, atol=1e-5)
+        np.testing.assert_allclose(classifier.bias.detach().numpy(), bias, atol=1e-5)
     assert np.abs(expected[0][0] - expected[1][0]).max() > 0.1, "the case tells the rates apart"
 
 
@@ -136,9 +137,10 @@ def test_training_ends_where_logistic_regression_does() -> None:
     stored = torch.from_numpy(features).float()
     batches = StoredBatches(stored[None], torch.from_numpy(labels), 300)
     settings = LinearSettings(epochs=300, batch=300, rates=(0.5,))
-    (head,) = train_heads(batches, new_heads(stored, 3, 1), settings)
+    (classifier,) = classifiers = new_classifiers(stored, 3, 1)
+    train_classifiers(batches, classifiers, settings)
     optimum = models.LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(features, labels)
-    ours = head(stored).softmax(dim=1).detach().numpy()
+    ours = classifier(stored).softmax(dim=1).detach().numpy()
     assert np.abs(ours - optimum.predict_proba(features)).max() < 0.01
 
 
@@ -218,7 +220,7 @@ def test_shapes_are_learnt_from_either_kind_of_features(shapes: Path, augmentati
     torch.manual_seed(0)
     encoder = TorchEncoder(build_backbone(dataclasses.replace(TINY, depth=2), 32), (32, 32))
     settings = LinearSettings(epochs=8, batch=32, rates=(1e-7, 0.3), augmentation=augmentation)  # type: ignore[arg-type]
-    scores = linear_of(encoder, open_class_folder(shapes), settings)
+    scores = linear_scores(encoder, open_class_folder(shapes), settings)
     assert scores.features == "CLS of 2 blocks"
     assert scores.best == 0.3
     assert scores.accuracies[0.3].top1 > 0.7, "chance is one in four"
@@ -231,7 +233,7 @@ def test_a_training_image_that_does_not_decode_is_named(shapes: Path) -> None:
     for augmentation in ("crops", "flips"):
         settings = LinearSettings(1, augmentation=augmentation)  # type: ignore[arg-type]
         with pytest.raises(UserError, match=r"kind1/3\.png does not decode"):
-            linear_of(encoder, open_class_folder(shapes), settings)
+            linear_scores(encoder, open_class_folder(shapes), settings)
 
 
 def test_the_command_says_what_each_encoder_was_trained_on(shapes: Path, student: Path, tmp_path: Path) -> None:
@@ -268,5 +270,5 @@ def test_real_images_are_told_apart(test_data: Path, tmp_path: Path) -> None:
         for name in names:
             (tmp_path / part / name).symlink_to(test_data / "caltech101" / part / name)
     encoder = TorchEncoder(random_vit("table_vit_micro_8"), (32, 32))
-    scores = linear_of(encoder, open_class_folder(tmp_path), LinearSettings(40, augmentation="flips", rates=(0.1,)))
+    scores = linear_scores(encoder, open_class_folder(tmp_path), LinearSettings(40, augmentation="flips", rates=(0.1,)))
     assert scores.accuracies[0.1].top1 > 0.5, "chance is one in five"

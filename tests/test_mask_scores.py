@@ -18,8 +18,8 @@ from dino_ros.errors import UserError
 from dino_ros.masks.parameters import ATTENTION, METHODS, MaskParameters
 from dino_ros.perception.perceiver import Perceiver
 from dino_train.cli import run
-from dino_train.evaluation.segmentation.labeled import VOID
-from dino_train.evaluation.segmentation.masks import (
+from dino_train.evaluation.segmentation.labeled_images import VOID
+from dino_train.evaluation.segmentation.mask_scores import (
     LabeledFrame,
     Tally,
     labeled_sequences,
@@ -121,7 +121,7 @@ def test_every_layout_is_read(tmp_path: Path) -> None:
     bag = write_topics(tmp_path / "bag", topics)
     (in_bag,) = labeled_sequences(bag, "/mask", "/image")
     assert [frame.stamp for frame in in_bag] == [10**9, 11 * 10**8, 12 * 10**8], "a frame without mask is left out"
-    with pytest.raises(UserError, match="name its topic of masks with --masks"):
+    with pytest.raises(UserError, match="--masks"):
         [list(frames) for frames in labeled_sequences(bag, topic="/image")]
 
     stills = labeled_sequences(tmp_path / "davis" / "images", str(tmp_path / "davis" / "masks"))

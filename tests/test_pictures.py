@@ -1,4 +1,4 @@
-"""Sheets and videos of what an encoder sees: the colors against scikit-learn, the files against the frames."""
+"""Sheets and videos of what an encoder sees: the colors against NumPy, the files against the frames."""
 
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from dino_ros.errors import UserError
 from dino_ros.images.sources import open_source
 from dino_ros.perception.perceiver import Perceiver
 from dino_train import cli
-from dino_train.evaluation.pictures.pictures import draw, fit_colors, rate, see, spread, write_video
+from dino_train.evaluation.pictures.colors import fit_colors
+from dino_train.evaluation.pictures.sheet import draw, frame_rate, see, sheet_frames, write_video
 
 
 def tokens(seed: int, shape: tuple[int, int] = (10, 12)) -> NDArray[np.float32]:
@@ -24,10 +25,10 @@ def tokens(seed: int, shape: tuple[int, int] = (10, 12)) -> NDArray[np.float32]:
 
 
 def test_colors_are_the_first_components_of_all_pictures_together() -> None:
-    decomposition = pytest.importorskip("sklearn.decomposition")
     features = [tokens(0), tokens(1, (5, 20))]
-    together = np.concatenate([one.reshape(-1, 8) for one in features])
-    components = decomposition.PCA(3, svd_solver="full").fit_transform(together)
+    together = np.concatenate([one.reshape(-1, 8) for one in features]).astype(float)
+    centered = together - together.mean(axis=0)
+    components = centered @ np.linalg.svd(centered, full_matrices=False)[2][:3].T
     rgb = np.concatenate([one.reshape(-1, 3) for one in map(fit_colors(features), features)]).astype(float)
     for color, component in zip(rgb.T, components.T, strict=True):
         low, high = np.quantile(component, (0.01, 0.99))
@@ -80,12 +81,12 @@ def test_sheets_and_videos_are_written(student: Path, tmp_path: Path, capsys: py
     assert cv2.imread(str(sheet)).shape == (2 * 246, 3 * 326 + 2 * 163, 3)
     played = open_source(video)
     assert len(played) == 9
-    assert rate(played) == pytest.approx(10)
-    # The sheet's second row is frame 6, of which the video is a copy but for its compression.
+    assert frame_rate(played) == pytest.approx(10)
+    # The sheet's second row is the last frame, as in the video but for its compression.
     row = cv2.cvtColor(cv2.imread(str(sheet))[246:], cv2.COLOR_BGR2RGB)
     distances = [np.abs(frame.rgb().astype(float) - row).mean() for frame in played]
-    assert int(np.argmin(distances)) == 6
-    assert distances[6] < 12
+    assert int(np.argmin(distances)) == 8
+    assert distances[8] < 12
 
 
 def test_a_folder_has_no_video_and_a_picture_may_be_alone(student: Path, tmp_path: Path) -> None:
@@ -93,16 +94,16 @@ def test_a_folder_has_no_video_and_a_picture_may_be_alone(student: Path, tmp_pat
     cv2.imwrite(str(tmp_path / "in" / "a.png"), np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8))
     source, perceiver = open_source(tmp_path / "in"), Perceiver.load(student)
     assert list(draw("runs/a b/best.pt", perceiver, source, tmp_path, 6)) == [tmp_path / "runs_a_b_best.pt.png"]
-    assert rate(source) == 30
+    assert frame_rate(source) == 30
     with pytest.raises(UserError, match="--frames is 0"):
         list(draw("a", perceiver, source, tmp_path, 0))
 
 
-def test_frames_are_spread(tmp_path: Path) -> None:
+def test_frames_are_evenly_spaced(tmp_path: Path) -> None:
     for number in range(60):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((8, 8, 3), number, np.uint8))
-    assert [int(picture[0, 0, 0]) for picture in spread(open_source(tmp_path), 6)] == [5, 15, 25, 35, 45, 55]
-    assert len(spread(open_source(tmp_path), 99)) == 60
+    assert [int(picture[0, 0, 0]) for picture in sheet_frames(open_source(tmp_path), 6)] == [0, 12, 24, 35, 47, 59]
+    assert len(sheet_frames(open_source(tmp_path), 99)) == 60
 
 
 def test_a_video_is_whole_or_absent(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_a_video_is_whole_or_absent(tmp_path: Path) -> None:
     assert [picture.shape for picture in played] == [(32, 46, 3)] * 5
     for frame, picture in zip(played, pictures, strict=True):
         np.testing.assert_allclose(frame[4:20, 4:20].mean(axis=(0, 1)), picture[0, 0], atol=8)
-    assert rate(open_source(tmp_path / "v.mp4")) == pytest.approx(12.5)
+    assert frame_rate(open_source(tmp_path / "v.mp4")) == pytest.approx(12.5)
     assert [path.name for path in tmp_path.iterdir()] == ["v.mp4"]
 
     def broken() -> object:

@@ -1,4 +1,4 @@
-"""Probes against scikit-learn, their split by hand, and a bag whose numbers are known functions of the pixels."""
+"""Probes against formulas, their split by hand, and a bag whose targets are known functions of the pixels."""
 
 import json
 from pathlib import Path
@@ -6,50 +6,48 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
 from bags import encoded, write_topics
 from numpy.typing import NDArray
 from rosbags.typesys import Stores, get_typestore
-
-torch = pytest.importorskip("torch")
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import KNeighborsRegressor
 
 from dino_ros.errors import UserError
 from dino_train import cli
 from dino_train.evaluation.probing import probe
-from dino_train.evaluation.probing.regression import nearest_mean, r2_scores, ridge
 
 POINT = get_typestore(Stores.ROS2_JAZZY).types["geometry_msgs/msg/Point"]
 
 
-def data(frames: int, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def test_components_are_those_of_a_singular_value_decomposition() -> None:
     rng = np.random.default_rng(0)
-    x, asked = (3 + rng.normal(size=(count, size)) for count in (frames, 11))
-    return x, x @ rng.normal(size=(size, 2)) + rng.normal(size=(frames, 2)) + 7, asked
+    for shape in ((60, 12), (20, 40)):
+        vectors = rng.normal(size=shape) @ rng.normal(size=(shape[1], shape[1])) + 5
+        train = np.arange(shape[0]) < shape[0] * 0.7
+        centered = vectors - vectors[train].mean(axis=0)
+        expected = centered @ np.linalg.svd(centered[train], full_matrices=False)[2][:6].T
+        found = probe.principal_components(vectors, train, 6)
+        np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-6)
+        assert probe.principal_components(vectors, train, 99).shape[1] == min(train.sum() - 1, shape[1])
 
 
-@pytest.mark.parametrize("shape", [(60, 8), (20, 50)])
-def test_ridge_is_scikit_learns(shape: tuple[int, int]) -> None:
-    linear_model = pytest.importorskip("sklearn.linear_model")
-    x, y, asked = data(*shape)
-    strengths = [0.01, 1.0, 100.0]
-    for strength, answer in zip(strengths, ridge(x, y, asked, strengths), strict=True):
-        np.testing.assert_allclose(answer, linear_model.Ridge(strength).fit(x, y).predict(asked), rtol=1e-8)
-
-
-def test_nearest_mean_is_scikit_learns() -> None:
-    neighbors = pytest.importorskip("sklearn.neighbors")
-    x, y, asked = data(60, 8)
-    for k, answer in zip((1, 3, 60), nearest_mean(x, y, asked, [1, 3, 60]), strict=True):
-        np.testing.assert_allclose(answer, neighbors.KNeighborsRegressor(k).fit(x, y).predict(asked), rtol=1e-10)
-    np.testing.assert_allclose(nearest_mean(x, y, asked, [99])[0], np.tile(y.mean(axis=0), (11, 1)))
-
-
-def test_r2_is_scikit_learns() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
-    _, truth, _ = data(40, 3)
-    answers = truth + [0.5, 3.0] * np.random.default_rng(1).normal(size=truth.shape)
-    expected = metrics.r2_score(truth, answers, multioutput="raw_values")
-    assert expected[1] < 0 < expected[0], "the case has both signs"
-    np.testing.assert_allclose(r2_scores(truth, answers), expected)
+def test_predictions_are_those_of_the_formulas() -> None:
+    """Ridge by its normal equations with the intercept left free, k-NN by sorted distances."""
+    rng = np.random.default_rng(1)
+    x = 3 + rng.normal(size=(40, 8))
+    y = x @ rng.normal(size=(8, 2)) + rng.normal(size=(40, 2)) + 7
+    split = probe.split_by_time(np.arange(40, dtype=np.int64))
+    known, y_known, asked = x[split.train], y[split.train], x[split.test]
+    bordered = np.hstack([known, np.ones((len(known), 1))])
+    penalty = np.diag([2.0] * 8 + [0.0])
+    solution = np.linalg.solve(bordered.T @ bordered + penalty, bordered.T @ y_known)
+    np.testing.assert_allclose(probe.predict(Ridge, [2.0], x, y, split), asked @ solution[:8] + solution[8], rtol=1e-8)
+    expected = [y_known[np.argsort(np.linalg.norm(known - one, axis=1))[:3]].mean(axis=0) for one in asked]
+    np.testing.assert_allclose(probe.predict(KNeighborsRegressor, [3], x, y, split), expected, rtol=1e-10)
 
 
 def test_parts_are_apart_in_time_whatever_the_rate() -> None:
@@ -63,21 +61,27 @@ def test_parts_are_apart_in_time_whatever_the_rate() -> None:
     ]
 
 
-def test_the_parameter_is_chosen_before_the_test_and_for_each_number() -> None:
+def test_the_parameter_is_chosen_before_the_test_and_for_each_target() -> None:
     """A parameter that is best in validation, and not the one that is best in the test, answers."""
     y = np.array([[0.0, 0.0], [1.0, 5.0], [2.0, 9.0]])
     split = probe.Split(*(np.array(part, bool) for part in ([1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1])))
-    learnt = []
+    fitted = []
 
-    def constants(
-        x: NDArray[np.float64], y: NDArray[np.float64], asked: NDArray[np.float64], parameters: list[float]
-    ) -> list[NDArray[np.float64]]:
-        learnt.append(x.ravel().tolist())
-        return [np.full((len(asked), 2), value) for value in parameters]
+    class Constant:
+        def __init__(self, value: float) -> None:
+            self.value = value
 
-    answer = probe.answer(constants, [0.9, 2.0, 4.0, 9.0], np.array([[10.0], [11.0], [12.0]]), y, split)
-    assert answer.tolist() == [[0.9, 4.0]]
-    assert learnt == [[10.0], [10.0, 11.0]]
+        def fit(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> "Constant":
+            fitted.append(x.ravel().tolist())
+            self.targets = y.shape[1]
+            return self
+
+        def predict(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.full((len(x), self.targets), self.value)
+
+    predictions = probe.predict(Constant, [0.9, 2.0, 4.0, 9.0], np.array([[10.0], [11.0], [12.0]]), y, split)
+    assert predictions.tolist() == [[0.9, 4.0]]
+    assert fitted == [*[[10.0]] * 4, [10.0, 11.0], [10.0, 11.0]], "the test frame is never seen"
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +106,12 @@ def test_known_functions_of_the_pixels_are_found_and_noise_is_not(student: Path,
         command = ["evaluate", "probe", str(student), "--data", str(bag), "--target", target, "--out", str(out)]
         cli.run(command)
     rows = json.loads((tmp_path / "point.json").read_text())["rows"]
-    r2 = {(row["features"], row["number"]): (row["ridge R2"], row["k-NN R2"]) for row in rows}
+    r2 = {(row["features"], row["target"]): (row["ridge R2"], row["k-NN R2"]) for row in rows}
     # The student's embedding is the mean color, its features those of the patches; see students.py.
     assert set(r2) == {
-        (features, number)
+        (features, target)
         for features in ("embedding (3)", "patches (48)", "PCA (3)", "PCA (48)")
-        for number in ("point.x", "point.y", "mean")
+        for target in ("point.x", "point.y", "mean")
     }, "point.z is always 1"
     assert min(r2["embedding (3)", "point.x"]) > 0.99
     assert min(r2["patches (48)", "point.x"]) > 0.9
@@ -115,22 +119,24 @@ def test_known_functions_of_the_pixels_are_found_and_noise_is_not(student: Path,
     assert r2["patches (48)", "point.y"][0] > 0.9
     assert r2["PCA (48)", "point.y"][0] > 0.8
     for features in ("embedding (3)", "patches (48)"):
-        both = [r2[features, number][0] for number in ("point.x", "point.y")]
+        both = [r2[features, target][0] for target in ("point.x", "point.y")]
         assert r2[features, "mean"][0] == pytest.approx(sum(both) / 2)
     for row in json.loads((tmp_path / "joints.json").read_text())["rows"]:
-        assert row["number"] in ("position.noise", "mean")
+        assert row["target"] in ("position.noise", "mean")
         assert max(row["ridge R2"], row["k-NN R2"]) < 0.2
 
 
-def test_errors_are_in_the_topics_units_and_only_frames_with_the_number_count(student: Path, bag: Path) -> None:
+def test_errors_are_in_the_topics_units_and_only_frames_with_a_value_count(student: Path, bag: Path) -> None:
     recording = probe.open_recording(bag, None, "/point", ["point.x"])
-    assert len(recording.numbers) == 160
+    assert len(recording.frame_numbers) == 160
     red = recording.targets["point.x"]
     gone = red.copy()
     gone[::3] = np.nan
-    stretched = probe.Recording(recording.source, recording.numbers, recording.split, {"a": red, "b": 1000 * gone})
+    stretched = probe.ProbeRecording(
+        recording.source, recording.frame_numbers, recording.split, {"a": red, "b": 1000 * gone}
+    )
     x = np.stack([red, red**2], axis=1)
-    a, b = probe._score("exact", "x", x, stretched)
+    a, b = probe.score_features("exact", "x", x, stretched)
     assert a.ridge_error < 1e-3 > b.ridge_error / 1000
     assert a.knn_error < 0.03
     assert b.knn_error > 100 * a.knn_error
@@ -138,14 +144,14 @@ def test_errors_are_in_the_topics_units_and_only_frames_with_the_number_count(st
 
 
 def test_what_cannot_be_probed_is_named(bag: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"point\.z of /point cannot be probed: it does not vary"):
+    with pytest.raises(UserError, match=r"point\.z of /point cannot be probed"):
         probe.open_recording(bag, None, "/point", ["point.z"])
     short = {"/camera": [encoded("png", np.zeros((8, 8, 3), np.uint8))] * 8}
     points = [("geometry_msgs/msg/PointStamped", (POINT(float(number), 0.0, 0.0),)) for number in range(8)]
     path = write_topics(tmp_path / "short", {**short, "/point": points})
-    with pytest.raises(UserError, match="no number that varies in each part of the 8 frames"):
+    with pytest.raises(UserError, match=r"/point has no value that varies .* 8 frames"):
         probe.open_recording(path, None, "/point")
-    with pytest.raises(UserError, match=r"point\.x of /point cannot be probed: a part .* in 1 frames only"):
+    with pytest.raises(UserError, match=r"point\.x of /point cannot be probed: .* 1 frames"):
         probe.open_recording(path, None, "/point", ["point.x"])
     assert list(probe.open_recording(bag, None, "/point", ["point"]).targets) == ["point.x", "point.y"]
     with pytest.raises(UserError, match="has no topic /nothing"):

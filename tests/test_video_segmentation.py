@@ -20,7 +20,7 @@ from dino_ros.errors import UserError
 from dino_ros.perception.perceiver import Perception
 from dino_train.cli import run
 from dino_train.evaluation.segmentation.label_propagation import decide, propagate, segment_video
-from dino_train.evaluation.segmentation.labeled import VOID, read_objects
+from dino_train.evaluation.segmentation.labeled_images import VOID, read_objects
 from dino_train.evaluation.segmentation.video_folder import VideoSequence
 from dino_train.evaluation.segmentation.video_segmentation import (
     SegmentedFrame,
@@ -167,7 +167,7 @@ def test_scores_of_objects_are_those_of_loops() -> None:
         j, f = [], []
         for frame in frames[1:-1]:
             truth = frame.truth == one.number
-            mask = (frame.found == one.number) & (frame.truth != VOID)
+            mask = (frame.predicted == one.number) & (frame.truth != VOID)
             pixels = [{(int(y), int(x)) for y, x in np.argwhere(m)} for m in (mask, truth)]
             j.append(len(pixels[0] & pixels[1]) / len(pixels[0] | pixels[1]) if any(pixels) else 1.0)
             f.append(slow_f(mask, truth))
@@ -208,7 +208,7 @@ def test_moving_squares_are_followed_by_their_colors_and_not_by_chance(tmp_path:
 def test_a_sequence_that_cannot_be_used_gets_one_sentence(tmp_path: Path) -> None:
     sequence = write_moving_squares(tmp_path, 4)
     one = VideoSequence("short", sequence.files[:1])
-    with pytest.raises(UserError, match=r"sequence short is too short \(1 of 3 frames\)"):
+    with pytest.raises(UserError, match="sequence short has 1 frames"):
         list(segment_sequence(MeanColors(), one))
 
     image, mask = sequence.files[2]
@@ -217,10 +217,10 @@ def test_a_sequence_that_cannot_be_used_gets_one_sentence(tmp_path: Path) -> Non
         list(segment_sequence(MeanColors(), sequence))
     (tmp_path / "kept.png").rename(mask)
     write_image(image, (96, 168))
-    with pytest.raises(UserError, match=r"00002\.png is 96x160, but its image is 96x168"):
+    with pytest.raises(UserError, match=r"00002\.png is 96x160.* 96x168"):
         list(segment_sequence(MeanColors(), sequence))
     write_palette(mask, np.ones((96, 168), np.uint8))
-    with pytest.raises(UserError, match=r"00002\.png has another size than the first frame"):
+    with pytest.raises(UserError, match=r"00002\.png .*size"):
         list(segment_sequence(MeanColors(), sequence))
     write_palette(sequence.files[0][1], np.full((96, 160), VOID, np.uint8))
     with pytest.raises(UserError, match=r"00000\.png has no object"):

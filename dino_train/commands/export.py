@@ -12,17 +12,16 @@ from dino_train.config import parse_size
 
 
 def parser() -> ArgumentParser:
-    """Options of `dino-train export`."""
-    parser = ArgumentParser(description="Write a student: one ONNX file that the dino_ros nodes run.")
+    parser = ArgumentParser(description="Write a student: an ONNX file that the dino_ros nodes run.")
     parser.add_argument(
         "weights",
         type=str,
-        help="checkpoint (.pt) of pretrain or distill, official DINO v1 .pth, or timm model name (downloaded), such as "
-        "a DINOv2, DINOv3, MAE or DeiT encoder",
+        help="checkpoint (.pt) of pretrain or distill, official DINO v1 file (.pth), or timm model (downloaded), such "
+        "as a DINOv2, DINOv3, MAE or DeiT encoder",
     )
-    parser.add_argument("--out", type=Path | None, help="file to write (default: student.onnx beside a checkpoint)")
+    parser.add_argument("--out", type=Path | None, help="file to write (default: student.onnx next to a checkpoint)")
     parser.add_argument(
-        "--size", type=str, default="224x224", help="HxW of the student's input, multiples of the patch"
+        "--size", type=str, default="224x224", help="HxW of the student's input, multiples of the patch size"
     )
     parser.add_argument(
         "--precision", default="fp32", choices=["fp32", "fp16", "int8"], help="fp16 for GPUs, int8 for CPUs"
@@ -37,24 +36,27 @@ def parser() -> ArgumentParser:
         "--data",
         nargs="+",
         default=[],
-        help="bags, videos, folders of images like those the robot sees: for the parity check (default: the demo's "
-        "bag), and needed for int8, which is calibrated on them",
+        help="bags, videos or folders of images like those the robot sees, for the parity check (default: the demo's "
+        "bag); required for int8, which is calibrated on them",
     )
     parser.add_argument("--topic", nargs="+", default=[], help="image topics of bags (default: every image topic)")
-    parser.add_argument("--knn", type=Path | None, help="train/<class>/ and val/<class>/: k-NN before and after int8")
-    parser.add_argument("--license", default="", help="of the weights (default: what their source states)")
+    parser.add_argument(
+        "--knn",
+        type=Path | None,
+        help="folder with train/<class>/ and val/<class>/ images, for k-NN before and after int8",
+    )
+    parser.add_argument("--license", default="", help="license of the weights (default: as their source states)")
     return parser
 
 
 def run(options: Namespace) -> None:
-    """`dino-train export`."""
     from dino_train.export.student import export as export_student
 
     height, width = parse_size(options.size)
     weights = Path(options.weights)
-    beside = weights.parent if weights.suffix in {".pt", ".pth"} else Path()
+    folder = weights.parent if weights.suffix in {".pt", ".pth"} else Path()
     name = "student" if weights.suffix == ".pt" else weights.name.removesuffix(".pth")
-    out = options.out or beside / f"{name}.onnx"
+    out = options.out or folder / f"{name}.onnx"
     info = export_student(
         options.weights,
         out,
@@ -74,11 +76,11 @@ def run(options: Namespace) -> None:
 
 
 def show_cost(quantization: Mapping[str, str | int | float]) -> None:
-    """Print what int8 changed, as `StudentInfo.quantization` says it."""
+    """Print the cost of int8, from `StudentInfo.quantization`."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("int8 against fp32", "", title=f"On {quantization['frames']} frames that were not calibrated on")
+    table = Table("int8 against fp32", "", title=f"On {quantization['frames']} frames held out from calibration")
     table.add_row("cosine of patch tokens", f"{quantization['cosine']:.4f}")
     table.add_row("mask IoU", f"{quantization['mask_iou']:.3f}")
     if "knn_int8" in quantization:

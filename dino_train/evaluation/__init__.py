@@ -1,1 +1,1 @@
-"""Scores of what was learnt."""
+"""Evaluations of encoders: classification, ranking, segmentation, probing, and pictures to look at."""

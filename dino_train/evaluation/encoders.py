@@ -1,4 +1,4 @@
-"""What is evaluated: a ViT in torch or a student file, called alike."""
+"""Encoders to evaluate: ViTs in torch and student files behind one interface."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from dino_train.recipes import BackboneConfig
 
 RANDOM = "random"
 SEED = 0
-"""Of random weights."""
+"""Seeds random weights."""
 BATCH = 16
 """Whole images that go through a ViT in torch together."""
 
 
 class Encoder(Protocol):
-    """Called with an RGB image [H, W, 3] uint8, returns what is seen in it; a `Perceiver` is one."""
+    """What runs on an RGB image [H, W, 3] uint8: a `Perceiver`, or a `TorchEncoder`."""
 
     def __call__(self, image: NDArray[np.uint8], /, outputs: Collection[str]) -> Perception:
-        """See the class; `outputs` are some of "features", "attention" and "embedding"."""
+        """Return the requested outputs, among "features", "attention" and "embedding"."""
 
 
 class TorchEncoder:
     """A ViT in torch, in evaluation mode on its device.
 
-    `size` is the height and width in pixels that images are resized to; None for each image's own. Both are rounded
-    to multiples of the patch.
+    Images are resized to `size`, height and width in pixels, or keep their own size where it is None; either is rounded
+    to multiples of the patch size.
     """
 
     def __init__(self, vit: VisionTransformer, size: tuple[int, int] | None = None) -> None:
@@ -52,12 +52,12 @@ class TorchEncoder:
         self._mean, self._std = mean_and_std(vit)
 
     def __call__(self, image: NDArray[np.uint8], outputs: Collection[str]) -> Perception:
-        """See `Encoder`: float32 arrays, features [h, w, C], attention [heads, h, w], embedding [C]."""
+        """Return the requested outputs as float32: features [h, w, C], attention [heads, h, w], embedding [C]."""
         return self.perceive(self.prepare(image), outputs)[0]
 
     @torch.inference_mode()
     def perceive(self, images: torch.Tensor, outputs: Collection[str]) -> list[Perception]:
-        """As calling it, of prepared images of one size, float32 [B, 3, H, W]."""
+        """Outputs of each of B prepared images of one size, float32 [B, 3, H, W]."""
         names = ("features", "attention", "embedding")
         computed = zip(names, self._outputs(images), strict=True)
         seen = {name: output.float().cpu().numpy() for name, output in computed if name in outputs}
@@ -75,9 +75,9 @@ class TorchEncoder:
 
     @property
     def crop_side(self) -> int | None:
-        """Side in pixels of the center crops that images of classes are shown as; None for whole images.
+        """Side in pixels of center crops for classification, as in the paper's protocols, where the size is square.
 
-        Crops, as the paper's protocols have them, where the size is square.
+        None where it is not: then whole images are classified.
         """
         return self._rounded(self.size[0]) if self.size and self.size[0] == self.size[1] else None
 
@@ -89,7 +89,7 @@ class TorchEncoder:
 def perceive_all(
     encoder: Encoder, images: Iterable[NDArray[np.uint8]], outputs: Collection[str]
 ) -> Iterator[Perception]:
-    """What an encoder sees in each RGB image [H, W, 3] uint8; a ViT in torch takes those of one size in batches."""
+    """Run an encoder on RGB images [H, W, 3] uint8; a ViT in torch gets consecutive images of one size in batches."""
     if not isinstance(encoder, TorchEncoder):
         yield from (encoder(image, outputs) for image in images)
         return
@@ -99,7 +99,7 @@ def perceive_all(
 
 
 def read_images(files: Iterable[Path]) -> Iterator[NDArray[np.uint8]]:
-    """RGB images [H, W, 3] uint8 of files; raises UserError for a file that is no image."""
+    """Read files as RGB images [H, W, 3] uint8; raises UserError for a file that is no image."""
     return (decode(file.read_bytes(), str(file)) for file in files)
 
 
@@ -112,14 +112,16 @@ def embed_images(encoder: Encoder, files: Iterable[Path]) -> NDArray[np.float32]
 def open_encoders(
     names: Sequence[str], size: tuple[int, int] | None = None, device: str = "auto"
 ) -> dict[str, Encoder]:
-    """Open what is named, by name.
+    """Open encoders; returns them by name.
 
-    A name is a checkpoint's (.pt), a student file's (.onnx) or that of a bundled student, an official DINO v1 file's
-    (.pth), timm's name of an encoder (downloaded), or "random" for the shape of the one before with random weights.
-    `size` as in TorchEncoder (student files have their own); `device` is "auto", "cpu" or "cuda". Raises UserError for
-    a name that is none of these or is given twice, or a file that cannot be used.
+    A name is a checkpoint (.pt), a student file (.onnx), a bundled student, an official DINO v1 file (.pth), a timm
+    model (downloaded), or "random": the previous encoder's ViT with random weights. `size` is that of `TorchEncoder`
+    (student files have their own); `device` is "auto", "cpu" or "cuda". Raises UserError for a name that is none of
+    these or is given twice, and for a file that cannot be used.
     """
-    where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu"))
+    torch_device = torch.device(
+        "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
+    )
     encoders: dict[str, Encoder] = {}
     previous = ""
     for name in names:
@@ -127,8 +129,8 @@ def open_encoders(
         if label in encoders:
             raise UserError(f"{label} is named twice: name it once.")
         if name == RANDOM and not previous:
-            raise UserError("random takes the shape of the encoder before it: name one first.")
-        encoders[label] = _open(name, previous, size, where)
+            raise UserError("random takes the shape of the encoder before it: name that one first.")
+        encoders[label] = _open(name, previous, size, torch_device)
         previous = previous if name == RANDOM else name
     return encoders
 
@@ -136,7 +138,7 @@ def open_encoders(
 def _open(name: str, previous: str, size: tuple[int, int] | None, device: torch.device) -> Encoder:
     if name == RANDOM:
         if is_student(previous):
-            # In torch, at the student's own size.
+            # Runs in torch, at the student's own size.
             info = read_student(find_student(previous))
             size = (info.height, info.width)
         return TorchEncoder(random_vit(previous).to(device), size)
@@ -146,12 +148,12 @@ def _open(name: str, previous: str, size: tuple[int, int] | None, device: torch.
 
 
 def is_student(name: str) -> bool:
-    """Whether a name is that of a student file or of a bundled student."""
+    """Whether a name is a student file or a bundled student."""
     return name.endswith(".onnx") or (MODELS / f"{name}.onnx").is_file()
 
 
 def random_vit(like: str) -> VisionTransformer:
-    """Build a ViT of the shape of a checkpoint, a student file, an official file or a timm encoder, untrained.
+    """Build an untrained ViT of the shape of a checkpoint, a student file, an official file or a timm model.
 
     The weights are the same each time. Raises UserError for a student file that does not say how its ViT was built.
     """
@@ -180,4 +182,4 @@ def _shape_of_student(name: str, info: StudentInfo) -> VisionTransformer:
         )
     if source.startswith("timm "):
         return create_vit(source.removeprefix("timm "))
-    raise UserError(f"{name} does not say how its ViT was built: name its checkpoint or timm's name before `random`.")
+    raise UserError(f"{name} does not say how its ViT was built: name its checkpoint or timm model before `random`.")

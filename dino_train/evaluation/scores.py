@@ -1,4 +1,4 @@
-"""Scores as a table for people and as JSON for programs."""
+"""Scores, printed as a table for people and written as JSON for programs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from rich.table import Table
 from dino_ros.files import write_whole
 
 Scores = Mapping[str, float | int | str]
-"""One row: what was scored by name. Shares are 0 to 1."""
-
+"""One row of a table: values by column. Shares are 0 to 1."""
 
 WIDTH = 120
-"""Of a table in characters, at least: a narrow terminal would cut the names."""
+"""Least width of a table, in characters: a narrow terminal would cut names short."""
 
 
 def show(
     title: str, rows: Sequence[Scores], out: Path | None = None, details: Mapping[str, Sequence[Scores]] | None = None
 ) -> None:
-    """Print rows that have the same names as a table; write them, and `details` by name, to `out` if there is one."""
+    """Print rows with the same columns as a table; write them, and named lists of `details`, to the JSON file `out`."""
     table = Table(*rows[0], title=title)
     table.columns[0].no_wrap = True
     for row in rows:
@@ -32,5 +31,5 @@ def show(
     console.print(table)
     if out:
         lists = {"rows": rows, **(details or {})}
-        found = {"title": title, **{name: [dict(row) for row in rows] for name, rows in lists.items()}}
-        write_whole(out, json.dumps(found, indent=2).encode())
+        content = {"title": title, **{name: [dict(row) for row in rows] for name, rows in lists.items()}}
+        write_whole(out, json.dumps(content, indent=2).encode())

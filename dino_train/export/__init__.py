@@ -1,1 +1,1 @@
-"""From weights to students: the ONNX file, its precision, its foreground head, and how it compares with its teacher."""
+"""From weights to student files: ONNX, precision, foreground head, and how a student compares with its teacher."""

@@ -1,4 +1,4 @@
-"""Attention written down as inference engines take it best."""
+"""Attention exported in the form that inference engines run fastest."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 PACKED_TO_FRONT = (2, 0, 3, 1, 4)
-"""How timm permutes [B, N, 3, heads, C / heads], before it takes query, key and value apart."""
+"""How timm permutes [B, N, 3, heads, C / heads] before it unbinds query, key and value."""
 SPECIAL = ("attn_mask", "is_causal", "scale", "enable_gqa")
-"""What makes an attention another than that of ViTs; it is left to torch then."""
+"""Options that a ViT's attention does not have; attention with any of them is left to torch."""
 
 
 class EngineAttention(TorchFunctionMode):
-    """Makes the attention inside its `with` block of operations that engines recognize and fuse; the results stay.
+    """Within its `with` block, computes attention by operations that engines recognize and fuse; results do not change.
 
-    A ViT's blocks say what is computed, which torch's exporter writes as it stands: query, key and value moved to the
-    front of five dimensions, and its own attention as a dozen reshapes. Engines then move the tokens in memory between
-    the matrix products, and engines of int8 turn them to float and back. Here query, key and value are split where they
-    lie, and the attention is two matrix products with a softmax between.
+    torch exports timm's blocks literally: query, key and value are moved to the front of five dimensions, and torch's
+    attention becomes a dozen reshapes. Engines then move tokens in memory between the matrix products, and int8 engines
+    convert them to float and back. Here query, key and value are split in place, and attention is two matrix products
+    with a softmax in between.
     """
 
     def __init__(self) -> None:
@@ -49,6 +49,6 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def split(packed: Tensor) -> tuple[Tensor, ...]:
-    """Query, key and value [B, heads, N, C / heads] of [B, N, 3, heads, C / heads]."""
+    """Split [B, N, 3, heads, C / heads] into query, key and value [B, heads, N, C / heads]."""
     heads = packed.shape[3]
     return tuple(part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in packed.flatten(2).chunk(3, dim=-1))

@@ -1,7 +1,7 @@
-"""From an fp32 student to an int8 one: quantization after training, with NNCF, on the user's frames, and what it costs.
+"""From an fp32 student to an int8 one: post-training quantization with NNCF on the user's frames, and its cost.
 
-The matrix products, those of attention among them, are computed on int8; LayerNorm, softmax, GELU, biases and the sums
-between blocks stay float. So does the patch embedding: it is 1 % of the work, and every later error starts there.
+Matrix products, including those of attention, are computed in int8; LayerNorm, softmax, GELU, biases and residual sums
+stay float. So does the patch embedding: it is 1 % of the work, and its errors would affect everything after it.
 """
 
 from __future__ import annotations
@@ -19,57 +19,54 @@ import onnx
 from numpy.typing import NDArray
 
 from dino_ros.backends import REFERENCE
-from dino_ros.backends.parity import Parity, compare
+from dino_ros.backends.parity import TOLERANCE, Parity, compare
 from dino_ros.errors import UserError
+from dino_ros.files import replacing
+from dino_ros.images.sampling import evenly_spaced
 from dino_ros.perception.perceiver import Perceiver
-from dino_ros.student import METADATA_KEY, StudentInfo
+from dino_ros.student import StudentInfo
 from dino_train.data.frames import MixedFrames
 from dino_train.evaluation.classification.class_folder import ClassFolder
-from dino_train.evaluation.classification.knn import knn_of
+from dino_train.evaluation.classification.knn import knn_scores
+from dino_train.export.description import write_description
 
 log = logging.getLogger(__name__)
 
 CALIBRATION_FRAMES = 64
-"""Frames whose activations set the ranges, at most."""
+"""Frames whose activations set the quantization ranges, at most."""
 HELD_OUT_FRAMES = 32
-"""Frames that the cost is measured on, at most."""
+"""Frames on which the cost is measured, at most."""
 HELD_OUT_SHARE = 0.2
-"""Share of each source, at its end, that the frames of the cost come from: in a log neighbors look alike."""
-TOLERANCE = Parity(cosine=0.99, mask_iou=0.9)
-"""A student that agrees less with its fp32 self is refused."""
+"""Share of each source, at its end, that is held out: neighboring frames of a recording look alike."""
 KNN_TOLERANCE = 0.02
-"""So is one that loses more of k-NN accuracy (0 to 1) than this."""
+"""A student that loses more k-NN accuracy (0 to 1) than this is refused, like one that fails the parity gate."""
 
 
 @dataclass(frozen=True)
 class Cost:
     """What quantization changed: the int8 student against the fp32 one, both in ONNX Runtime."""
 
-    agreement: Parity
-    """On frames that were not calibrated on."""
+    parity: Parity
+    """On held-out frames."""
     frames: int
-    """Their number."""
+    """Number of held-out frames."""
     calibration_frames: int
     knn: tuple[float, float] | None = None
-    """Accuracy, 0 to 1, of the fp32 and of the int8 student; None without a labeled folder."""
+    """Accuracy, 0 to 1, of the fp32 and the int8 student; None without a labeled folder."""
 
     @property
-    def bearable(self) -> bool:
-        """Whether it is within TOLERANCE and KNN_TOLERANCE; a cost that is not a number is not."""
-        found = self.agreement
-        kept = self.knn is None or self.knn[0] - self.knn[1] <= KNN_TOLERANCE
-        return found.cosine >= TOLERANCE.cosine and found.mask_iou >= TOLERANCE.mask_iou and kept
+    def acceptable(self) -> bool:
+        """Whether it is within TOLERANCE and KNN_TOLERANCE; NaN is not."""
+        knn_kept = self.knn is None or self.knn[0] - self.knn[1] <= KNN_TOLERANCE
+        return self.parity.cosine >= TOLERANCE.cosine and self.parity.mask_iou >= TOLERANCE.mask_iou and knn_kept
 
     def __str__(self) -> str:
-        """As it stands in sentences."""
-        return f"{self.agreement}" + (
-            f", k-NN {self.knn[0]:.1%} before and {self.knn[1]:.1%} after" if self.knn else ""
-        )
+        return f"{self.parity}" + (f", k-NN {self.knn[0]:.1%} before and {self.knn[1]:.1%} after" if self.knn else "")
 
     def as_metadata(self) -> dict[str, str | int | float]:
-        """As it stands in the student's description."""
+        """The cost as `StudentInfo.quantization`."""
         facts: dict[str, str | int | float] = {
-            **dataclasses.asdict(self.agreement),
+            **dataclasses.asdict(self.parity),
             "frames": self.frames,
             "calibration_frames": self.calibration_frames,
         }
@@ -79,40 +76,38 @@ class Cost:
 
 
 def quantize(path: Path, frames: MixedFrames, labeled: ClassFolder | None = None) -> StudentInfo:
-    """Replace the fp32 student at `path` by an int8 one; returns its description, which holds the cost.
+    """Replace the fp32 student at `path` by an int8 one; returns its description, which includes the cost.
 
-    Calibrates on frames of the first four fifths of each source and measures on frames of the rest; runs k-NN before
-    and after on `labeled` where it is given. Weights are symmetric per channel, activations symmetric per tensor,
-    which every engine takes: NVIDIA's know no zero point. Raises UserError where nncf is missing, where there are fewer
-    than two frames, and, leaving the fp32 student where it is, where the cost is beyond TOLERANCE.
+    Calibrates on frames of the first four fifths of each source and measures the cost on frames of the rest, and by
+    k-NN on `labeled` if given. Weights are symmetric per channel and activations symmetric per tensor, which every
+    engine supports: NVIDIA's have no zero points. Raises UserError where nncf is missing, where there are fewer than
+    two frames, and where the cost is not acceptable; the fp32 student then stays.
     """
     before = Perceiver.load(path, REFERENCE)
     calibration, held_out = choose_frames(frames)
     model = quantized(onnx.load(path), [before.prepare(frames[number])[None] for number in calibration])
-    temporary = path.with_name(path.name + ".int8")
-    try:
-        info = describe(model, dataclasses.replace(before.info, precision="int8"))
+    info = dataclasses.replace(before.info, precision="int8")
+    with replacing(path) as temporary:
+        write_description(model, info)
         onnx.save(model, temporary)
         after = Perceiver.load(temporary, REFERENCE)
         batch = np.stack([before.prepare(frames[number]) for number in held_out])
         knn = (accuracy(before, labeled), accuracy(after, labeled)) if labeled else None
         cost = Cost(compare(after.backend, before.backend, batch), len(held_out), len(calibration), knn)
-        if not cost.bearable:
+        if not cost.acceptable:
             raise UserError(
-                f"Quantizing to int8 costs too much here ({cost}; at least {TOLERANCE.cosine} and {TOLERANCE.mask_iou} "
-                f"are asked for, and at most {KNN_TOLERANCE:.0%} of k-NN lost): export with --precision fp32 or fp16, "
-                "or give --data more like what the robot sees."
+                f"int8 costs too much on this data ({cost}; required are at least {TOLERANCE.cosine} and "
+                f"{TOLERANCE.mask_iou}, and at most {KNN_TOLERANCE:.0%} of k-NN lost): export with --precision fp32 or "
+                "fp16, or give --data more like what the robot sees."
             )
-        info = describe(model, dataclasses.replace(info, quantization=cost.as_metadata()))
+        info = dataclasses.replace(info, quantization=cost.as_metadata())
+        write_description(model, info)
         onnx.save(model, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return info
 
 
 def choose_frames(frames: MixedFrames) -> tuple[list[int], list[int]]:
-    """Numbers of the frames to calibrate on and of those to measure on, at even distances within each source.
+    """Numbers of the frames for calibration, and of those held out at the end of each source; both evenly spaced.
 
     Raises UserError where there are fewer than two frames.
     """
@@ -121,29 +116,28 @@ def choose_frames(frames: MixedFrames) -> tuple[list[int], list[int]]:
     start = 0
     for source in frames.sources:
         end = start + len(source)
-        kept = end - max(round(HELD_OUT_SHARE * len(source)), 1 if len(source) > 1 else 0)
-        first += range(start, kept)
-        last += range(kept, end)
+        middle = end - max(round(HELD_OUT_SHARE * len(source)), 1 if len(source) > 1 else 0)
+        first += range(start, middle)
+        last += range(middle, end)
         start = end
     if not last:  # several sources of one image each
         first, last = first[:-1], first[-1:]
     if not first:
-        raise UserError(f"{frames.name} has one frame: --precision int8 needs more, to calibrate on and to measure on.")
-    return evenly(first, CALIBRATION_FRAMES), evenly(last, HELD_OUT_FRAMES)
-
-
-def evenly(numbers: Sequence[int], count: int) -> list[int]:
-    """At most `count` of the numbers, at even distances."""
-    chosen = np.linspace(0, len(numbers) - 1, min(count, len(numbers))).round().astype(int)
-    return [numbers[index] for index in chosen]
+        raise UserError(
+            f"{frames.name} has one frame: --precision int8 needs at least two, to calibrate on and to measure on."
+        )
+    return (
+        [first[index] for index in evenly_spaced(len(first), CALIBRATION_FRAMES)],
+        [last[index] for index in evenly_spaced(len(last), HELD_OUT_FRAMES)],
+    )
 
 
 def quantized(model: onnx.ModelProto, batches: Sequence[NDArray[np.uint8]]) -> onnx.ModelProto:
-    """The model with quantized matrix products, whose ranges are those on `batches`, [1, H, W, 3] each.
+    """The model with quantized matrix products, calibrated on `batches`, uint8 [1, H, W, 3] each.
 
     Raises UserError where nncf is missing.
     """
-    os.environ["NNCF_CI"] = "1"  # else NNCF reports its use to a server, without asking
+    os.environ["NNCF_CI"] = "1"  # otherwise NNCF reports its use to a server, without asking
     try:
         import nncf
     except ImportError as error:
@@ -162,14 +156,7 @@ def quantized(model: onnx.ModelProto, batches: Sequence[NDArray[np.uint8]]) -> o
     return quantized_model
 
 
-def describe(model: onnx.ModelProto, info: StudentInfo) -> StudentInfo:
-    """Write the description into the model's metadata, in the place of the one that is there; returns it."""
-    (entry,) = (entry for entry in model.metadata_props if entry.key == METADATA_KEY)
-    entry.value = info.to_json()
-    return info
-
-
 def accuracy(student: Perceiver, labeled: ClassFolder) -> float:
-    """k-NN accuracy, 0 to 1, at the k that the paper finds best, 20, or the largest that there are images for."""
-    accuracies = knn_of(student, labeled)
+    """k-NN accuracy, 0 to 1, at the paper's best k, 20, or the largest for which there are enough images."""
+    accuracies = knn_scores(student, labeled)
     return accuracies.get(20, accuracies[max(accuracies)])

@@ -1,9 +1,8 @@
-"""From weights to a student: one ONNX file that dino_ros runs, checked against torch before it is kept."""
+"""From weights to a student: an ONNX file that dino_ros runs, checked against torch before it is kept."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +16,13 @@ from torch import Tensor, nn
 
 from dino_ros.demo.table import TABLE
 from dino_ros.errors import UserError
+from dino_ros.files import replacing
+from dino_ros.images.sampling import evenly_spaced
 from dino_ros.perception.perceiver import Perceiver
-from dino_ros.student import FORMAT_VERSION, METADATA_KEY, StudentInfo
+from dino_ros.student import FORMAT_VERSION, StudentInfo
 from dino_train.data.frames import MixedFrames, open_frames
 from dino_train.evaluation.classification.class_folder import open_class_folder
+from dino_train.export.description import write_description
 from dino_train.export.engine_attention import EngineAttention
 from dino_train.export.quantize import quantize
 from dino_train.models.backbones import VitOutputs, mean_and_std, patch_size
@@ -31,12 +33,13 @@ log = logging.getLogger(__name__)
 OPSET = 18
 OUTPUTS = ("features", "attention", "embedding")
 TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}
-"""Largest difference between ONNX Runtime and torch in fp32, as a share of the output's largest value."""
+"""Largest difference allowed between ONNX Runtime and torch in fp32, relative to the output's largest value."""
 PARITY_IMAGES = 8
+"""Images on which the two are compared, at most."""
 
 
 class FixedRope(nn.Module):
-    """A rotary position embedding (DINOv3's) for one size as a constant, float [h * w, 2 * C / heads]."""
+    """DINOv3's rotary position embedding for one size as a constant, float [h * w, 2 * C / heads]."""
 
     embedding: Tensor
 
@@ -45,15 +48,15 @@ class FixedRope(nn.Module):
         self.register_buffer("embedding", embedding.detach())
 
     def get_embed(self, shape: object = None) -> Tensor:
-        """What timm's Eva asks of its `rope`; the grid's `shape`, which not every version gives, is known."""
+        """Called by timm's Eva; the grid's `shape`, which not every version passes, is fixed."""
         return self.embedding
 
 
 class StudentGraph(nn.Module):
-    """What is written into the file: normalization, ViT and CLS attention.
+    """The graph of the file: normalization, ViT and CLS attention.
 
-    Takes uint8 [B, H, W, 3] RGB; returns features [B, h, w, C], attention [B, heads, h, w] and embedding [B, C], all
-    float32 whatever the precision of the weights.
+    Takes RGB images uint8 [B, H, W, 3]; returns features [B, h, w, C], attention [B, heads, h, w] and embedding [B, C],
+    all float32 whatever the precision of the weights.
     """
 
     scale: Tensor
@@ -70,7 +73,6 @@ class StudentGraph(nn.Module):
         self.register_buffer("shift", torch.tensor([m / s for m, s in zip(mean, std, strict=True)]).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """See the class."""
         normalized = images.float().permute(0, 3, 1, 2) * self.scale - self.shift
         with EngineAttention():
             outputs = self.outputs(normalized.to(self.dtype))
@@ -78,9 +80,9 @@ class StudentGraph(nn.Module):
 
 
 def keep_norms_in_fp32(vit: VisionTransformer) -> None:
-    """Let the layer norms of a ViT of fp16 compute in fp32, whatever engine runs the graph.
+    """Make the layer norms of an fp16 ViT compute in fp32, whichever engine runs the graph.
 
-    ViTs have channels that are hundreds of times larger than the others, and their squares are beyond what fp16 holds.
+    ViTs have channels hundreds of times larger than the others, and their squares overflow fp16.
     """
     for norm in vit.modules():
         if isinstance(norm, nn.LayerNorm):
@@ -101,19 +103,21 @@ def export(
     topics: Sequence[str] = (),
     knn: Path | None = None,
 ) -> StudentInfo:
-    """Write the student of `weights` for images of `height` x `width` pixels to `out`; return its description.
+    """Write `weights` as a student for images of `height` x `width` pixels to `out`; return its description.
 
     `weights` is a checkpoint of `pretrain` or `distill`, an official DINO v1 `.pth` file or a timm model name
-    (downloaded). `network` picks "teacher" or "student" of a file, or "random" for the ViT of a checkpoint, untrained
-    (default: the student of a distilled checkpoint, else the teacher); `license` replaces what the weights' source
-    states. The file is kept only if ONNX Runtime agrees with torch in fp32 on
-    images of `data` (default: the demo's bag) within TOLERANCE; `topics` picks image topics of bags. With "int8" the
-    fp32 student is quantized on `data`, which must be given then, and `knn` may name a folder for k-NN before and
-    after: see `quantize`. Raises UserError otherwise, and for weights, sizes or data that cannot be used.
+    (downloaded). `network` is "teacher" or "student", or "random" for a checkpoint's ViT with random weights (default:
+    the student of a distilled checkpoint, else the teacher). `license` replaces the license stated by the weights'
+    source. With "int8" the fp32 student is quantized on `data`, which is then required, and `knn` may name a folder for
+    k-NN before and after: see `quantize`.
+
+    The file is kept only if ONNX Runtime agrees with torch in fp32 within TOLERANCE, on images of `data` (default: the
+    demo's bag; `topics` picks image topics of bags). Raises UserError where it does not, and for weights, sizes or data
+    that cannot be used.
     """
     if precision == "int8" and not data:
         raise UserError(
-            "--precision int8 needs --data: name a bag, video or folder of images like those that the robot sees."
+            "--precision int8 needs --data: give a bag, video or folder of images like those that the robot sees."
         )
     labeled = open_class_folder(knn) if knn else None
     frames = open_frames(data or (TABLE,), topics)
@@ -139,23 +143,19 @@ def export(
         weights={**opened.origin, "sha256": weights_hash(vit)},
         license=license or opened.license,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + ".tmp")
-    try:
+    with replacing(out) as temporary:
         write_onnx(StudentGraph(vit, written).eval(), info, temporary)
         check_parity(temporary, images, reference, written)
         if precision == "int8":
             info = quantize(temporary, frames, labeled)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return info
 
 
 def fix_size(vit: VisionTransformer, height: int, width: int) -> VisionTransformer:
-    """Lay the position embedding out for one size, so that the graph holds it as a constant.
+    """Fix a ViT in evaluation mode to one input size, so that its position embedding is a constant of the graph.
 
-    Engines differ in how they resize, and TensorRT's parser rejects the antialiased resize. The ViT is in eval mode.
+    Engines differ in how they resize, and TensorRT's parser rejects antialiased resizing. Raises UserError for a size
+    that is not a multiple of the patch size.
     """
     patch = patch_size(vit)
     if height < patch or width < patch or height % patch or width % patch:
@@ -174,8 +174,8 @@ def fix_size(vit: VisionTransformer, height: int, width: int) -> VisionTransform
 
 
 def write_onnx(graph: StudentGraph, info: StudentInfo, path: Path) -> None:
-    """Export to ONNX with a dynamic batch and the description in its metadata."""
-    example = torch.zeros(2, info.height, info.width, 3, dtype=torch.uint8)  # a batch of 1 would become a constant
+    """Export to ONNX with a dynamic batch size and the description in the metadata."""
+    example = torch.zeros(2, info.height, info.width, 3, dtype=torch.uint8)  # a batch size of 1 would become a constant
     program = torch.onnx.export(
         graph,
         (example,),
@@ -189,25 +189,23 @@ def write_onnx(graph: StudentGraph, info: StudentInfo, path: Path) -> None:
     )
     assert program is not None  # with dynamo=True torch always returns the program
     model = program.model_proto
-    entry = model.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, info.to_json()
+    write_description(model, info)
     onnx.save(model, path)
 
 
 def parity_images(frames: MixedFrames, height: int, width: int) -> NDArray[np.uint8]:
-    """Images to compare on, uint8 [N, height, width, 3], spread evenly over the data."""
-    count = min(PARITY_IMAGES, len(frames))
-    numbers = np.linspace(0, len(frames) - 1, count).round().astype(int)
+    """Evenly spaced images of the data, uint8 [N, height, width, 3]."""
+    numbers = evenly_spaced(len(frames), PARITY_IMAGES)
     images = [cv2.resize(frames[n], (width, height), interpolation=cv2.INTER_AREA) for n in numbers]
     return np.stack(images).astype(np.uint8, copy=False)
 
 
 def check_parity(path: Path, images: NDArray[np.uint8], reference: tuple[Tensor, ...], precision: str) -> None:
-    """Raise UserError, with the numbers, if ONNX Runtime's outputs differ from the reference by more than TOLERANCE."""
+    """Raise UserError if ONNX Runtime's outputs differ from the reference by more than TOLERANCE."""
     outputs = Perceiver.load(path, backend="onnxruntime")(list(images), outputs=OUTPUTS)
     for name, expected in zip(OUTPUTS, reference, strict=True):
-        got = np.stack([getattr(output, name) for output in outputs])
-        error = float(np.abs(got - expected.numpy()).max() / np.abs(expected.numpy()).max())
+        actual = np.stack([getattr(output, name) for output in outputs])
+        error = float(np.abs(actual - expected.numpy()).max() / np.abs(expected.numpy()).max())
         log.info("parity: %s differs from torch in fp32 by %.1e of its largest value", name, error)
         if not error <= TOLERANCE[precision]:
             raise UserError(

@@ -1,4 +1,4 @@
-"""A distilled student beside its teacher: how near their features and masks are, how good each is, and how fast."""
+"""A distilled student compared with its teacher: how similar their features and masks are, how good and how fast."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from rich.table import Table
 
 from dino_ros.files import write_whole
 from dino_ros.images.encodings import resize
+from dino_ros.images.sampling import evenly_spaced
 from dino_ros.masks.binary import jaccard
 from dino_ros.perception.perceiver import Perceiver
 from dino_train.config import ComparisonConfig, parse_size
 from dino_train.data.frames import open_frames
 from dino_train.data.multicrop import normalize
 from dino_train.evaluation.classification.class_folder import open_class_folder
-from dino_train.evaluation.classification.knn import knn_of
+from dino_train.evaluation.classification.knn import knn_scores
 from dino_train.evaluation.segmentation.jaccard import jaccard_scores
-from dino_train.evaluation.segmentation.labeled import labeled_images
+from dino_train.evaluation.segmentation.labeled_images import labeled_images
 from dino_train.export.student import export
 from dino_train.models.backbones import mean_and_std, patch_size
 from dino_train.models.checkpoint import load_checkpoint
@@ -35,21 +36,22 @@ from dino_train.runs.folder import COMPARISON_NAME
 from dino_train.runs.report import write_report
 
 FRAMES = 64
-"""Frames that features and masks are compared on, at most."""
+"""Frames on which features and masks are compared, at most."""
 CALLS = 50
-"""Times that each student runs, in turn, to be timed; the first few are not counted."""
+"""Times that each file is run to measure its speed."""
 WARM_UP = 5
+"""First runs that are not counted."""
 
-Comparison = dict[str, Any]
-"""`frames`, their number; `cosine` of the patch tokens, through the student's projection, and `mask_iou` between the
-two; for "student" and "teacher" each `milliseconds` (median, one image), `megabytes`, `size`, and where it was asked
-for `mask_iou_truth` and `knn` by k; `engine`; `speed_up`; and `rows`, the same as texts."""
+TeacherComparison = dict[str, Any]
+"""`frames`: how many; `cosine` of the patch tokens, after the student's projection; `mask_iou` between the two; for
+"student" and "teacher" each `milliseconds` (median for one image), `megabytes`, `size` and, where requested,
+`mask_iou_truth` and `knn` by k; `engine`; `speed_up`; `rows`: the same as strings, for a table."""
 
 
-def compare_with_teacher(checkpoint: Path, config: ComparisonConfig) -> Comparison:
+def compare_with_teacher(checkpoint: Path, config: ComparisonConfig) -> TeacherComparison:
     """Export the student of a distilled checkpoint and its teacher, and compare the two files as a robot runs them.
 
-    Writes `student.onnx`, `teacher.onnx` and `comparison.json` beside the checkpoint, and the report again. Raises
+    Writes `student.onnx`, `teacher.onnx` and `comparison.json` next to the checkpoint, and rewrites the report. Raises
     UserError for data, masks or sizes that cannot be used.
     """
     run, loaded = checkpoint.parent, load_checkpoint(checkpoint)
@@ -58,67 +60,68 @@ def compare_with_teacher(checkpoint: Path, config: ComparisonConfig) -> Comparis
     distill.restore(loaded.objective)
     side = loaded.recipe.crops.global_crops_size
     height, width = parse_size(config.size or f"{side}x{side}")
-    patch, theirs = patch_size(distill.student.backbone), patch_size(distill.teacher)
+    patch, teacher_patch = patch_size(distill.student.backbone), patch_size(distill.teacher)
     paths, topics = (
         ([config.data], [config.topic] if config.topic else [])
         if config.data
         else (loaded.data.paths, loaded.data.topics)
     )
     frames = open_frames(paths, topics)
-    numbers = np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int)
-    images = [frames[number] for number in numbers]
+    images = [frames[number] for number in evenly_spaced(len(frames), FRAMES)]
 
     files = {"student": run / "student.onnx", "teacher": run / "teacher.onnx"}
     export(str(checkpoint), files["student"], height, width, data=paths, topics=topics)
-    large = (height // patch * theirs, width // patch * theirs)
-    export(loaded.recipe.teacher, files["teacher"], *large, data=paths, topics=topics)
-    both = {name: Perceiver.load(file) for name, file in files.items()}
+    teacher_size = (height // patch * teacher_patch, width // patch * teacher_patch)  # of the same patch grid
+    export(loaded.recipe.teacher, files["teacher"], *teacher_size, data=paths, topics=topics)
+    students = {name: Perceiver.load(file) for name, file in files.items()}
 
-    masks = [both[name](images, ("mask",)) for name in files]
+    masks = [students[name](images, ("mask",)) for name in files]
     overlaps = [
         jaccard(a.mask > 0, b.mask > 0)
         for a, b in zip(*masks, strict=True)
         if a.mask is not None and b.mask is not None
     ]
-    found: Comparison = {
+    comparison: TeacherComparison = {
         "frames": len(images),
         "cosine": cosine(distill, images, height, width),
         "mask_iou": float(np.mean(overlaps)),
-        "engine": both["student"].backend.description,
+        "engine": students["student"].backend.description,
     }
-    for name, milliseconds in times(both).items():
-        info = both[name].info
+    for name, milliseconds in times(students).items():
+        info = students[name].info
         size = f"{info.height}x{info.width}"
-        found[name] = {"milliseconds": milliseconds, "megabytes": files[name].stat().st_size / 1e6, "size": size}
+        comparison[name] = {"milliseconds": milliseconds, "megabytes": files[name].stat().st_size / 1e6, "size": size}
         if config.data and config.masks:
             labeled = labeled_images(Path(config.data), config.masks, config.topic)
-            found[name]["mask_iou_truth"] = jaccard_scores(both[name], labeled).mean_of_heads
+            comparison[name]["mask_iou_truth"] = jaccard_scores(students[name], labeled).mean_of_heads
         if loaded.evaluation.knn:
-            accuracies = knn_of(both[name], open_class_folder(Path(loaded.evaluation.knn)))
-            found[name]["knn"] = {str(k): accuracy for k, accuracy in accuracies.items()}
-    found["speed_up"] = found["teacher"]["milliseconds"] / found["student"]["milliseconds"]
-    found["rows"] = rows(found)
-    write_whole(run / COMPARISON_NAME, json.dumps(found, indent=2).encode())
+            accuracies = knn_scores(students[name], open_class_folder(Path(loaded.evaluation.knn)))
+            comparison[name]["knn"] = {str(k): accuracy for k, accuracy in accuracies.items()}
+    comparison["speed_up"] = comparison["teacher"]["milliseconds"] / comparison["student"]["milliseconds"]
+    comparison["rows"] = rows(comparison)
+    write_whole(run / COMPARISON_NAME, json.dumps(comparison, indent=2).encode())
     write_report(run)
-    return found
+    return comparison
 
 
 @torch.inference_mode()
 def cosine(distill: Distill, images: Sequence[NDArray[np.uint8]], height: int, width: int) -> float:
-    """Mean cosine, -1 to 1, of the student's projected patch tokens and the teacher's in whole images."""
+    """Mean cosine, -1 to 1, of the student's projected patch tokens with the teacher's, on whole images."""
     mean, std = mean_and_std(distill.student.backbone)
-    found = []
+    cosines = []
     for image in images:
         resized = torch.from_numpy(resize(image, height, width))
         batch = normalize(resized.permute(2, 0, 1)[None], mean, std)
-        found.append(distill([batch], {})[1].patches.item())
-    return float(np.mean(found))
+        cosines.append(distill([batch], {})[1].patches.item())
+    return float(np.mean(cosines))
 
 
 def times(students: dict[str, Perceiver]) -> dict[str, float]:
-    """Median milliseconds of each student's engine for one image; they take turns, so that a busy machine is fair."""
+    """Median milliseconds of each student's engine for one image; they take turns, so that other load affects both."""
     measured: dict[str, list[float]] = {name: [] for name in students}
-    batches = {name: np.zeros((1, one.info.height, one.info.width, 3), np.uint8) for name, one in students.items()}
+    batches = {
+        name: np.zeros((1, student.info.height, student.info.width, 3), np.uint8) for name, student in students.items()
+    }
     for _ in range(CALLS):
         for name, student in students.items():
             started = time.perf_counter()
@@ -127,20 +130,22 @@ def times(students: dict[str, Perceiver]) -> dict[str, float]:
     return {name: statistics.median(values[WARM_UP:]) for name, values in measured.items()}
 
 
-def show(found: Comparison) -> None:
+def show(comparison: TeacherComparison) -> None:
     """Print the comparison as a table."""
-    table = Table("", "student", "teacher", title=f"Student and teacher on {found['frames']} frames, {found['engine']}")
-    for label, student, teacher in found["rows"]:
+    table = Table(
+        "", "student", "teacher", title=f"Student and teacher on {comparison['frames']} frames, {comparison['engine']}"
+    )
+    for label, student, teacher in comparison["rows"]:
         table.add_row(label, student, teacher)
     Console().print(table)
 
 
-def rows(found: Comparison) -> list[tuple[str, str, str]]:
-    """The comparison as texts: what is compared, the student's, the teacher's."""
-    student, teacher = found["student"], found["teacher"]
+def rows(comparison: TeacherComparison) -> list[tuple[str, str, str]]:
+    """Rows of the comparison's table: label, student's value, teacher's value."""
+    student, teacher = comparison["student"], comparison["teacher"]
     lines = [
-        ("cosine of patch tokens with the teacher's", f"{found['cosine']:.3f}", ""),
-        ("mask IoU with the teacher's", f"{found['mask_iou']:.3f}", ""),
+        ("cosine of patch tokens with the teacher's", f"{comparison['cosine']:.3f}", ""),
+        ("mask IoU with the teacher's", f"{comparison['mask_iou']:.3f}", ""),
     ]
     if "mask_iou_truth" in student:
         name = "mask_iou_truth"
@@ -152,5 +157,5 @@ def rows(found: Comparison) -> list[tuple[str, str, str]]:
         ("input", student["size"], teacher["size"]),
         ("MB", f"{student['megabytes']:.1f}", f"{teacher['megabytes']:.1f}"),
         ("ms for one image", f"{student['milliseconds']:.1f}", f"{teacher['milliseconds']:.1f}"),
-        ("speed-up", f"{found['speed_up']:.1f}", ""),
+        ("speed-up", f"{comparison['speed_up']:.1f}", ""),
     ]

@@ -1,4 +1,4 @@
-"""The options that all evaluations have: what is evaluated, at which size, where, and the file of its scores."""
+"""Options of every evaluation: the encoders, their input size and device, and the file for the results."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 def add_encoder_arguments(
     parser: ArgumentParser, size: str | None = None, out: str = "JSON file for the scores"
 ) -> None:
-    """Add them; `size` is the default of `--size`, None for each image's own, and `out` says what `--out` is."""
+    """Add them; `size` is the default of `--size` (None: each image's own), `out` the help of `--out`."""
     parser.add_argument(
         "encoders",
         nargs="+",
         type=str,
-        help="checkpoints (.pt), student files (.onnx) or bundled students, official DINO v1 files (.pth), timm names "
-        "(downloaded), and `random`: a ViT of the shape of the one before it, with random weights",
+        help="checkpoints (.pt), student files (.onnx), bundled students, official DINO v1 files (.pth), timm models "
+        "(downloaded), and `random`: the previous encoder's ViT with random weights",
     )
     parser.add_argument(
         "--size",
         type=str | None,
         default=size,
-        help="HxW that images are resized to; student files have their own "
-        f"(default: {size or 'of each image, to the patch'})",
+        help="HxW to which images are resized; student files have their own size "
+        f"(default: {size or 'that of each image, rounded to patches'})",
     )
     parser.add_argument(
-        "--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="auto is the GPU where there is one"
+        "--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="auto takes the GPU where there is one"
     )
     parser.add_argument("--out", type=Path | None, help=out)
 
 
 def open_named_encoders(options: Namespace) -> dict[str, Encoder]:
-    """The encoders that were named, by name."""
+    """Open the encoders that the options name; returns them by name."""
     from dino_train.evaluation.encoders import open_encoders
 
     size = parse_size(options.size) if options.size else None

@@ -1,4 +1,4 @@
-"""`dino-train evaluate knn`: weighted nearest neighbors of the embedding, on a folder of classes."""
+"""`dino-train evaluate knn`: classify a folder of classes by the embedding's nearest neighbors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, 
 
 
 def parser() -> ArgumentParser:
-    """Options of `dino-train evaluate knn`."""
     parser = ArgumentParser(
         description="Classify the images of val/ by their nearest neighbors in train/: the paper's k-NN, weighted "
-        "by exp(cosine / 0.07). Needs no training, so it tells what the embedding itself is worth."
+        "by exp(cosine / 0.07). Nothing is trained: it measures the embedding itself."
     )
     add_encoder_arguments(parser, size="224x224")
     parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/ and val/<class>/ images")
@@ -21,14 +20,13 @@ def parser() -> ArgumentParser:
 
 
 def run(options: Namespace) -> None:
-    """`dino-train evaluate knn`."""
     from dino_train.evaluation.classification.class_folder import open_class_folder
-    from dino_train.evaluation.classification.knn import knn_of
+    from dino_train.evaluation.classification.knn import knn_scores
     from dino_train.evaluation.scores import Scores, show
 
     folder = open_class_folder(options.data)
     rows: list[Scores] = []
     for name, encoder in open_named_encoders(options).items():
-        accuracies = knn_of(encoder, folder)
+        accuracies = knn_scores(encoder, folder)
         rows.append({"encoder": name, **{f"k = {k}": accuracy for k, accuracy in accuracies.items()}})
     show(f"k-NN on {options.data.name}: {len(folder.val.files)} images", rows, options.out)

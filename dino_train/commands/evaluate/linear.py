@@ -1,4 +1,4 @@
-"""`dino-train evaluate linear`: a linear classifier of frozen features, on a folder of classes."""
+"""`dino-train evaluate linear`: classify a folder of classes by a linear classifier on frozen features."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, 
 
 
 def parser() -> ArgumentParser:
-    """Options of `dino-train evaluate linear`."""
     parser = ArgumentParser(
-        description="Classify the images of val/ by a linear classifier of frozen features, trained on train/: the "
-        "paper's linear evaluation. The best learning rate is chosen on val/. Of student files and at sizes that are "
-        "not square, the features are the embedding of whole images and of their mirror images."
+        description="Classify the images of val/ by a linear classifier on frozen features, trained on train/: the "
+        "paper's linear evaluation. The best learning rate is chosen on val/. For student files, and at sizes that are "
+        "not square, the features are the embeddings of whole images and of their mirror images."
     )
     add_encoder_arguments(parser, size="224x224")
     parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/ and val/<class>/ images")
-    parser.add_argument("--epochs", type=PositiveInt, default=100, help="times that all training images are seen")
-    parser.add_argument("--batch", type=PositiveInt, default=128, help="images in a step")
+    parser.add_argument("--epochs", type=PositiveInt, default=100, help="passes over the training images")
+    parser.add_argument("--batch", type=PositiveInt, default=128, help="images per step")
     parser.add_argument(
         "--lr",
         nargs="+",
         type=PositiveFloat,
-        help="learning rates for a batch of 256, a classifier for each (default: 1e-4 to 1 in steps of about 3)",
+        help="learning rates for a batch of 256; each trains a classifier (default: 1e-4 to 1 in factors of about 3)",
     )
     parser.add_argument(
         "--augmentation",
         type=Literal["crops", "flips"],
         default="crops",
-        help="crops are random, new in each epoch (the paper); flips are center crops and their mirror images, whose "
-        "features are made once, so that epochs take seconds",
+        help="crops: random ones, new in each epoch, as in the paper; flips: center crops and their mirror images, "
+        "whose features are computed once, so that an epoch takes seconds",
     )
     parser.add_argument(
-        "--blocks", type=PositiveInt | None, help="last blocks whose CLS tokens are taken (default: 4, 1 for ViT-B)"
+        "--blocks",
+        type=PositiveInt | None,
+        help="last blocks whose CLS tokens are used (default: 4, or 1 from ViT-B on)",
     )
     parser.add_argument(
-        "--patches", type=bool | None, help="take the mean of the patch tokens too (default: for ViT-B only)"
+        "--patches", type=bool | None, help="also use the mean of the patch tokens (default: only from ViT-B on)"
     )
     return parser
 
 
 def run(options: Namespace) -> None:
-    """`dino-train evaluate linear`."""
     from dino_train.evaluation.classification.class_folder import open_class_folder
-    from dino_train.evaluation.classification.linear import RATES, LinearSettings, linear_of
+    from dino_train.evaluation.classification.linear import RATES, LinearSettings, linear_scores
     from dino_train.evaluation.scores import Scores, show
 
     folder = open_class_folder(options.data)
@@ -56,7 +56,7 @@ def run(options: Namespace) -> None:
     )
     rows: list[Scores] = []
     for name, encoder in open_named_encoders(options).items():
-        scores = linear_of(encoder, folder, settings)
+        scores = linear_scores(encoder, folder, settings)
         rows += [
             {
                 "encoder": name,

@@ -1,4 +1,4 @@
-"""`dino-train evaluate masks`: every way to make masks, on images and videos with ground truth."""
+"""`dino-train evaluate masks`: masks of every method, on images and videos with ground truth."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, 
 
 
 def parser() -> ArgumentParser:
-    """Options of `dino-train evaluate masks`."""
     parser = ArgumentParser(
-        description="Score masks of every method, plain (the patch grid interpolated) and as the node makes them "
-        "(refined along edges, steady in time): overlap with the objects, boundary F, steadiness, and milliseconds to "
-        "make one."
+        description="Score the masks of every method, both plain (the patch grid interpolated) and as the node makes "
+        "them (refined along edges, steadied over time): overlap with the objects, boundary F, steadiness, and "
+        "milliseconds per mask."
     )
     add_encoder_arguments(parser)
     parser.add_argument(
@@ -22,29 +21,28 @@ def parser() -> ArgumentParser:
         type=Path,
         nargs="+",
         required=True,
-        help="bags, folders as VOC, as DAVIS or with images/ beside instances/ or masks/, or a folder of images",
+        help="bags, folders laid out as VOC, as DAVIS or with images/ next to instances/ or masks/, or of images",
     )
-    parser.add_argument("--masks", type=str | None, help="of a bag the topic of masks, of images the folder of PNGs")
-    parser.add_argument("--topic", type=str | None, help="image topic of a bag")
+    parser.add_argument("--masks", type=str | None, help="for bags: mask topic; for a folder of images: folder of PNGs")
+    parser.add_argument("--topic", type=str | None, help="image topic of bags")
     return parser
 
 
 def run(options: Namespace) -> None:
-    """`dino-train evaluate masks`."""
     from dino_ros.images.sources import is_bag
     from dino_ros.masks.parameters import MaskParameters
     from dino_train.evaluation.scores import Scores, show
-    from dino_train.evaluation.segmentation.masks import labeled_sequences, mask_scores, methods_of, truth_scores
+    from dino_train.evaluation.segmentation.mask_scores import labeled_sequences, mask_scores, methods_of, truth_scores
 
     rows: list[Scores] = []
 
-    def add(data: Path, encoder: str, method: str, found: object) -> None:
-        rows.append({"data": data.name, "encoder": encoder, "method": method, **vars(found)})
+    def add(data: Path, encoder: str, method: str, scores: object) -> None:
+        rows.append({"data": data.name, "encoder": encoder, "method": method, **vars(scores)})
 
     encoders = open_named_encoders(options)
     for data in options.data:
-        named = options.masks and (is_bag(data) or Path(options.masks).is_dir())
-        masks = options.masks if named else None  # a topic says nothing of folders that are scored beside the bag
+        applies = options.masks and (is_bag(data) or Path(options.masks).is_dir())
+        masks = options.masks if applies else None  # a bag's mask topic does not apply to folders in the same list
         add(data, "", "ground truth", truth_scores(labeled_sequences(data, masks, options.topic)))
         for name, encoder in encoders.items():
             variants = {}
@@ -52,6 +50,6 @@ def run(options: Namespace) -> None:
                 variants[method] = MaskParameters(method)
                 variants[f"{method}, plain"] = MaskParameters(method, refine=False, steady=0.0)
             sequences = labeled_sequences(data, masks, options.topic)
-            for method, found in zip(variants, mask_scores(encoder, sequences, list(variants.values())), strict=True):
-                add(data, name, method, found)
+            for method, scores in zip(variants, mask_scores(encoder, sequences, list(variants.values())), strict=True):
+                add(data, name, method, scores)
     show("Masks", rows, options.out)

@@ -10,24 +10,22 @@ from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, 
 
 
 def parser() -> ArgumentParser:
-    """Options of `dino-train evaluate pictures`."""
     parser = ArgumentParser(
-        description="Draw for every encoder a sheet (PNG) of some frames, and for a bag or a video one (MP4) of all: "
-        "each frame, the mask and the mean attention over it, the first three principal components of the patch tokens "
-        "as red, green and blue, and the attention of each head."
+        description="Draw a sheet (PNG) of some frames for every encoder, and a video (MP4) of all frames of a bag or "
+        "video: each frame, its mask and mean attention, the first three principal components of the patch tokens as "
+        "red, green and blue, and the attention of each head."
     )
     add_encoder_arguments(parser, out="folder for the pictures")
     parser.set_defaults(out=Path("pictures"))
-    parser.add_argument("--data", type=Path, required=True, help="a bag, a video or a folder of pictures")
-    parser.add_argument("--topic", type=str | None, help="image topic of the bag, where it has several")
-    parser.add_argument("--frames", type=int, default=6, help="frames on a sheet, at even distances")
+    parser.add_argument("--data", type=Path, required=True, help="a bag, a video or a folder of images")
+    parser.add_argument("--topic", type=str | None, help="image topic of the bag, if it has several")
+    parser.add_argument("--frames", type=int, default=6, help="evenly spaced frames on a sheet")
     return parser
 
 
 def run(options: Namespace) -> None:
-    """`dino-train evaluate pictures`."""
     from dino_ros.images.sources import open_source
-    from dino_train.evaluation.pictures.pictures import draw
+    from dino_train.evaluation.pictures.sheet import draw
 
     source = open_source(options.data, options.topic)
     for name, encoder in open_named_encoders(options).items():

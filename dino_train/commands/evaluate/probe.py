@@ -1,4 +1,4 @@
-"""`dino-train evaluate probe`: what a robot can read out of the features, from another topic of the bag."""
+"""`dino-train evaluate probe`: predict the values of another topic of the bag from frozen features."""
 
 from __future__ import annotations
 
@@ -16,33 +16,31 @@ if TYPE_CHECKING:
 
 
 def parser() -> ArgumentParser:
-    """Options of `dino-train evaluate probe`."""
     parser = ArgumentParser(
-        description="Predict the numbers of another topic of the bag from the frozen embedding and from the patch "
-        "tokens averaged over 4 x 4 parts of the image, by ridge and by k-NN regression, beside the principal "
-        "components of the pixels. They learn from the first 70 % of the recording's time and are asked about the last "
-        "25 %. R2 is 1 where all is predicted and 0 where the mean would do as well; MAE is the mean absolute error in "
-        "the topic's units. Take a recording in which the scene changes many times: the end of a short one holds too "
-        "few scenes to tell features apart."
+        description="Predict the values of another topic of the bag by ridge and by k-NN regression: from the frozen "
+        "embedding, from the patch tokens averaged over 4 x 4 parts of the image, and, as a baseline, from principal "
+        "components of the pixels. The probes are fitted on the first 70 % of the recording's time and tested on the "
+        "last 25 %. R2 is 1 for perfect predictions and 0 where the mean would do as well; MAE is the mean absolute "
+        "error in the topic's units. Use a recording in which the scene changes many times: the end of a short one "
+        "shows too few scenes to tell features apart."
     )
     add_encoder_arguments(parser)
     parser.add_argument("--data", type=Path, required=True, help="a bag")
-    parser.add_argument("--topic", type=str | None, help="its image topic, where it has several")
-    parser.add_argument("--target", type=str, required=True, help="its topic of numbers: joint states, poses, odometry")
+    parser.add_argument("--topic", type=str | None, help="its image topic, if it has several")
+    parser.add_argument("--target", type=str, required=True, help="its topic to predict: joint states, poses, odometry")
     parser.add_argument(
         "--fields",
         nargs="+",
         type=str,
         default=[],
-        help="pose.position.x, or pose.position for all in it; of joints their names, position.elbow; of arrays the "
-        "place, poses.0.position.x, or poses.count, poses.mean.position.x, poses.min..., poses.max... (default: all "
-        "that vary; of an array whose length changes count, mean, min and max)",
+        help="numeric fields: pose.position.x, or pose.position for all below it; joints by name, position.elbow; "
+        "array elements by index, poses.0.position.x, or summarized, poses.count, poses.mean.position.x, poses.min..., "
+        "poses.max... (default: all that vary; for arrays of changing length, the summaries)",
     )
     return parser
 
 
 def run(options: Namespace) -> None:
-    """`dino-train evaluate probe`."""
     from dino_train.evaluation.probing.probe import open_recording, probe
     from dino_train.evaluation.scores import show
 
@@ -52,7 +50,7 @@ def run(options: Namespace) -> None:
 
 
 def table(scores: Sequence[ProbeScores]) -> list[Scores]:
-    """A row for every score, and at the end for every kind of features the mean R2 over the numbers."""
+    """A row for every score, and at the end, for each kind of features, the mean R2 over the targets."""
     rows = [_row(one, one.target, one.ridge_r2, one.ridge_error, one.knn_r2, one.knn_error) for one in scores]
     kinds: dict[tuple[str, str, int], list[ProbeScores]] = {}
     for one in scores:
@@ -67,7 +65,7 @@ def _row(
     kind: ProbeScores, target: str, ridge: float, error: float | str, knn: float, knn_error: float | str
 ) -> Scores:
     return {
-        "number": target,
+        "target": target,
         "encoder": kind.encoder,
         "features": f"{kind.features} ({kind.dimensions})",
         "ridge R2": ridge,

@@ -1,4 +1,4 @@
-"""`dino-train evaluate retrieval`: images of the same place found by their embedding."""
+"""`dino-train evaluate retrieval`: place recognition by the embedding."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from dino_train.commands.evaluate.ranking_options import add_ranking_arguments, 
 
 
 def parser() -> ArgumentParser:
-    """Options of `dino-train evaluate retrieval`."""
     parser = ArgumentParser(
-        description="Place recognition: rank a database of images by the cosine of their embedding and each query's. "
-        "mAP by the protocol of the revisited Oxford and Paris; recall at k is the share of queries with a positive "
-        "among the first k."
+        description="Place recognition: rank a database of images by the cosine of their embeddings with each query's. "
+        "mAP follows the revisited Oxford and Paris; recall at k is the share of queries with a positive among the "
+        "first k."
     )
     add_encoder_arguments(parser, size="224x224")
     add_ranking_arguments(parser)
@@ -21,10 +20,9 @@ def parser() -> ArgumentParser:
 
 
 def run(options: Namespace) -> None:
-    """`dino-train evaluate retrieval`."""
-    from dino_train.evaluation.ranking.ranking import read_ground_truth
+    from dino_train.evaluation.ranking.ground_truth import read_ground_truth
     from dino_train.evaluation.ranking.retrieval import retrieval_scores
 
     truth = read_ground_truth(options.data, options.truth)
     scores = {name: retrieval_scores(encoder, truth) for name, encoder in open_named_encoders(options).items()}
-    show_rankings("Retrieval", truth, scores, options)
+    show_rankings("Place recognition", truth, scores, options)

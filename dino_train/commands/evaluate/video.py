@@ -1,4 +1,4 @@
-"""`dino-train evaluate video`: objects of the first frame followed through videos."""
+"""`dino-train evaluate video`: objects of the first frame tracked through videos."""
 
 from __future__ import annotations
 
@@ -18,24 +18,22 @@ if TYPE_CHECKING:
 
 
 def parser() -> ArgumentParser:
-    """Options of `dino-train evaluate video`."""
     parser = ArgumentParser(
-        description="Carry the objects of each video's first frame through it by the likeness of patch features, as "
-        "the paper does for DAVIS-2017, and score the masks: region similarity J and boundary accuracy F. Tells what "
-        "the patch features are worth for tracking; nothing is trained."
+        description="Propagate the objects of each video's first frame through it by the similarity of patch features, "
+        "as the paper does for DAVIS-2017, and score the masks: region similarity J and boundary accuracy F. Nothing "
+        "is trained: it measures how well patch features track."
     )
     add_encoder_arguments(parser)
     parser.add_argument(
         "--data", type=Path, required=True, help="DAVIS, or a folder with images/<sequence>/ and masks/<sequence>/"
     )
     parser.add_argument(
-        "--save", type=Path | None, help="folder for the masks that are found, as PNGs, and a strip of each video"
+        "--save", type=Path | None, help="folder for the predicted masks, as PNGs, and a strip of each video"
     )
     return parser
 
 
 def run(options: Namespace) -> None:
-    """`dino-train evaluate video`."""
     from rich.progress import Progress
 
     from dino_train.evaluation.scores import Scores, show
@@ -46,29 +44,29 @@ def run(options: Namespace) -> None:
     sequences = open_video_folder(options.data)
     total = sum(len(sequence.files) for sequence in sequences)
     rows: list[Scores] = []
-    of_sequences: list[Scores] = []
-    of_objects: list[Scores] = []
+    sequence_rows: list[Scores] = []
+    object_rows: list[Scores] = []
     with Progress() as progress:
         for name, encoder in open_named_encoders(options).items():
             bar = progress.add_task(name, total=total)
-            every = []
+            all_objects = []
             for sequence in sequences:
                 frames = segment_sequence(encoder, sequence)
                 if options.save:
                     folder = options.save / re.sub(r"[^\w.-]+", "_", name) / sequence.name
                     frames = save_masks(frames, len(sequence.files), folder)
                 objects = score_objects(_counted(frames, progress, bar))
-                every += objects
+                all_objects += objects
                 names = {"encoder": name, "sequence": sequence.name}
-                of_sequences.append({**names, **mean_scores(objects)})
-                of_objects += [{**names, "object": one.number, **mean_scores([one])} for one in objects]
-            rows.append({"encoder": name, **mean_scores(every), "objects": len(every)})
+                sequence_rows.append({**names, **mean_scores(objects)})
+                object_rows += [{**names, "object": one.number, **mean_scores([one])} for one in objects]
+            rows.append({"encoder": name, **mean_scores(all_objects), "objects": len(all_objects)})
     title = f"Video object segmentation on {options.data.name}: {len(sequences)} sequences"
-    show(title, rows, options.out, {"sequences": of_sequences, "objects": of_objects})
+    show(title, rows, options.out, {"sequences": sequence_rows, "objects": object_rows})
 
 
 def _counted(frames: Iterator[SegmentedFrame], progress: Progress, bar: TaskID) -> Iterator[SegmentedFrame]:
-    """Pass frames on, and let the bar move by each."""
+    """Pass on frames, advancing the progress bar by each."""
     for frame in frames:
         yield frame
         progress.advance(bar)

@@ -1,4 +1,4 @@
-"""A folder of labeled images, as ImageNet is laid out: `train/<class>/*.jpg` and `val/<class>/*.jpg`."""
+"""A folder of labeled images, laid out as ImageNet is: `train/<class>/*.jpg` and `val/<class>/*.jpg`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dino_train.data.multicrop import normalize
 from dino_train.models.backbones import mean_and_std
 
 BATCH = 64
-"""Images that go through the network together."""
+"""Images that go through the ViT together."""
 
 
 @dataclass(frozen=True)
 class LabeledFiles:
-    """Image files, and the class of each as a number from 0."""
+    """Image files, and the label of each: its class, counted from 0."""
 
     files: list[Path]
     labels: list[int]
@@ -33,26 +33,26 @@ class ClassFolder:
     """Training and validation images of the same classes."""
 
     classes: list[str]
-    """Names, in alphabetical order: the labels count through them."""
+    """Names in alphabetical order; a label is an index into them."""
     train: LabeledFiles
     val: LabeledFiles
 
 
 def open_class_folder(folder: Path) -> ClassFolder:
-    """List the images of `folder/train/<class>/` and `folder/val/<class>/`; none is read yet.
+    """List the images of `folder/train/<class>/` and `folder/val/<class>/`, without reading any.
 
-    Raises UserError if either folder is missing or holds no image in a class, or if `val` has a class that `train`
-    has not.
+    Raises UserError if either folder is missing or has no class with images, or if `val` has a class that `train` does
+    not have.
     """
     for part in (folder, folder / "train", folder / "val"):
         if not part.is_dir():
-            raise UserError(f"{part} is not a folder: labeled images lie in train/<class>/ and val/<class>/.")
+            raise UserError(f"{part} is not a folder: put labeled images into train/<class>/ and val/<class>/.")
     classes = _classes(folder / "train")
     unknown = sorted(set(_classes(folder / "val")) - set(classes))
     if unknown:
         raise UserError(
             f"{folder / 'val'} has {len(unknown)} classes that are not in train, such as {unknown[0]!r}: "
-            "an image can only be recognized as of a class that is in both."
+            "add them to train, or remove them from val."
         )
     return ClassFolder(classes, _labeled(folder / "train", classes), _labeled(folder / "val", classes))
 
@@ -72,7 +72,7 @@ def _labeled(part: Path, classes: Sequence[str]) -> LabeledFiles:
 
 @torch.inference_mode()
 def embed_files(vit: VisionTransformer, files: Sequence[Path], size: int) -> Tensor:
-    """Embeddings [N, C] float32, on the ViT's device, of the center crops of N image files; in evaluation mode.
+    """Embeddings [N, C] float32, on the ViT's device, of center crops of N image files; sets evaluation mode.
 
     Raises UserError for a file that is no image.
     """
@@ -89,7 +89,7 @@ def embed_files(vit: VisionTransformer, files: Sequence[Path], size: int) -> Ten
 def center_crop(file: Path, size: int) -> Tensor:
     """Read an image and crop its center: uint8 [3, size, size], RGB.
 
-    The short side is first resized to size * 256 / 224, bicubic with antialiasing: the paper's protocol, for any size.
+    The short side is first resized to size * 256 / 224, bicubic with antialiasing: the paper's protocol at any size.
     Raises UserError if the file is no image.
     """
     rgb = torch.from_numpy(decode(file.read_bytes(), str(file))).permute(2, 0, 1)

@@ -20,26 +20,26 @@ from dino_train.evaluation.encoders import Encoder, perceive_all, read_images
 from dino_train.models.backbones import mean_and_std
 
 BASE_WIDTH = 768
-"""Of the tokens of ViT-B, from which on the paper takes one block and the mean of the patches."""
+"""Width of ViT-B's tokens. From it on the paper takes one block and the mean of the patch tokens."""
 PATCHES = ", mean of patches"
 
 
 class FrozenFeatures(Protocol):
-    """Makes features of image files; nothing in it is trained."""
+    """Computes features of image files; nothing in it is trained."""
 
     def of_files(self, files: Sequence[Path], mirrored: bool = False) -> Tensor:
-        """Features [N, C] float32 of N files, on the encoder's device; `mirrored`: left and right changed over.
+        """Features [N, C] float32 of N files, on the encoder's device; `mirrored` flips the images left to right.
 
         Raises UserError for a file that is no image.
         """
 
 
 class CropFeatures:
-    """Features of square crops by a ViT in torch: CLS tokens of the last blocks, and the mean of the last's patches.
+    """Features of square crops from a ViT in torch: CLS tokens of the last blocks, and the last one's mean patch.
 
-    All after the final norm (Caron et al. 2021, appendix; facebookresearch/dino, eval_linear.py).
-    `side` is the crops' in pixels. `blocks` and `patches` are the paper's where they are None: four blocks and no
-    patches, or from the width of ViT-B on one block and the patches. Raises UserError if the ViT has fewer blocks.
+    All are taken after the final norm (Caron et al. 2021, appendix; facebookresearch/dino, eval_linear.py). `side` is
+    the side of the crops in pixels. `blocks` and `patches` default to the paper's: four blocks and no patches, or one
+    block and the patches from the width of ViT-B on. Raises UserError if the ViT has fewer blocks.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class CropFeatures:
 
     @torch.no_grad()
     def __call__(self, crops: Tensor) -> Tensor:
-        """Features [B, C * (blocks + patches)] of crops, uint8 [B, 3, side, side], RGB, on any device."""
+        """Features [B, C * (blocks + patches)] of RGB crops, uint8 [B, 3, side, side], on any device."""
         images = normalize(crops.to(next(self.vit.parameters()).device), *mean_and_std(self.vit))
         layers = self.vit.forward_intermediates(
             images,
@@ -74,7 +74,7 @@ class CropFeatures:
         return torch.cat(parts, dim=1).float()
 
     def of_files(self, files: Sequence[Path], mirrored: bool = False) -> Tensor:
-        """See `FrozenFeatures`: of center crops."""
+        """See `FrozenFeatures`; of center crops."""
         batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
         crops = (torch.stack([center_crop(file, self.side) for file in batch]) for batch in batches)
         shown = track(crops, "features", len(batches), console=Console(stderr=True), transient=True)
@@ -82,9 +82,9 @@ class CropFeatures:
 
 
 class WholeFeatures:
-    """Features of whole images by any encoder: its embedding, and the mean of its patch features.
+    """Features of whole images from any encoder: its embedding and, if `patches`, the mean of its patch tokens.
 
-    `patches` None: as the paper, from the width of ViT-B on.
+    `patches` defaults to the paper's choice: from the width of ViT-B on.
     """
 
     def __init__(self, encoder: Encoder, patches: bool | None = None) -> None:

@@ -15,9 +15,9 @@ from dino_train.evaluation.classification.class_folder import ClassFolder, embed
 from dino_train.evaluation.encoders import Encoder, TorchEncoder, embed_images
 
 CHUNK = 1024
-"""Test images compared at a time, to bound memory."""
+"""Test images compared at a time, to limit memory."""
 NEIGHBORS = (10, 20, 100, 200)
-"""The k that the paper tries; it finds 20 the best throughout."""
+"""The k that the paper tries; 20 is the best throughout."""
 
 
 def knn_accuracies(
@@ -30,9 +30,9 @@ def knn_accuracies(
 ) -> dict[int, float]:
     """Share of test images, 0 to 1, whose label wins the vote of the k nearest training images, for several k.
 
-    `train` [N, C] and `test` [M, C] are embeddings (normalized here), labels are int64 [N] and [M] from 0. Each of the
-    k neighbors of highest cosine similarity s votes with weight exp(s / temperature). The similarities are computed
-    once for all k; a k above N counts all N. Raises UserError when either side is empty.
+    `train` [N, C] and `test` [M, C] are embeddings (normalized here), labels are int64 [N] and [M] from 0. The k
+    neighbors of highest cosine similarity s vote with weight exp(s / temperature). Similarities are computed once for
+    all k; where k is above N, all N vote. Raises UserError when either side is empty.
     """
     if not len(train) or not len(test):
         raise UserError("k-NN needs at least one training and one test image.")
@@ -51,21 +51,24 @@ def knn_accuracies(
 
 
 def knn_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int = 20) -> float:
-    """`knn_accuracies` for one k."""
+    """`knn_accuracies` for a single k."""
     return knn_accuracies(train, train_labels, test, test_labels, [k])[k]
 
 
 def knn_on_folder(vit: VisionTransformer, folder: ClassFolder, size: int) -> dict[int, float]:
-    """k-NN accuracies, 0 to 1, by k, of the embeddings of a folder's center crops of `size` pixels.
+    """k-NN accuracies, 0 to 1, by k, of embeddings of a folder's center crops of `size` pixels.
 
-    The k of NEIGHBORS that the training images suffice for, or all of these where they are fewer than the smallest.
-    Raises UserError for a file that is no image.
+    The k are those of `neighbors_for`. Raises UserError for a file that is no image.
     """
     return _accuracies(folder, lambda files: embed_files(vit, files, size))
 
 
-def knn_of(encoder: Encoder, folder: ClassFolder) -> dict[int, float]:
-    """`knn_on_folder` of a ViT in torch whose size is square; of anything else whole images, as a robot sees them."""
+def knn_scores(encoder: Encoder, folder: ClassFolder) -> dict[int, float]:
+    """k-NN accuracies, 0 to 1, by k, of any encoder on a folder.
+
+    A ViT in torch of a square size sees center crops, as in `knn_on_folder`; any other encoder sees whole images, as on
+    a robot. Raises UserError for a file that is no image.
+    """
     if isinstance(encoder, TorchEncoder) and encoder.crop_side:
         return knn_on_folder(encoder.vit, folder, encoder.crop_side)
     return _accuracies(folder, lambda files: torch.from_numpy(embed_images(encoder, files)))
@@ -78,5 +81,5 @@ def _accuracies(folder: ClassFolder, embed: Callable[[Sequence[Path]], Tensor]) 
 
 
 def neighbors_for(images: int) -> list[int]:
-    """The k of NEIGHBORS that so many training images suffice for, or all of these where they are fewer."""
+    """Those k of NEIGHBORS for which there are enough training images, or all images where there are fewer."""
     return [k for k in NEIGHBORS if k <= images] or [images]

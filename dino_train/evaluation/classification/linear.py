@@ -1,7 +1,7 @@
 """Linear classification of frozen features (Caron et al. 2021, section 3.2; facebookresearch/dino, eval_linear.py).
 
-The best learning rate depends on the features, so one classifier is trained for each of several rates, all on the same
-batches, as DINOv2 does (Oquab et al. 2023).
+The best learning rate depends on the features. As in DINOv2 (Oquab et al. 2023), a classifier is trained for each of
+several rates, all on the same batches.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from dino_train.evaluation.classification.frozen_features import CropFeatures, F
 from dino_train.evaluation.encoders import Encoder, TorchEncoder, read_images
 
 SEED = 0
-"""Of the classifiers' first weights, of the order of the images and of their crops."""
+"""Seeds the classifiers' initial weights, the order of the images and their crops."""
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 MOMENTUM = 0.9
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-"""Features [B, C] float32 and labels [B] int64; gone through once for each epoch."""
+"""Features [B, C] float32 and labels [B] int64; iterated once for each epoch."""
 
 
 @dataclass(frozen=True)
 class LinearSettings:
-    """How the classifiers are trained, and on what."""
+    """How the classifiers are trained, and on which features."""
 
     epochs: int = 100
     batch: int = 128
     rates: Sequence[float] = RATES
-    """Learning rates at the start, for a batch of 256: they are scaled by the batch and fall to 0 along a cosine."""
+    """Initial learning rates for a batch of 256; they are scaled with the batch, and decay to 0 along a cosine."""
     augmentation: Literal["crops", "flips"] = "crops"
-    """Of the training images: a new random crop each epoch, or the center crop and its mirror image, each seen by
-    the encoder once."""
+    """A new random crop of each training image in each epoch; or its center crop and the mirror image of that, for
+    which the encoder runs only once each."""
     blocks: int | None = None
     """See CropFeatures."""
     patches: bool | None = None
@@ -52,7 +52,7 @@ class LinearSettings:
 
 @dataclass(frozen=True)
 class LinearAccuracy:
-    """Shares of test images, 0 to 1, whose class is the likeliest, or among the five likeliest."""
+    """Shares of test images, 0 to 1, whose class has the highest score, or one of the five highest."""
 
     top1: float
     top5: float
@@ -60,7 +60,7 @@ class LinearAccuracy:
 
 @dataclass(frozen=True)
 class LinearScores:
-    """Accuracies by learning rate, and what they are accuracies of."""
+    """Accuracies by learning rate, and the features and images that the classifiers were trained on."""
 
     features: str
     trained_on: str
@@ -68,16 +68,16 @@ class LinearScores:
 
     @property
     def best(self) -> float:
-        """The learning rate of the highest top-1, which the test images chose."""
+        """The learning rate with the highest top-1: it is chosen on the test images."""
         return max(self.accuracies, key=lambda rate: self.accuracies[rate].top1)
 
 
-def linear_of(encoder: Encoder, folder: ClassFolder, settings: LinearSettings) -> LinearScores:
-    """Train classifiers on `train`, score them on `val`.
+def linear_scores(encoder: Encoder, folder: ClassFolder, settings: LinearSettings) -> LinearScores:
+    """Train classifiers on `train`, and score them on `val`.
 
-    The paper's features and crops need a ViT in torch whose size is square. Anything else shows its embedding of whole
-    images, as a robot runs it, and is trained on them and on their mirror images. Raises UserError for a file that is
-    no image, and for more blocks than a ViT has.
+    The paper's features and crops need a ViT in torch of a square size. Of any other encoder the features are those of
+    whole images, as on a robot, and of their mirror images. Raises UserError for a file that is no image, and for more
+    blocks than the ViT has.
     """
     features: FrozenFeatures
     if isinstance(encoder, TorchEncoder) and encoder.crop_side:
@@ -93,32 +93,33 @@ def linear_of(encoder: Encoder, folder: ClassFolder, settings: LinearSettings) -
         versions = [features.of_files(folder.train.files, mirrored) for mirrored in (False, True)]
         labels = torch.tensor(folder.train.labels, device=test.device)
         batches = StoredBatches(torch.stack(versions), labels, settings.batch)
-    heads = train_heads(batches, new_heads(test, len(folder.classes), len(settings.rates)), settings)
+    classifiers = new_classifiers(test, len(folder.classes), len(settings.rates))
+    train_classifiers(batches, classifiers, settings)
     truth = torch.tensor(folder.val.labels, device=test.device)
-    found = [accuracy(head(test), truth) for head in heads]
-    return LinearScores(str(features), trained_on, dict(zip(settings.rates, found, strict=True)))
+    accuracies = [accuracy(classifier(test), truth) for classifier in classifiers]
+    return LinearScores(str(features), trained_on, dict(zip(settings.rates, accuracies, strict=True)))
 
 
-def new_heads(features: Tensor, classes: int, count: int) -> list[nn.Linear]:
-    """Linear classifiers of features like these [N, C], all with the same weights, as the authors draw them."""
-    heads = []
+def new_classifiers(features: Tensor, classes: int, count: int) -> list[nn.Linear]:
+    """Linear classifiers for features [N, C], all with the same initial weights, drawn as the authors do."""
+    classifiers = []
     for _ in range(count):
-        head = nn.Linear(features.shape[1], classes)
-        nn.init.normal_(head.weight, std=0.01, generator=torch.Generator().manual_seed(SEED))
-        nn.init.zeros_(head.bias)
-        heads.append(head.to(features.device))
-    return heads
+        classifier = nn.Linear(features.shape[1], classes)
+        nn.init.normal_(classifier.weight, std=0.01, generator=torch.Generator().manual_seed(SEED))
+        nn.init.zeros_(classifier.bias)
+        classifiers.append(classifier.to(features.device))
+    return classifiers
 
 
-def train_heads(batches: Batches, heads: list[nn.Linear], settings: LinearSettings) -> list[nn.Linear]:
-    """Train one classifier for each of the settings' learning rates, in place, and return them.
+def train_classifiers(batches: Batches, classifiers: list[nn.Linear], settings: LinearSettings) -> None:
+    """Train, in place, a classifier for each learning rate of the settings.
 
-    SGD with momentum, without weight decay; a rate changes after each epoch.
+    SGD with momentum and without weight decay; the rates change after each epoch.
     """
     optimizer = torch.optim.SGD(
         [
-            {"params": head.parameters(), "lr": rate * settings.batch / 256}
-            for head, rate in zip(heads, settings.rates, strict=True)
+            {"params": classifier.parameters(), "lr": rate * settings.batch / 256}
+            for classifier, rate in zip(classifiers, settings.rates, strict=True)
         ],
         momentum=MOMENTUM,
     )
@@ -126,22 +127,22 @@ def train_heads(batches: Batches, heads: list[nn.Linear], settings: LinearSettin
     for _ in track(range(settings.epochs), "epochs", console=Console(stderr=True), transient=True):
         for features, labels in batches:
             optimizer.zero_grad()
-            # The sum's gradients are each classifier's own.
-            torch.stack([functional.cross_entropy(head(features), labels) for head in heads]).sum().backward()
+            # Classifiers share no weights, so each one's gradients are those of its own loss.
+            losses = [functional.cross_entropy(classifier(features), labels) for classifier in classifiers]
+            torch.stack(losses).sum().backward()
             optimizer.step()
         schedule.step()
-    return heads
 
 
 @torch.no_grad()
 def accuracy(scores: Tensor, labels: Tensor) -> LinearAccuracy:
-    """Accuracy of classes' scores [N, K] against labels [N]; of fewer than five classes all are among the likeliest."""
-    likeliest = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
-    return LinearAccuracy(likeliest[:, 0].float().mean().item(), likeliest.any(dim=1).float().mean().item())
+    """Accuracy of class scores [N, K] against labels [N]; of fewer than five classes all are in the top 5."""
+    correct = scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]
+    return LinearAccuracy(correct[:, 0].float().mean().item(), correct.any(dim=1).float().mean().item())
 
 
 class StoredBatches:
-    """Shuffled batches of stored features [versions, N, C], an image's version drawn anew each time."""
+    """Shuffled batches of stored features [versions, N, C]; each epoch draws one version of each image."""
 
     def __init__(self, features: Tensor, labels: Tensor, batch: int) -> None:
         self.features = features
@@ -158,7 +159,7 @@ class StoredBatches:
 
 
 class RandomCropBatches:
-    """Shuffled batches of features of random crops, cut anew each time and mirrored half the time, as on ImageNet."""
+    """Shuffled batches of features of random crops, new in each epoch and mirrored half the time, as on ImageNet."""
 
     def __init__(self, features: CropFeatures, part: LabeledFiles, batch: int) -> None:
         self.features = features
@@ -171,15 +172,15 @@ class RandomCropBatches:
         order = np.random.default_rng([SEED, self.epoch]).permutation(len(self.part.files)).tolist()
         chunks = [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
         with ThreadPoolExecutor() as pool:
-            coming = pool.map(self.crop, chunks[0])
-            for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
-                crops = torch.stack(list(coming))
-                coming = pool.map(self.crop, following)  # while the encoder is at these
+            pending = pool.map(self.crop, chunks[0])
+            for chunk, next_chunk in zip(chunks, [*chunks[1:], []], strict=True):
+                crops = torch.stack(list(pending))
+                pending = pool.map(self.crop, next_chunk)  # while the ViT runs on these
                 features = self.features(crops)
                 yield features, torch.tensor([self.part.labels[i] for i in chunk], device=features.device)
 
     def crop(self, index: int) -> Tensor:
-        """This epoch's crop of an image, uint8 [3, side, side]: 8 to 100 % of its area, 3:4 to 4:3 in shape."""
+        """This epoch's crop of an image, uint8 [3, side, side]: 8 to 100 % of the area, aspect ratio 3:4 to 4:3."""
         rng = np.random.default_rng([SEED, self.epoch, index])
         (image,) = read_images([self.part.files[index]])
         box = draw_box(rng, image.shape[0], image.shape[1], (0.08, 1.0))

@@ -1,4 +1,4 @@
-"""What a ViT attends to in fixed pictures, for a person to look at."""
+"""What a ViT attends to in a few fixed frames, drawn for a person to look at."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from timm.models import VisionTransformer
 
 from dino_ros.files import write_whole
 from dino_ros.images.overlay import overlay
+from dino_ros.images.sampling import evenly_spaced
 from dino_ros.masks.attention import attention_mask
 from dino_ros.masks.binary import upsample_mask
+from dino_ros.masks.parameters import ATTENTION
 from dino_train.data.frames import open_frames
 from dino_train.evaluation.encoders import TorchEncoder
 from dino_train.models.backbones import patch_size
@@ -23,49 +25,48 @@ Image = NDArray[np.uint8]
 """RGB [H, W, 3]."""
 
 FRAMES = 6
-"""Fixed pictures that are taken from the data."""
+"""Frames taken from the data."""
 HEADS = 6
-"""Heads that are drawn one by one, at most."""
+"""Attention heads drawn one by one, at most."""
 LARGEST = 4
-"""Long side of a picture at most, in global crops: attention over more patches costs their number squared."""
+"""Long side of a picture at most, in global crops: the cost of attention grows with the square of the patches."""
 TILE, GAP = (240, 320), 6
-"""Height and width of a sheet's large tiles, and what is between them, in pixels."""
-GROUND = 24
+"""Height and width of a sheet's large tiles, and the gap between tiles, in pixels."""
+BACKGROUND = 24
 """Gray value behind the tiles."""
 
 
 @dataclass(frozen=True)
 class Attended:
-    """A picture, as large as the ViT saw it, and where the ViT's CLS token looked."""
+    """A picture at the size that the ViT saw it in, and where the ViT's CLS token looked."""
 
     image: Image
     attention: NDArray[np.float32]
-    """[heads, h, w]: softmaxed attention to the patches."""
+    """[heads, h, w]: attention to the patches, after softmax."""
 
     def drawn(self) -> Image:
-        """The picture with the heads' mean as heat and the outline of the mask that keeps 60 % of it."""
-        mask = attention_mask(self.attention, keep=0.6)
+        """The picture with the mean attention of all heads as heat, and the outline of the paper's mask."""
+        mask = attention_mask(self.attention, ATTENTION.attention_mass)
         mean = self.attention.mean(axis=0)
-        # Only what is above the average: early on attention differs little, and its heat could not be seen.
+        # Only what is above the average: early in training attention is nearly uniform, and would show no heat.
         above = np.clip(mean - mean.mean(), 0, None)
         return overlay(self.image, upsample_mask(mask, *self.image.shape[:2]), above[None])
 
 
 def fixed_frames(paths: Sequence[str], topics: Sequence[str] = (), count: int = FRAMES) -> list[Image]:
-    """`count` pictures (or all, where there are fewer) at even distances through the data, each time the same.
+    """`count` evenly spaced frames of the data, or all where there are fewer; the same each time.
 
     Raises UserError for data that cannot be read.
     """
     frames = open_frames(paths, topics)
-    count = min(count, len(frames))
-    return [frames[(2 * number + 1) * len(frames) // (2 * count)] for number in range(count)]
+    return [frames[number] for number in evenly_spaced(len(frames), count)]
 
 
 def attend(vit: VisionTransformer, picture: Image) -> Attended:
-    """Run the ViT, in evaluation mode and on its device, over the whole picture.
+    """Run the ViT, in evaluation mode and on its device, on the whole picture.
 
-    The picture keeps its aspect ratio, to the patch; its long side becomes at least the ViT's own size, the global crop
-    it was trained with, and at most LARGEST times that.
+    The picture keeps its aspect ratio, up to whole patches. Its long side becomes at least the ViT's own size, that of
+    its global crops in training, and at most LARGEST times that.
     """
     patch, own = patch_size(vit), int(vit.patch_embed.img_size[0])
     height, width = picture.shape[:2]
@@ -79,23 +80,23 @@ def attend(vit: VisionTransformer, picture: Image) -> Attended:
 
 
 def attention_sheet(attended: Sequence[Attended]) -> Image:
-    """Draw one row for each picture: itself, `Attended.drawn`, and the attention of each of the first HEADS heads."""
+    """Draw a row for each picture: itself, `Attended.drawn`, and the attention of each of the first HEADS heads."""
     return np.concatenate([sheet_row([one.image, one.drawn()], one.attention) for one in attended])
 
 
 def sheet_row(pictures: Sequence[Image], attention: NDArray[np.float32]) -> Image:
-    """Draw a row of pictures as large tiles, and attention [heads, h, w] as small ones in two lines, at most HEADS."""
+    """Draw a row: pictures as large tiles, then the first HEADS heads of attention [heads, h, w] as small ones."""
     height, width = TILE
     small = ((height - GAP) // 2, (width - GAP) // 2)
     large = [_tile(picture, TILE) for picture in pictures]
     heads = [_tile(_heat(head, pictures[0].shape[:2]), small) for head in attention[:HEADS]]
-    heads += [np.full_like(heads[0], GROUND)] * (len(heads) % 2)
+    heads += [np.full_like(heads[0], BACKGROUND)] * (len(heads) % 2)
     above, below = heads[: len(heads) // 2], heads[len(heads) // 2 :]
     return np.concatenate([*large, *(np.concatenate(pair) for pair in zip(above, below, strict=True))], axis=1)
 
 
 def _heat(head: NDArray[np.float32], shape: tuple[int, ...]) -> Image:
-    """One head's attention [h, w] as colors [*shape, 3], patch by patch, from its lowest to its highest value."""
+    """One head's attention [h, w] as colors [*shape, 3], one for each patch, from its lowest to its highest value."""
     above = head - head.min()
     grid = np.round(above * (255 / max(float(above.max()), 1e-12))).astype(np.uint8)
     large = cv2.resize(grid, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)
@@ -104,8 +105,8 @@ def _heat(head: NDArray[np.float32], shape: tuple[int, ...]) -> Image:
 
 
 def _tile(picture: Image, shape: tuple[int, int]) -> Image:
-    """The picture, as large as fits, in the middle of a tile of `shape` with GAP pixels around it."""
-    tile = np.full((shape[0] + GAP, shape[1] + GAP, 3), GROUND, np.uint8)
+    """The picture, as large as fits, centered on a tile of `shape` with a margin of GAP pixels in all."""
+    tile = np.full((shape[0] + GAP, shape[1] + GAP, 3), BACKGROUND, np.uint8)
     fitted = fit(picture, shape)
     height, width = fitted.shape[:2]
     top, left = (tile.shape[0] - height) // 2, (tile.shape[1] - width) // 2
@@ -122,6 +123,6 @@ def fit(picture: Image, shape: tuple[int, int]) -> Image:
 
 
 def write_picture(path: Path, rgb: Image) -> None:
-    """Write a picture file of the kind that its name ends in, whole or not at all."""
+    """Write a picture in the format of the file's suffix."""
     _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     write_whole(path, encoded.tobytes())

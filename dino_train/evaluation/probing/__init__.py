@@ -1,1 +1,1 @@
-"""What a probe reads out of frozen features: the values of another topic of the bag."""
+"""What probes predict from frozen features: the values of another topic of the bag."""

@@ -1,13 +1,13 @@
-"""The numbers of a bag's topic as named columns, and the messages that belong to given stamps.
+"""Targets for probes: the numeric fields of a bag's topic as named columns, and the messages nearest to given stamps.
 
-Every number of a message has a name, the path of its fields: `pose.pose.position.x`. Of an array it is
+A target is named by the path of its field: `pose.pose.position.x`. For an array there is
 
-* the joint's name, in a message with a list of names that is as long (JointState): `position.elbow`;
-* the place in the array, where it has at most LONGEST elements: `poses.0.position.x`;
-* a summary of the elements: `poses.count`, and per field `poses.mean.position.x`, `poses.min...`, `poses.max...`.
+* the joint's name, in a message with a list of names of the same length (JointState): `position.elbow`;
+* the index, for the first LONGEST elements: `poses.0.position.x`;
+* a summary of all elements: `poses.count`, and for each field `poses.mean.position.x`, `poses.min...`, `poses.max...`.
 
-Where objects come and go, a place in the array is not always the same object, and the summaries are what can be asked
-for: `poses.min.position.x` is the x of the leftmost, whichever that is.
+Where objects come and go, an index is not always the same object, and only the summaries make sense:
+`poses.min.position.x` is the x of the leftmost object, whichever that is.
 """
 
 from __future__ import annotations
@@ -24,57 +24,58 @@ from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
 from dino_ros.images.sources import broken_bag, open_bag
+from dino_ros.images.stamps import stamp_ns
 
 LONGEST = 32
-"""Elements of an array that get a name each, at most."""
+"""Elements of an array that get a target of their own, at most."""
 SUMMARIES: Mapping[str, Callable[[list[float]], Any]] = {"mean": np.mean, "min": min, "max": max}
-"""Of an array's elements, beside `count`."""
+"""Summaries of an array's elements, besides `count`."""
 UNREAD = ("header", "__msgtype__")
 """Fields that say nothing about the world."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the messages of a topic say."""
+    """The numeric fields of a topic's N messages."""
 
     stamps: NDArray[np.int64]
-    """[N] in ns, ascending: the headers' stamps; of messages without one the times of recording."""
+    """[N] in ns, ascending: from the headers, or the times of recording of messages without one."""
     columns: Mapping[str, NDArray[np.float64]]
-    """Name -> [N], NaN in messages that have no such number. A quaternion's sign is such that w >= 0."""
+    """Name -> values [N], NaN in messages without the field. Quaternions are flipped to w >= 0."""
     arrays: Mapping[str, frozenset[int]]
-    """Name of an array without names for its elements -> the lengths that it has."""
+    """Name of an array whose elements have no names -> the lengths that it takes."""
 
-    def choose(self, fields: Sequence[str]) -> list[str]:
-        """Names of the columns under the named fields, `pose.position` for its x, y and z too.
+    def select(self, fields: Sequence[str]) -> list[str]:
+        """Names of the targets at or below the given fields: `pose.position` selects its x, y and z.
 
-        Raises UserError for a field that the messages do not have.
+        Raises UserError for a field that no message has.
         """
-        chosen = []
+        selected = []
         for field in fields:
-            found = [name for name in self.columns if name == field or name.startswith(f"{field}.")]
-            if not found:
-                listing = ", ".join(self.sensible() or self.columns)
-                raise UserError(f"The messages have no number {field}: choose among {listing}.")
-            chosen += found
-        return list(dict.fromkeys(chosen))
+            below = [name for name in self.columns if name == field or name.startswith(f"{field}.")]
+            if not below:
+                listing = ", ".join(self.informative() or self.columns)
+                raise UserError(f"The messages have no numeric field {field}: choose among {listing}.")
+            selected += below
+        return list(dict.fromkeys(selected))
 
-    def sensible(self) -> list[str]:
-        """Names of the columns that are worth predicting.
+    def informative(self) -> list[str]:
+        """Names of the targets that are worth predicting.
 
-        These are the numbers that vary, and of arrays the elements where it is always as long and short enough, else
-        the summaries. Covariances are left out: they belong to an estimate, not to the world.
+        They vary, and are elements of an array only if it is short and always of the same length; other arrays are
+        represented by their summaries. Covariances are left out: they describe an estimate, not the world.
         """
         return [
             name
             for name, values in self.columns.items()
-            if varies(values) and "covariance" not in name and self._suits_its_arrays(name)
+            if varies(values) and "covariance" not in name and self._represents_its_arrays(name)
         ]
 
-    def _suits_its_arrays(self, name: str) -> bool:
+    def _represents_its_arrays(self, name: str) -> bool:
         for array, lengths in self.arrays.items():
             if name.startswith(f"{array}."):
-                summary = name[len(array) + 1 :].split(".")[0] in {"count", *SUMMARIES}
-                if summary != (len(lengths) > 1 or max(lengths) > LONGEST):
+                is_summary = name[len(array) + 1 :].split(".")[0] in {"count", *SUMMARIES}
+                if is_summary != (len(lengths) > 1 or max(lengths) > LONGEST):
                     return False
         return True
 
@@ -82,7 +83,7 @@ class Targets:
 def read_targets(bag: Path, topic: str) -> Targets:
     """Read every message of a topic.
 
-    Raises UserError if the bag cannot be read, or if the topic is missing, has no messages or no numbers.
+    Raises UserError if the bag cannot be read, or if the topic is missing, has no messages or no numeric fields.
     """
     rows: list[tuple[int, dict[str, float]]] = []
     lengths: dict[str, set[int]] = {}
@@ -94,12 +95,13 @@ def read_targets(bag: Path, topic: str) -> Targets:
         try:
             for connection, time, raw in reader.messages(connections):
                 message: Any = reader.deserialize(raw, connection.msgtype)
-                rows.append((_stamp(message) or time, _of_message(message, "", lengths)))
+                stamp = stamp_ns(message) if hasattr(message, "header") else 0
+                rows.append((stamp or time, _message_values(message, "", lengths)))
         except Exception as error:  # each storage and deserializer has its own
             raise broken_bag(bag, error) from error
     names = list(dict.fromkeys(name for _, row in rows for name in row))
     if not names:
-        raise UserError(f"The topic {topic} of {bag} has no messages with numbers: choose another one.")
+        raise UserError(f"The topic {topic} of {bag} has no numeric fields, or no messages: choose another topic.")
     rows.sort(key=lambda row: row[0])
     columns = {name: np.array([row.get(name, np.nan) for _, row in rows]) for name in names}
     stamps = np.array([stamp for stamp, _ in rows], np.int64)
@@ -107,76 +109,70 @@ def read_targets(bag: Path, topic: str) -> Targets:
 
 
 def nearest(stamps: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each of `stamps` [N] the number of the nearest of `others` [M], ascending; -1 where none is near enough.
+    """For each of `stamps` [N] the index of the nearest of `others` [M], ascending; -1 where none is close enough.
 
-    Near enough is the median interval of the faster of the two: of a slow topic only the images beside a message
-    count, of a fast one every image has its message.
+    The limit is the median interval of the faster of the two: only the images close to a message of a slow topic
+    count, while with a fast topic every image has its message.
     """
     tolerance = min((float(np.median(np.diff(one))) for one in (stamps, others) if len(one) > 1), default=0.0)
     after = np.searchsorted(others, stamps).clip(max=len(others) - 1)
     before = (after - 1).clip(min=0)
-    found = np.where(np.abs(stamps - others[before]) <= np.abs(stamps - others[after]), before, after)
-    return np.where(np.abs(others[found] - stamps) <= tolerance, found, -1)
+    closest = np.where(np.abs(stamps - others[before]) <= np.abs(stamps - others[after]), before, after)
+    return np.where(np.abs(others[closest] - stamps) <= tolerance, closest, -1)
 
 
 def varies(values: NDArray[np.float64]) -> bool:
-    """Whether those of the values [N] that are not NaN differ."""
+    """Whether the values [N] differ, apart from NaN."""
     known = values[~np.isnan(values)]
     return bool((known != known[:1]).any())
 
 
-def _stamp(message: Any) -> int:
-    if not hasattr(message, "header"):
-        return 0
-    return int(message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec)
-
-
-def _of_message(message: Any, name: str, lengths: dict[str, set[int]]) -> dict[str, float]:
-    """The numbers of a message called `name` by their names; adds the lengths of its arrays to `lengths`."""
+def _message_values(message: Any, name: str, lengths: dict[str, set[int]]) -> dict[str, float]:
+    """Values in a message called `name`, by target; adds the lengths of its arrays to `lengths`."""
     kind = message.__msgtype__
     if kind == "builtin_interfaces/msg/Time":
         return {}
     fields = {f.name: getattr(message, f.name) for f in dataclasses.fields(message) if f.name not in UNREAD}
     if kind == "geometry_msgs/msg/Quaternion" and fields["w"] < 0:
         fields = {axis: -value for axis, value in fields.items()}
-    labels: list[str] = next((value for value in fields.values() if _is_texts(value)), [])
-    numbers: dict[str, float] = {}
+    element_names: list[str] = next((value for value in fields.values() if _is_strings(value)), [])
+    values: dict[str, float] = {}
     for field, value in fields.items():
         path = f"{name}.{field}" if name else field
-        if isinstance(value, list | np.ndarray) and len(labels) == len(value) > 0:
-            for label, element in zip(labels, value, strict=True):
-                numbers |= _of_value(element, f"{path}.{label}", lengths)
+        if isinstance(value, list | np.ndarray) and len(element_names) == len(value) > 0:
+            for element_name, element in zip(element_names, value, strict=True):
+                values |= _field_values(element, f"{path}.{element_name}", lengths)
         else:
-            numbers |= _of_value(value, path, lengths)
-    return numbers
+            values |= _field_values(value, path, lengths)
+    return values
 
 
-def _of_value(value: Any, name: str, lengths: dict[str, set[int]]) -> dict[str, float]:
+def _field_values(value: Any, name: str, lengths: dict[str, set[int]]) -> dict[str, float]:
     if dataclasses.is_dataclass(value):
-        return _of_message(value, name, lengths)
+        return _message_values(value, name, lengths)
     if isinstance(value, bool | int | float | np.number | np.bool_):
         return {name: float(value) if np.isfinite(value) else np.nan}
-    bytes_of_something = isinstance(value, np.ndarray) and value.dtype in (np.uint8, np.int8)
-    if isinstance(value, list | np.ndarray) and not bytes_of_something and not _is_texts(value):
-        return _of_array(value, name, lengths)
+    is_bytes = isinstance(value, np.ndarray) and value.dtype in (np.uint8, np.int8)
+    if isinstance(value, list | np.ndarray) and not is_bytes and not _is_strings(value):
+        return _array_values(value, name, lengths)
     return {}
 
 
-def _of_array(values: list[Any] | NDArray[Any], name: str, lengths: dict[str, set[int]]) -> dict[str, float]:
-    lengths.setdefault(name, set()).add(len(values))
-    numbers = {f"{name}.count": float(len(values))}
-    by_leaf: dict[str, list[float]] = {}
-    for place, element in enumerate(values):
-        path = f"{name}.{place}"
-        leaves = _of_value(element, path, lengths)
-        numbers |= leaves if place < LONGEST else {}
-        for leaf, number in leaves.items():
-            if f"{leaf.rpartition('.')[0]}.w" not in leaves and not np.isnan(number):  # no mean of quaternions
-                by_leaf.setdefault(leaf[len(path) :], []).append(number)
-    for leaf, found in by_leaf.items():
-        numbers |= {f"{name}.{summary}{leaf}": float(of(found)) for summary, of in SUMMARIES.items()}
-    return numbers
+def _array_values(array: list[Any] | NDArray[Any], name: str, lengths: dict[str, set[int]]) -> dict[str, float]:
+    lengths.setdefault(name, set()).add(len(array))
+    values = {f"{name}.count": float(len(array))}
+    by_field: dict[str, list[float]] = {}
+    for index, element in enumerate(array):
+        path = f"{name}.{index}"
+        leaves = _field_values(element, path, lengths)
+        values |= leaves if index < LONGEST else {}
+        for leaf, value in leaves.items():
+            if f"{leaf.rpartition('.')[0]}.w" not in leaves and not np.isnan(value):  # the mean of quaternions is none
+                by_field.setdefault(leaf[len(path) :], []).append(value)
+    for field, elements in by_field.items():
+        values |= {f"{name}.{summary}{field}": float(of(elements)) for summary, of in SUMMARIES.items()}
+    return values
 
 
-def _is_texts(value: Any) -> bool:
+def _is_strings(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], str)

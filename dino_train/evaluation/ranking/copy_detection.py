@@ -1,48 +1,49 @@
 """Copy detection with frozen features (Caron et al. 2021, section 4.2.1; the authors' eval_copy_detection.py).
 
 An image's descriptor is its CLS token and its patch tokens, pooled by their generalized mean (GeM, Radenovic et al.
-2018), whitened with what other images say of the descriptors' spread.
+2018). Descriptors may be whitened with the statistics of other images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 
 from dino_ros.errors import UserError
 from dino_train.data.images import image_files
 from dino_train.evaluation.encoders import Encoder, perceive_all, read_images
-from dino_train.evaluation.ranking.ranking import GroundTruth, RankingScores, ranking_scores
+from dino_train.evaluation.ranking.ground_truth import GroundTruth
+from dino_train.evaluation.ranking.ranking_scores import RankingScores, ranking_scores
 
 GEM_POWER = 4
 LEAST_VARIANCE = 1e-5
-"""Of a direction over that of the widest, as the authors: what hardly varies is noise and is not blown up."""
+"""Smallest variance that whitening divides by, relative to the largest, as the authors have it: below it is noise."""
 
 
-def copy_scores(encoder: Encoder, truth: GroundTruth, whitening: Path | None = None) -> RankingScores:
-    """Find the copies of each query; `whitening` is a folder of other images that the whitening is learnt on.
+def copy_detection_scores(encoder: Encoder, truth: GroundTruth, whitening: Path | None = None) -> RankingScores:
+    """Rank the database by the cosine of descriptors; `whitening` is a folder of other images to learn whitening from.
 
-    Raises UserError for a file that is no image, and where the folder holds too few for the whitening.
+    Raises UserError for a file that is no image, and for a folder of too few images for whitening.
     """
     descriptors = copy_descriptors(encoder, truth.files)
     if whitening:
         files = image_files(whitening)
-        # Fewer would leave directions in which nothing is known of the spread.
+        # With fewer, the variance in some directions would be unknown.
         if len(files) <= descriptors.shape[1]:
             raise UserError(
-                f"{whitening} holds {len(files)} images: to whiten descriptors of {descriptors.shape[1]} values give "
-                "more than that many."
+                f"{whitening} holds {len(files)} images: whitening descriptors of {descriptors.shape[1]} values needs "
+                "more images than that."
             )
-        descriptors = Whitening.learn(copy_descriptors(encoder, files))(descriptors)
+        descriptors = whiten(descriptors, copy_descriptors(encoder, files))
     return ranking_scores(truth, descriptors)
 
 
 def copy_descriptors(encoder: Encoder, files: Iterable[Path]) -> NDArray[np.float64]:
-    """Descriptors [N, 2 C] of N whole image files: embedding, and GeM-pooled features."""
+    """Descriptors [N, 2 C] of N whole image files: embedding and GeM-pooled features."""
     seen = perceive_all(encoder, read_images(files), ("embedding", "features"))
     return np.stack(
         [
@@ -60,22 +61,9 @@ def gem(features: NDArray[np.float32]) -> NDArray[np.float64]:
     return mean
 
 
-@dataclass(frozen=True)
-class Whitening:
-    """Turns vectors so that those it was learnt on are centered, uncorrelated and of variance 1 (PCA whitening)."""
-
-    mean: NDArray[np.float64]
-    """[C]"""
-    matrix: NDArray[np.float64]
-    """[C, C]: a column for each direction."""
-
-    @classmethod
-    def learn(cls, vectors: NDArray[np.float64]) -> Whitening:
-        """Learn it on vectors [N, C]; N must be above C."""
-        mean = vectors.mean(axis=0)
-        variances, directions = np.linalg.eigh(np.cov(vectors, rowvar=False))
-        return cls(mean, directions / np.sqrt(np.maximum(variances, LEAST_VARIANCE * variances.max())))
-
-    def __call__(self, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Whitened vectors [N, C] of vectors [N, C]."""
-        return (vectors - self.mean) @ self.matrix
+def whiten(vectors: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """PCA-whiten vectors [N, C] so that `others` [M, C], M > C, would be centered, uncorrelated and of variance 1."""
+    pca = PCA(svd_solver="covariance_eigh").fit(others)
+    variances = np.maximum(pca.explained_variance_, LEAST_VARIANCE * pca.explained_variance_.max())
+    whitened: NDArray[np.float64] = pca.transform(vectors) / np.sqrt(variances)
+    return whitened

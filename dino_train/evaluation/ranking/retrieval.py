@@ -1,9 +1,10 @@
-"""Place recognition with the frozen embedding: the images of the same place are those most similar to the query."""
+"""Place recognition with the frozen embedding: images of the same place should be those most similar to the query."""
 
 from __future__ import annotations
 
 from dino_train.evaluation.encoders import Encoder, embed_images
-from dino_train.evaluation.ranking.ranking import GroundTruth, RankingScores, ranking_scores
+from dino_train.evaluation.ranking.ground_truth import GroundTruth
+from dino_train.evaluation.ranking.ranking_scores import RankingScores, ranking_scores
 
 
 def retrieval_scores(encoder: Encoder, truth: GroundTruth) -> RankingScores:

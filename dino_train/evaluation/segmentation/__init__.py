@@ -1,1 +1,1 @@
-"""Scores on outlined objects: attention masks, the masks of the node, objects followed through videos."""
+"""Scores against ground-truth objects: attention masks, the node's masks, objects tracked through videos."""

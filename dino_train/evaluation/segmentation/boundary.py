@@ -1,4 +1,4 @@
-"""How well a mask's outline follows the true one: the boundary measure F of the DAVIS benchmark.
+"""How well a mask's boundary matches the true one: the boundary measure F of the DAVIS benchmark.
 
 Perazzi et al. 2016, section 4, with the conventions of davis2017-evaluation (`metrics.py`, `f_measure`).
 """
@@ -18,10 +18,10 @@ CORNER = np.ones((2, 2), dtype=np.uint8)
 def boundary_f(mask: NDArray[np.bool_], truth: NDArray[np.bool_], tolerance: float = 0.008) -> float:
     """F measure, 0 to 1, of the boundary of a mask [H, W] against that of the true one, both bool.
 
-    Precision is the share of the mask's boundary pixels that lie within a distance of some true boundary pixel, recall
-    the share of the true ones that lie within it of the mask's; F is their harmonic mean. The distance is `tolerance`
-    times the image's diagonal, rounded up to whole pixels. F is 1 where neither mask has a boundary (it is empty or
-    fills the image), 0 where only one has.
+    Precision is the share of the mask's boundary pixels that are close to a true boundary pixel, recall the share of
+    the true ones that are close to the mask's; F is their harmonic mean. Close means within `tolerance` times the
+    image's diagonal, rounded up to whole pixels. F is 1 where neither mask has a boundary (it is empty or fills the
+    image), 0 where only one has.
     """
     outline, true_outline = boundary(mask), boundary(truth)
     count, true_count = np.count_nonzero(outline), np.count_nonzero(true_outline)

@@ -1,11 +1,11 @@
 """How well attention outlines objects: Jaccard index (IoU) of attention masks against ground truth.
 
-The paper's protocol (Caron et al. 2021, the table in figure 4, on the validation images of VOC12): the mask of a head
-is the smallest set of patches that keeps 60 % of its attention; for each object the head that covers it best counts.
-The authors average over the objects of an image, then over images (facebookresearch/dino, issue 54). At which size,
-and what of the void pixels, they do not say, and their script that draws such masks upsamples them by nearest pixel.
-Here masks are upsampled smoothly to the image's own size, as the node does, and void pixels are left out of
-intersection and union.
+The paper's protocol (Caron et al. 2021, the table in figure 4, on the validation images of VOC12): a head's mask is the
+smallest set of patches that holds 60 % of its attention, and each object is scored by the head that covers it best.
+The authors average over the objects of an image, then over images (facebookresearch/dino, issue 54). They do not say at
+which size, nor how they treat void pixels; their script that draws such masks upsamples them by nearest pixel. Here
+masks are upsampled smoothly to the image's own size, as the node does, and void pixels are left out of intersection and
+union.
 """
 
 from __future__ import annotations
@@ -19,37 +19,40 @@ from numpy.typing import NDArray
 from dino_ros.errors import UserError
 from dino_ros.masks.attention import attention_mask
 from dino_ros.masks.binary import jaccard, upsample_mask
+from dino_ros.masks.parameters import ATTENTION
 from dino_train.evaluation.encoders import Encoder
-from dino_train.evaluation.segmentation.labeled import VOID, Labeled
+from dino_train.evaluation.segmentation.labeled_images import VOID, LabeledImage
 
-KEEP_MORE = 0.8
-"""The share of the attention of the masks of `best_head_per_object_80`."""
+LARGER_MASS = 0.8
+"""Share of the attention that the masks of `best_head_per_object_80` hold."""
 
 
 @dataclass(frozen=True)
 class JaccardScores:
-    """Means over images, or over all objects, 0 to 1."""
+    """Mean IoU over images, or over all objects, 0 to 1."""
 
     paper: float
-    """`best_head_per_object`, but averaged in each image first: the paper's number."""
+    """As `best_head_per_object`, but averaged within each image first: what the paper reports."""
     best_head_per_object: float
-    """For each object the head that covers it best; the mean over objects."""
+    """Each object against the attention head that covers it best; mean over objects."""
     best_head_per_object_80: float
-    """The same of masks that keep 80 % of the attention."""
+    """The same with masks that hold 80 % of the attention."""
     best_head: float
-    """For each image the head that covers all objects together best."""
+    """All objects of an image together against the attention head that covers them best."""
     united_heads: float
-    """All heads' masks united, against all objects."""
+    """All objects together against the union of all heads' masks."""
     mean_of_heads: float
-    """The mask of the heads' mean attention against all objects."""
+    """All objects together against the mask of the heads' mean attention."""
     images: int
     objects: int
 
 
-def jaccard_scores(encoder: Encoder, labeled: Iterable[Labeled], keep: float = 0.6) -> JaccardScores:
-    """Score an encoder's masks, which keep the share `keep` of the attention.
+def jaccard_scores(
+    encoder: Encoder, labeled: Iterable[LabeledImage], attention_mass: float = ATTENTION.attention_mass
+) -> JaccardScores:
+    """Score an encoder's masks, which hold the share `attention_mass`, above 0 and at most 1, of the attention.
 
-    Images without an object are left out. Raises UserError if none has one.
+    Images without objects are left out. Raises UserError if none has any.
     """
     per_object: list[list[float]] = []
     per_object_80: list[list[float]] = []
@@ -61,10 +64,10 @@ def jaccard_scores(encoder: Encoder, labeled: Iterable[Labeled], keep: float = 0
         attention = encoder(rgb, ("attention",)).attention
         assert attention is not None  # it was asked for
         judged, every = objects != VOID, np.logical_or.reduce(truths)
-        masks = _head_masks(attention, keep, judged)
-        mean = _full_size(attention, keep, -1, judged)
+        masks = _head_masks(attention, attention_mass, judged)
+        mean = _mask(attention, attention_mass, -1, judged)
         per_object.append(_best_of_each(masks, truths))
-        per_object_80.append(_best_of_each(_head_masks(attention, KEEP_MORE, judged), truths))
+        per_object_80.append(_best_of_each(_head_masks(attention, LARGER_MASS, judged), truths))
         united = np.logical_or.reduce(masks)
         together.append((max(jaccard(mask, every) for mask in masks), jaccard(united, every), jaccard(mean, every)))
     if not together:
@@ -82,13 +85,13 @@ def jaccard_scores(encoder: Encoder, labeled: Iterable[Labeled], keep: float = 0
     )
 
 
-def _head_masks(attention: NDArray[np.float32], keep: float, judged: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
-    """Each head's mask [H, W], from attention [heads, h, w], without the pixels that are not `judged` [H, W]."""
-    return [_full_size(attention, keep, head, judged) for head in range(len(attention))]
+def _head_masks(attention: NDArray[np.float32], mass: float, judged: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """Each head's mask [H, W], from attention [heads, h, w], on the pixels that are `judged` [H, W]."""
+    return [_mask(attention, mass, head, judged) for head in range(len(attention))]
 
 
-def _full_size(attention: NDArray[np.float32], keep: float, head: int, judged: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return (upsample_mask(attention_mask(attention, keep, head), *judged.shape) > 0) & judged
+def _mask(attention: NDArray[np.float32], mass: float, head: int, judged: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return (upsample_mask(attention_mask(attention, mass, head), *judged.shape) > 0) & judged
 
 
 def _best_of_each(masks: list[NDArray[np.bool_]], truths: list[NDArray[np.bool_]]) -> list[float]:

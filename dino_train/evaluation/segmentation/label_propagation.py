@@ -1,8 +1,8 @@
-"""Labels of a video's first frame carried through it by the likeness of patch features; nothing is trained.
+"""Labels of a video's first frame, propagated through the video by the similarity of patch features.
 
 Caron et al. 2021, section 4.2.2 and table 5 (DAVIS-2017), after Jabri et al. 2020; facebookresearch/dino,
-eval_video_segmentation.py. The reference shrinks images to 480 pixels by a multiple of 64; here they have the
-encoder's size, which is their own, rounded to patches, where none was asked for.
+eval_video_segmentation.py. Nothing is trained. The reference shrinks images to 480 pixels by a multiple of 64; here
+they have the encoder's size or, where none was given, their own, rounded to patches.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from dino_train.evaluation.encoders import Encoder, TorchEncoder
-from dino_train.evaluation.segmentation.labeled import VOID
+from dino_train.evaluation.segmentation.labeled_images import VOID
 
 CONTEXT = 7
-"""Frames before the present one that labels come from, beside the first."""
+"""Previous frames that labels come from, besides the first."""
 RADIUS = 12
-"""How far a patch looks for its like, in patches: in a square around its own place."""
+"""Half the side, in patches, of the square around a patch in which similar patches are looked for."""
 NEAREST = 5
-"""How many patches of the context, over all its frames, hand their label on."""
+"""Most similar patches, over all frames of the context, whose labels are averaged."""
 TEMPERATURE = 0.1
-"""Of their weights, exp(cosine / temperature)."""
+"""Their weights are exp(cosine / temperature)."""
 
 
 @torch.inference_mode()
@@ -36,8 +36,8 @@ def segment_video(
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield the object numbers [H, W] of each image after the first.
 
-    `images` are RGB [H, W, 3] and `first` [H, W] is the object numbers of the first of them: 0 for background, VOID
-    for what gives no label. Labels stay soft from frame to frame on the patch grid; only what is yielded is decided.
+    `images` are RGB [H, W, 3]; `first` [H, W] are the object numbers of the first: 0 for background, VOID for pixels
+    that give no label. From frame to frame labels stay soft, on the patch grid; only what is yielded is decided.
     """
     numbers = np.unique(np.append(first[first != VOID], 0)).astype(np.uint8)
     images = iter(images)
@@ -63,7 +63,7 @@ def patch_features(encoder: Encoder, image: NDArray[np.uint8]) -> Tensor:
 
 
 def grid_labels(objects: NDArray[np.uint8], numbers: NDArray[np.uint8], grid: tuple[int, ...]) -> Tensor:
-    """One-hot labels [h, w, K] float32 of object numbers [H, W]: those at the middle of each patch."""
+    """One-hot labels [h, w, K] float32 of object numbers [H, W], taken at the center of each patch."""
     rows, columns = grid
     small = cv2.resize(objects, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT)
     return torch.from_numpy((small[:, :, None] == numbers).astype(np.float32))
@@ -79,30 +79,30 @@ def propagate(
 ) -> Tensor:
     """Soft labels [h, w, K] of a frame with unit features `target` [h, w, C].
 
-    `sources` [h, n, w, C] are the unit features of n frames with the labels `labels` [h, n, w, K] (rows come first).
-    Each patch takes the weighted mean label of the `nearest` patches, in all n frames together, whose features are most
-    like its own (more where several are equally like), among those at most `radius` rows and columns away. Done row by
-    row, so that memory grows with n (2 radius + 1) w^2 and not with (h w)^2.
+    `sources` [h, n, w, C] are the unit features of n frames, `labels` [h, n, w, K] their labels (rows come first). Each
+    patch takes the weighted mean label of the `nearest` most similar patches, over all n frames together, at most
+    `radius` rows and columns away; of more than that where similarities are equal. Done row by row, so that memory
+    grows with n (2 radius + 1) w^2 and not with (h w)^2.
     """
     columns = torch.arange(target.shape[1], device=target.device)
     far = ((columns[:, None] - columns).abs() > radius)[:, None]
-    found = []
+    propagated = []
     for row, features in enumerate(target):
         rows = slice(max(row - radius, 0), row + radius + 1)
         similarity = features @ sources[rows].flatten(0, 2).T  # [w, rows * n * w]
         similarity = similarity.unflatten(1, (-1, len(columns))).masked_fill(far, -torch.inf).flatten(1)
         least = similarity.topk(min(nearest, similarity.shape[1])).values[:, -1:]
         weights = (similarity / temperature).exp().masked_fill(similarity < least, 0)
-        found.append(weights @ labels[rows].flatten(0, 2) / weights.sum(dim=1, keepdim=True))
-    return torch.stack(found)
+        propagated.append(weights @ labels[rows].flatten(0, 2) / weights.sum(dim=1, keepdim=True))
+    return torch.stack(propagated)
 
 
 def decide(labels: Tensor, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """The likeliest label's index [H, W] of soft labels [h, w, K], upsampled to `shape`.
+    """Index [H, W] of the likeliest label, from soft labels [h, w, K] upsampled bilinearly to `shape`.
 
-    Bilinearly; then each label's values are stretched to 0 to 1 over the image, so that a label that has grown faint
-    everywhere still wins where it is strongest. The reference upsamples to the network's input, and from there to the
-    image by nearest pixel.
+    Each label's values are first stretched to 0 to 1 over the image, so that a label that has become faint everywhere
+    still wins where it is strongest. The reference upsamples to the network's input, and from there to the image by
+    nearest pixel.
     """
     likely = functional.interpolate(labels.movedim(-1, 0)[None], shape, mode="bilinear")[0]
     likely = likely - likely.amin(dim=(1, 2), keepdim=True)

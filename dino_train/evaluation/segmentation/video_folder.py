@@ -10,36 +10,36 @@ from dino_ros.images.sources import IMAGE_SUFFIXES
 
 OFFICIAL = ("JPEGImages/480p", "Annotations/480p")
 SIMPLE = ("images", "masks")
-"""Folders of images and of masks, in each of which every sequence is a folder."""
+"""Folders of images and of masks, with a folder for each sequence in both."""
 LISTING = "ImageSets/2017/val.txt"
-"""Of the official layout: the names of the sequences."""
+"""Names of the sequences in the official layout."""
 
 
 @dataclass(frozen=True)
 class VideoSequence:
-    """The frames of one video in order."""
+    """The frames of a video in order."""
 
     name: str
     files: list[tuple[Path, Path]]
-    """Of each frame the image, and the PNG that its objects are in (which may be missing)."""
+    """Image of each frame, and the PNG of its objects, which may be missing."""
 
 
 def is_video_folder(folder: Path) -> bool:
-    """Whether it is laid out as `open_video_folder` reads it."""
+    """Whether a folder has a layout that `open_video_folder` reads."""
     return any(all((folder / part).is_dir() for part in layout) for layout in (OFFICIAL, SIMPLE))
 
 
 def has_sequences(folder: Path) -> bool:
-    """Whether a video folder holds folders of frames, and not images alone."""
+    """Whether a video folder holds folders of frames, and not only images."""
     return any(path.is_dir() for layout in (OFFICIAL, SIMPLE) for path in (folder / layout[0]).glob("*"))
 
 
 def open_video_folder(folder: Path) -> list[VideoSequence]:
-    """List the sequences of a folder; none is read yet.
+    """List the sequences of a folder, without reading any.
 
-    It is DAVIS as published: `JPEGImages/480p/<sequence>/*.jpg`, `Annotations/480p/<sequence>/*.png`, and the names in
-    `ImageSets/2017/val.txt`; or `images/<sequence>/` beside `masks/<sequence>/`, all of it. Raises UserError if it is
-    neither, or a sequence has no images.
+    The folder is either DAVIS as published (`JPEGImages/480p/<sequence>/*.jpg`, `Annotations/480p/<sequence>/*.png`,
+    and the names of the sequences in `ImageSets/2017/val.txt`), or has `images/<sequence>/` and `masks/<sequence>/`.
+    Raises UserError if it is neither, or if a sequence has no images.
     """
     if not is_video_folder(folder):
         raise UserError(
@@ -55,13 +55,13 @@ def open_video_folder(folder: Path) -> list[VideoSequence]:
     else:
         names = sorted(path.name for path in images.iterdir() if path.is_dir())
     if not names:
-        raise UserError(f"{images} holds no folder with a sequence: there is nothing to evaluate on.")
+        raise UserError(f"{images} holds no sequence: it needs a folder of frames for each.")
     return [VideoSequence(name, _frames(images / name, masks / name)) for name in names]
 
 
 def _frames(images: Path, masks: Path) -> list[tuple[Path, Path]]:
-    found = images.iterdir() if images.is_dir() else ()
-    files = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = images.iterdir() if images.is_dir() else ()
+    files = sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise UserError(f"{images} holds no images: every sequence needs its frames.")
     return [(file, masks / f"{file.stem}.png") for file in files]

@@ -1,7 +1,7 @@
-"""Video object segmentation: how well objects of the first frame are found in those that follow.
+"""Video object segmentation: how well the objects of the first frame are tracked through the video.
 
-The measures of DAVIS-2017, semi-supervised (davis2017-evaluation): region similarity J, the Jaccard index, and boundary
-accuracy F of every object in every frame but the first, which is given, and the last.
+The measures of semi-supervised DAVIS-2017 (davis2017-evaluation): region similarity J, which is the Jaccard index, and
+boundary accuracy F of every object in every frame except the first, which is given, and the last.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dino_ros.masks.binary import jaccard
 from dino_train.evaluation.encoders import Encoder
 from dino_train.evaluation.segmentation.boundary import boundary_f
 from dino_train.evaluation.segmentation.label_propagation import segment_video
-from dino_train.evaluation.segmentation.labeled import VOID, Labeled, read_labeled
+from dino_train.evaluation.segmentation.labeled_images import VOID, LabeledImage, read_labeled
 from dino_train.evaluation.segmentation.video_folder import VideoSequence
 
 FEWEST = 3
@@ -28,76 +28,76 @@ FEWEST = 3
 
 @dataclass(frozen=True)
 class SegmentedFrame:
-    """A frame and its object numbers, as they are and as they were found, [H, W]; of the first both are the same."""
+    """A frame with its true and predicted object numbers, [H, W] each; in the first frame both are the same."""
 
     name: str
-    """Of the image's file, without ending."""
+    """Name of the image file, without suffix."""
     image: NDArray[np.uint8]
     truth: NDArray[np.uint8]
-    found: NDArray[np.uint8]
+    predicted: NDArray[np.uint8]
 
 
 class Statistics(NamedTuple):
-    """Of a measure over an object's frames."""
+    """Statistics of a measure over an object's frames."""
 
     mean: float
     recall: float
-    """Share of the frames in which it is above 0.5."""
+    """Share of the frames in which the measure is above 0.5."""
     decay: float
-    """Mean over the first quarter of the frames less that over the last."""
+    """Mean over the first quarter of the frames minus mean over the last."""
 
 
 @dataclass(frozen=True)
 class ObjectScores:
-    """How well one object was followed through its video."""
+    """How well an object was tracked through its video."""
 
     number: int
-    """Of the object in the masks."""
+    """The object's number in the masks."""
     j: Statistics
     f: Statistics
 
 
 def segment_sequence(encoder: Encoder, sequence: VideoSequence) -> Iterator[SegmentedFrame]:
-    """Yield each frame with the objects that were carried to it from the first.
+    """Yield each frame with the objects propagated to it from the first.
 
     Raises UserError for a sequence of fewer than 3 frames, a frame of another size than the first, a first frame
     without objects, and as `read_labeled`.
     """
     if len(sequence.files) < FEWEST:
         raise UserError(
-            f"The sequence {sequence.name} is too short ({len(sequence.files)} of {FEWEST} frames): the first is given "
-            "and the last is not scored, so leave it out or give it more."
+            f"The sequence {sequence.name} has {len(sequence.files)} frames, but needs at least {FEWEST}: the first "
+            "and the last are not scored. Remove the sequence, or add frames."
         )
     names = [image.stem for image, _ in sequence.files]
     frames, ahead = tee(_read(sequence))
     image, first = next(frames)
     if np.isin(first, (0, VOID)).all():
-        raise UserError(f"{sequence.files[0][1]} has no object: the first frame must show what is to be followed.")
+        raise UserError(f"{sequence.files[0][1]} has no object: the first frame must show what to track.")
     yield SegmentedFrame(names[0], image, first, first)
     masks = segment_video(encoder, (image for image, _ in ahead), first)
-    for name, (image, truth), found in zip(names[1:], frames, masks, strict=True):
-        yield SegmentedFrame(name, image, truth, found)
+    for name, (image, truth), predicted in zip(names[1:], frames, masks, strict=True):
+        yield SegmentedFrame(name, image, truth, predicted)
 
 
-def _read(sequence: VideoSequence) -> Iterator[Labeled]:
+def _read(sequence: VideoSequence) -> Iterator[LabeledImage]:
     shape: tuple[int, ...] = ()
     for image, mask in sequence.files:
         labeled = read_labeled(image, mask)
         shape = shape or labeled[1].shape
         if labeled[1].shape != shape:
-            raise UserError(f"{image} has another size than the first frame: all of a sequence must have one size.")
+            raise UserError(f"{image} is not of the size of the first frame: a sequence must have frames of one size.")
         yield labeled
 
 
 def score_objects(frames: Iterable[SegmentedFrame]) -> list[ObjectScores]:
-    """Score each object of the first of a video's frames; void pixels are left out."""
+    """Score each object of a video's first frame; void pixels are left out."""
     frames = iter(frames)
     numbers = [int(number) for number in np.unique(next(frames).truth) if number not in (0, VOID)]
     j: list[list[float]] = []
     f: list[list[float]] = []
     for frame in frames:
         judged = frame.truth != VOID
-        pairs = [((frame.found == number) & judged, frame.truth == number) for number in numbers]
+        pairs = [((frame.predicted == number) & judged, frame.truth == number) for number in numbers]
         j.append([jaccard(mask, truth) for mask, truth in pairs])
         f.append([boundary_f(mask, truth) for mask, truth in pairs])
     measures = (np.array(values[:-1]).T for values in (j, f))
@@ -108,15 +108,15 @@ def score_objects(frames: Iterable[SegmentedFrame]) -> list[ObjectScores]:
 
 
 def statistics(values: NDArray[np.float64]) -> Statistics:
-    """Of one measure [frames] of one object, as the benchmark takes them: its quarters share their limits."""
-    # Halves are rounded up, as in the benchmark, for which 1e-10 is added.
+    """Statistics of a measure's values [frames], as in the benchmark: neighboring quarters share a frame."""
+    # The benchmark adds 1e-10 so that halves are rounded up.
     limits = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
     quarters = [values[start : end + 1].mean() for start, end in pairwise(limits)]
     return Statistics(float(values.mean()), float((values > 0.5).mean()), float(quarters[0] - quarters[-1]))
 
 
 def mean_scores(objects: Sequence[ObjectScores]) -> dict[str, float]:
-    """Means over objects by name: J&F, and mean, recall and decay of J and of F."""
+    """Means over objects: J&F, and mean, recall and decay of J and of F, by name."""
     j, f = (
         Statistics(*np.mean(measure, axis=0).tolist()) for measure in zip(*((o.j, o.f) for o in objects), strict=True)
     )

@@ -1,4 +1,4 @@
-"""How good masks are on images and videos with ground truth: overlap, outline, steadiness, time."""
+"""How good masks are on images and videos with ground truth: overlap, boundary, steadiness, time."""
 
 from __future__ import annotations
 
@@ -20,49 +20,49 @@ from dino_ros.masks.parameters import METHODS, MaskParameters
 from dino_ros.perception.perceiver import Perceiver
 from dino_train.evaluation.encoders import Encoder
 from dino_train.evaluation.segmentation.boundary import boundary_f
-from dino_train.evaluation.segmentation.labeled import VOID, labeled_bag_frames, labeled_images, read_labeled
+from dino_train.evaluation.segmentation.labeled_images import VOID, labeled_bag_frames, labeled_images, read_labeled
 from dino_train.evaluation.segmentation.video_folder import has_sequences, is_video_folder, open_video_folder
 
 VIDEO_RATE = 24.0
 """Frames per second of DAVIS, whose files are numbered by frame."""
 CONSECUTIVE = 0.1
-"""Seconds between two frames, at most, for steadiness to be measured on them."""
+"""Seconds between two frames, at most, to measure steadiness on them."""
 
 
 @dataclass(frozen=True)
 class LabeledFrame:
-    """One frame of a video, or an image alone."""
+    """A frame of a video, or a single image."""
 
     rgb: NDArray[np.uint8]
     """[H, W, 3]."""
     objects: NDArray[np.uint8]
-    """[H, W]: 0 for background, VOID for what is not judged, any other number for an object."""
+    """[H, W]: 0 for background, VOID for pixels that are not judged, any other number for an object."""
     stamp: int
     """Nanoseconds."""
 
 
 @dataclass(frozen=True)
 class MaskScores:
-    """Means over sequences of the means over their frames; an image alone is a sequence."""
+    """Means over sequences of the means over their frames; a single image is a sequence of one."""
 
     iou: float
-    """Intersection over union with all objects together, 0 to 1; frames without an object are left out."""
+    """Intersection over union with all objects together, 0 to 1; frames without objects are left out."""
     boundary: float
     """`boundary_f` on the same frames, 0 to 1."""
     steadiness: float
-    """Intersection over union of a frame's mask with that of the frame before, moved as the image moved, 0 to 1; NaN
-    where no frames are consecutive."""
+    """Intersection over union of a frame's mask with the previous frame's mask, warped by the motion of the image, 0 to
+    1; NaN where no frames are consecutive."""
     milliseconds: float
-    """Median time to make a mask of a student's outputs."""
+    """Median time to make a mask from an encoder's outputs."""
     frames: int
 
 
 def labeled_sequences(
     data: Path, masks: str | None = None, topic: str | None = None
 ) -> Iterator[Iterator[LabeledFrame]]:
-    """Sequences of frames, read as they are asked for: a bag is one, each video of a folder, each labeled image.
+    """Sequences of frames, read lazily: a bag, each video of a folder, or each labeled image is a sequence.
 
-    The arguments, layouts and errors are those of `labeled_images`.
+    Arguments, layouts and errors are those of `labeled_images`.
     """
     if is_bag(data):
         yield (LabeledFrame(*labeled, stamp) for stamp, labeled in labeled_bag_frames(data, topic, masks))
@@ -73,28 +73,28 @@ def labeled_sequences(
 
 
 def _video_frames(files: Sequence[tuple[Path, Path]]) -> Iterator[LabeledFrame]:
-    """Frames of a video of DAVIS, whose names are their numbers."""
-    for place, (image, mask) in enumerate(files):
-        number = int(image.stem) if image.stem.isdecimal() else place
+    """Frames of a video; DAVIS names them by frame number."""
+    for index, (image, mask) in enumerate(files):
+        number = int(image.stem) if image.stem.isdecimal() else index
         yield LabeledFrame(*read_labeled(image, mask), round(number / VIDEO_RATE * 1e9))
 
 
 def with_motion(frames: Iterable[LabeledFrame]) -> Iterator[tuple[LabeledFrame, NDArray[np.float32] | None]]:
-    """Frames of a sequence, each with its `motion` since the one before."""
-    before: LabeledFrame | None = None
+    """Frames of a sequence, each with its `motion` since the previous one."""
+    previous: LabeledFrame | None = None
     for frame in frames:
-        yield frame, motion(before, frame)
-        before = frame
+        yield frame, motion(previous, frame)
+        previous = frame
 
 
 def methods_of(encoder: Encoder) -> list[str]:
-    """The methods that can be used with an encoder: all, but foreground where it has no such head."""
-    has_head = isinstance(encoder, Perceiver) and bool(encoder.info.foreground_head)
-    return [method for method in METHODS if has_head or method != "foreground"]
+    """Mask methods that an encoder allows: all of them, except foreground where it has no foreground head."""
+    has_foreground = isinstance(encoder, Perceiver) and bool(encoder.info.foreground_head)
+    return [method for method in METHODS if has_foreground or method != "foreground"]
 
 
 def look(encoder: Encoder, rgb: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-    """What an encoder makes of an image, by output; of student files "foreground" too."""
+    """Run an encoder on an image; returns its outputs by name, of student files "foreground" as well."""
     if isinstance(encoder, Perceiver):
         return encoder.infer([encoder.prepare(rgb)], outputs)[0]
     seen = encoder(rgb, outputs)
@@ -102,7 +102,7 @@ def look(encoder: Encoder, rgb: NDArray[np.uint8], outputs: Sequence[str]) -> di
 
 
 class Tally:
-    """Scores of one way to make masks, as the frames of a sequence go by."""
+    """Scores of one kind of masks, collected frame by frame over a sequence."""
 
     def __init__(self) -> None:
         self.ious: list[float] = []
@@ -110,38 +110,38 @@ class Tally:
         self.steadiness: list[float] = []
         self.milliseconds: list[float] = []
         self.frames = 0
-        self._before: NDArray[np.bool_] | None = None
+        self._previous: NDArray[np.bool_] | None = None
 
     def add(self, mask: NDArray[np.bool_], frame: LabeledFrame, origin: NDArray[np.float32] | None) -> None:
-        """Count a frame's mask [H, W]; `origin` is where its pixels were in the frame before, as `motion` gives it."""
+        """Score a frame's mask [H, W]; `origin` says where its pixels were in the previous frame, see `motion`."""
         self.frames += 1
         judged = frame.objects != VOID
         truth = (frame.objects > 0) & judged
         if truth.any():
             self.ious.append(jaccard(mask & judged, truth))
             self.boundaries.append(boundary_f(mask & judged, truth))
-        if origin is not None and self._before is not None:
-            self.steadiness.append(jaccard(move(self._before.astype(np.float32), origin) > 0.5, mask))
-        self._before = mask
+        if origin is not None and self._previous is not None:
+            self.steadiness.append(jaccard(move(self._previous.astype(np.float32), origin) > 0.5, mask))
+        self._previous = mask
 
 
-def motion(before: LabeledFrame | None, frame: LabeledFrame) -> NDArray[np.float32] | None:
-    """Where each pixel was in the frame before; None where the two are not consecutive.
+def motion(previous: LabeledFrame | None, frame: LabeledFrame) -> NDArray[np.float32] | None:
+    """Where each pixel of a frame was in the previous one; None where the two are not consecutive.
 
-    At full resolution, and searched for more finely than what masks are steadied by.
+    At full resolution, and more precise than the motion that the node steadies masks with.
     """
-    if before is None or before.rgb.shape != frame.rgb.shape:
+    if previous is None or previous.rgb.shape != frame.rgb.shape:
         return None
-    if not 0 < frame.stamp - before.stamp <= CONSECUTIVE * 1e9:
+    if not 0 < frame.stamp - previous.stamp <= CONSECUTIVE * 1e9:
         return None
-    gray, gray_before = (cv2.cvtColor(one.rgb, cv2.COLOR_RGB2GRAY).astype(np.uint8) for one in (frame, before))
-    return find_origin(gray, gray_before, cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    gray, gray_previous = (cv2.cvtColor(one.rgb, cv2.COLOR_RGB2GRAY).astype(np.uint8) for one in (frame, previous))
+    return find_origin(gray, gray_previous, cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
 
 def mask_scores(
     encoder: Encoder, sequences: Iterable[Iterable[LabeledFrame]], variants: Sequence[MaskParameters]
 ) -> list[MaskScores]:
-    """Score the masks of each variant (its method is no "auto"); the encoder looks at each frame once.
+    """Score the masks of each variant, whose method must not be "auto"; the encoder runs once on each frame.
 
     Raises UserError if no frame has an object.
     """
@@ -165,7 +165,7 @@ def mask_scores(
 
 
 def truth_scores(sequences: Iterable[Iterable[LabeledFrame]]) -> MaskScores:
-    """Scores of the ground truth itself: its steadiness is less than 1, as objects turn and the motion is estimated."""
+    """Scores of the ground truth itself: its steadiness is below 1, as objects turn and the motion is an estimate."""
     tallies = []
     for frames in sequences:
         tallies.append(Tally())

@@ -1,4 +1,4 @@
-"""`dino-train evaluate copies`: distorted copies of images found by embedding and patch features."""
+"""`dino-train evaluate copy_detection`: find distorted copies of images by embedding and patch features."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from dino_train.commands.evaluate.ranking_options import add_ranking_arguments, 
 
 
 def parser() -> ArgumentParser:
-    """Options of `dino-train evaluate copies`."""
     parser = ArgumentParser(
         description="Copy detection, the paper's protocol for Copydays: rank a database of images by the cosine of "
-        "CLS token and GeM-pooled patch tokens, whitened."
+        "CLS token and GeM-pooled patch tokens, whitened or not."
     )
     add_encoder_arguments(parser, size="320x320")
     add_ranking_arguments(parser)
     parser.add_argument(
         "--whitening",
         type=Path | None,
-        help="folder of other images that whitening is learnt on, more of them than a descriptor has values "
-        "(twice the embedding's); left out: no whitening",
+        help="folder of other images to learn whitening from, more than a descriptor has values (twice the "
+        "embedding's) (default: no whitening)",
     )
     return parser
 
 
 def run(options: Namespace) -> None:
-    """`dino-train evaluate copies`."""
-    from dino_train.evaluation.ranking.copy_detection import copy_scores
-    from dino_train.evaluation.ranking.ranking import read_ground_truth
+    from dino_train.evaluation.ranking.copy_detection import copy_detection_scores
+    from dino_train.evaluation.ranking.ground_truth import read_ground_truth
 
     truth = read_ground_truth(options.data, options.truth)
     scores = {
-        name: copy_scores(encoder, truth, options.whitening) for name, encoder in open_named_encoders(options).items()
+        name: copy_detection_scores(encoder, truth, options.whitening)
+        for name, encoder in open_named_encoders(options).items()
     }
     show_rankings("Copy detection", truth, scores, options)
