@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from dino_train.data.frames import Frames
-from dino_train.recipes import DinoRecipe, settled
+from dino_train.recipes import DinoRecipe, resolved
 
 
 class PilCrops(Dataset[list[Tensor]]):
@@ -72,7 +72,7 @@ class Head(nn.Module):
             nn.Linear(config.hidden_dim, config.bottleneck_dim),
         )
         self.last = nn.utils.parametrizations.weight_norm(
-            nn.Linear(config.bottleneck_dim, settled(config.out_dim), bias=False)
+            nn.Linear(config.bottleneck_dim, resolved(config.out_dim), bias=False)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def seconds_per_step(frames: Frames, recipe: DinoRecipe, steps: int, workers: in
     """Seconds of each step, loading included, after three that are not counted."""
     student, teacher = Network(recipe).to(device), Network(recipe).to(device)
     teacher.load_state_dict(student.state_dict())
-    center = torch.zeros(1, settled(recipe.dino.out_dim), device=device)
+    center = torch.zeros(1, resolved(recipe.dino.out_dim), device=device)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, weight_decay=0.04)
     scaler = torch.GradScaler(device, enabled=device == "cuda")
     loader = DataLoader(

@@ -9,7 +9,7 @@ import pytest
 
 from dino_ros.errors import UserError
 from dino_train.config import DataConfig, EvaluationConfig
-from dino_train.recipes import ByolRecipe, DinoConfig, DinoRecipe, DistillRecipe, settled
+from dino_train.recipes import ByolRecipe, DinoConfig, DinoRecipe, DistillRecipe, resolved
 from dino_train.recipes.files import load_recipe, parse_recipe, recipe_from_dict
 
 SHIPPED = sorted((Path(__file__).parents[1] / "config" / "pretrain").glob("*.yaml"))
@@ -81,7 +81,7 @@ def test_auto_goes_from_small_data_to_imagenet() -> None:
     def values(images: int) -> list[float]:
         dino = AUTO.resolve(images)[0].dino
         return [
-            settled(value)
+            resolved(value)
             for value in (
                 dino.out_dim, dino.momentum_teacher, dino.warmup_teacher_temp, dino.teacher_temp
             )

@@ -17,7 +17,7 @@ from dino_train.models.backbones import build_backbone, first_line
 from dino_train.recipes import DistillRecipe, Recipe
 from dino_train.recipes.files import recipe_from_dict
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PARTS: dict[str, Any] = {"data": DataConfig, "machine": MachineConfig, "evaluation": EvaluationConfig}
 
 

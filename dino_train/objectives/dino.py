@@ -16,7 +16,7 @@ from dino_train.objectives.networks import Network, copy_weights, count_crops, m
 from dino_train.objectives.objective import Objective
 from dino_train.objectives.schedules import cosine_schedule, linear_schedule
 from dino_train.objectives.sinkhorn import sinkhorn
-from dino_train.recipes import DinoConfig, DinoRecipe, settled
+from dino_train.recipes import DinoConfig, DinoRecipe, resolved
 
 
 class DinoHead(nn.Module):
@@ -43,7 +43,7 @@ class DinoHead(nn.Module):
                 nn.init.zeros_(layer.bias)
         width = config.bottleneck_dim
         self.predictor = mlp([width, config.hidden_dim, width]) if predictor else nn.Identity()
-        last = nn.Linear(width, settled(config.out_dim), bias=False)
+        last = nn.Linear(width, resolved(config.out_dim), bias=False)
         self.last_layer = parametrizations.weight_norm(last)
         norms: Any = self.last_layer.parametrizations.weight.original0
         nn.init.ones_(norms)
@@ -83,7 +83,7 @@ class Dino(Objective):
         self.student = Network(student, DinoHead(width, self.config, self.config.predictor))
         self.teacher = Network(teacher, DinoHead(width, self.config))
         copy_weights(self.teacher, self.student)
-        self.register_buffer("center", torch.zeros(1, settled(self.config.out_dim)))
+        self.register_buffer("center", torch.zeros(1, resolved(self.config.out_dim)))
 
     def schedule(self, step: int, steps: int, steps_per_epoch: int) -> dict[str, float]:
         """Temperature of the teacher's softmax, and momentum of its EMA, where 0 copies the student."""
@@ -91,12 +91,12 @@ class Dino(Objective):
         temperature = linear_schedule(
             step,
             config.warmup_teacher_temp_epochs * steps_per_epoch,
-            settled(config.warmup_teacher_temp),
-            settled(config.teacher_temp),
+            resolved(config.warmup_teacher_temp),
+            resolved(config.teacher_temp),
         )
         ends_epoch = (step + 1) % steps_per_epoch == 0
         momentum = {
-            "momentum": cosine_schedule(step, steps, settled(config.momentum_teacher), 1.0),
+            "momentum": cosine_schedule(step, steps, resolved(config.momentum_teacher), 1.0),
             "copy": 0.0,
             "previous_epoch": 0.0 if ends_epoch else 1.0,
         }[config.teacher]

@@ -12,7 +12,7 @@ from dino_train.recipes.recipe import (
     OptimizerConfig,
     PretrainRecipe,
     Recipe,
-    settled,
+    resolved,
 )
 from dino_train.recipes.swav import SwavConfig, SwavRecipe
 
@@ -33,7 +33,7 @@ __all__ = [
     "Recipe",
     "SwavConfig",
     "SwavRecipe",
-    "settled",
+    "resolved",
 ]
 
 RECIPES: dict[str, type[Recipe]] = {

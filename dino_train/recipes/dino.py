@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from dino_train.recipes.recipe import Auto, PretrainRecipe, settled
+from dino_train.recipes.recipe import Auto, PretrainRecipe, resolved
 
 SMALL, LARGE = 20_000, 1_280_000
 """Numbers of images between which "auto" settings change from those for small data to the paper's for ImageNet."""
@@ -71,7 +71,7 @@ class DinoRecipe(PretrainRecipe):
     @property
     def chance_loss(self) -> float:
         """ln K, nats."""
-        return math.log(settled(self.dino.out_dim))
+        return math.log(resolved(self.dino.out_dim))
 
     def resolve(self, images: int) -> tuple[DinoRecipe, dict[str, float]]:
         """Replace every "auto" by its value for a number of images; also returns the replaced values by name.

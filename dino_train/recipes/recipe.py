@@ -141,7 +141,7 @@ class PretrainRecipe(Recipe):
     checkpoint of `dino-train`; only the backbone is taken from a checkpoint of another method."""
 
 
-def settled(value: Number | Auto) -> Number:
+def resolved(value: Number | Auto) -> Number:
     """Value of a setting that `Recipe.resolve` replaces where it is "auto"."""
     if value == "auto":
         raise ValueError("the recipe was not resolved")

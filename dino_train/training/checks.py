@@ -16,7 +16,7 @@ from dino_train.runs.log import epoch_name
 
 def check_no_run(out: Path) -> None:
     """Raise UserError if a folder holds checkpoints of a run that has taken a step."""
-    if any(path.name != epoch_name(0) for path in out.glob("*.pt")):
+    if any(path.name != epoch_name(0) for path in out.glob("[!.]*.pt")):
         raise UserError(f"{out} already holds a run: resume it (--resume {out}), or choose another --out.")
 
 
