@@ -10,10 +10,12 @@ ON_PC = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 TENSORRT_RTX = [f"tensorrt-rtx-cu13>=1.4; {ON_PC}", f"cuda-bindings>=13; {ON_PC}"]
 QUANTIZE = ["nncf>=2.19"]
 TRAIN = [
+    "huggingface-hub",
     "jsonargparse[signatures]>=4.49",
     "matplotlib",
     "onnx>=1.16",
     "onnxscript>=0.3",
+    "pillow",
     "pyyaml",
     "rich>=13",
     "tensorboard",
@@ -49,6 +51,7 @@ setup(
         "dino_train": ["py.typed"],
     },
     data_files=data_files(),
+    scripts=["examples/crop_objects.py"],  # ros2 run dino_ros crop_objects.py
     python_requires=">=3.10",
     # The headless OpenCV: the other one needs libGL, which robots and containers lack.
     # rosbags reads recordings, and the messages that the node receives.
@@ -63,17 +66,19 @@ setup(
         "slurm": ["submitit>=1.5"],
         "tensorrt": ["tensorrt>=10.3", "cuda-bindings>=12.8"],
         "tensorrt_rtx": TENSORRT_RTX,
-        "dev": [
+        "dev": [  # on top of ros and train
             *OPENVINO,
             *TENSORRT_RTX,
             *QUANTIZE,
             "colcon-common-extensions",
-            "matplotlib",
+            "lz4",
             "mypy",
-            "onnx>=1.16",
             "pybullet",
             "pytest",
             "ruff",
+            "safetensors",
+            "scikit-learn",
+            "scipy",
             "submitit>=1.5",
             "types-PyYAML",
         ],

@@ -41,7 +41,8 @@ def _under(place: Path) -> list[Path]:
 def imported_modules(file: Path) -> frozenset[str]:
     """Full names of the modules that a file imports anywhere in it, submodules of our packages told apart from names.
 
-    Counts `import_module("literal")` too. Relative imports are refused: a full name says it all.
+    Counts `import_module("literal")` and pytest's `importorskip("literal")` too. Relative imports are refused: a full
+    name says it all.
     """
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -50,9 +51,9 @@ def imported_modules(file: Path) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{file} imports relatively"
             found |= {_submodule(str(node.module), name.name) for name in node.names}
-        elif isinstance(node, ast.Call) and _name(node.func) == "import_module" and node.args:
-            match node.args[0]:
-                case ast.Constant(value=str(name)):
+        elif isinstance(node, ast.Call) and _name(node.func) in {"import_module", "importorskip"}:
+            match node.args:
+                case [ast.Constant(value=str(name)), *_]:
                     found.add(name)
     return frozenset(found)
 
