@@ -2,13 +2,13 @@
 
 import os
 import signal
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from students import write_student
 
+from dino_ros.demo.domain import free_domain
 from dino_ros.nodes.transport import PROFILE_VARIABLES, loopback_profile
 
 # Nothing the tests do over DDS leaves the machine: set before any test imports rclpy, and inherited by its processes.
@@ -54,10 +54,11 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def ros(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def ros(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """rclpy in this process, on a domain of this test's own that its child processes inherit."""
     rclpy = pytest.importorskip("rclpy")
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + zlib.crc32(f"{os.getpid()} {request.node.nodeid}".encode()) % 100))
-    rclpy.init()
-    yield
-    rclpy.shutdown()
+    with free_domain() as domain:
+        monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+        rclpy.init()
+        yield
+        rclpy.shutdown()
