@@ -1,5 +1,6 @@
-"""Packaging: one ament_python package that pip installs too."""
+"""Packaging for colcon and for pip. Version, description, maintainer and license are those of package.xml."""
 
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -25,8 +26,13 @@ TRAIN = [
 ]
 
 
+HERE = Path(__file__).resolve().parent
+MANIFEST = ElementTree.parse(HERE / "package.xml").getroot()
+MAINTAINER = MANIFEST.find("maintainer")
+
+
 def data_files() -> list[tuple[str, list[str]]]:
-    """Files for share/dino_ros: launch files and everything under config, and ament's marker."""
+    """Files of share/: launch files, everything under config, package.xml, and the marker by which ament finds it."""
     files = [
         ("share/ament_index/resource_index/packages", ["resource/dino_ros"]),
         ("share/dino_ros", ["package.xml"]),
@@ -39,12 +45,13 @@ def data_files() -> list[tuple[str, list[str]]]:
 
 setup(
     name="dino_ros",
-    version="0.1.0",
-    description="Self-supervised vision for robots: DINO features and attention-based object masks on ROS 2",
-    long_description=Path(__file__).resolve().with_name("README.md").read_text(encoding="utf-8"),
+    version=MANIFEST.findtext("version"),
+    description=MANIFEST.findtext("description"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    author="dino_ros maintainers",
-    license="Apache-2.0",
+    maintainer=MAINTAINER.text,
+    maintainer_email=MAINTAINER.get("email"),
+    license=MANIFEST.findtext("license"),
     packages=find_packages(include=["dino_ros*", "dino_train*"]),
     package_data={
         "dino_ros": ["models/*.*", "models/parity/*", "demo/*.xml", "demo/table_bag/*", "py.typed"],

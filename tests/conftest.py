@@ -1,5 +1,7 @@
 """What all tests share: fixtures, which skips are expected, which tests are slow."""
 
+from __future__ import annotations
+
 import os
 import platform
 import re
