@@ -32,10 +32,11 @@ MAINTAINER = MANIFEST.find("maintainer")
 
 
 def data_files() -> list[tuple[str, list[str]]]:
-    """Files of share/: launch files, everything under config, package.xml, and the marker by which ament finds it."""
+    """Files of share/: launch files, everything under config, package.xml, ament's marker; and an example to run."""
     files = [
         ("share/ament_index/resource_index/packages", ["resource/dino_ros"]),
         ("share/dino_ros", ["package.xml"]),
+        ("lib/dino_ros", ["examples/crop_objects.py"]),  # ros2 run dino_ros crop_objects.py
         ("share/dino_ros/launch", [str(path) for path in sorted(Path("launch").glob("*.launch.py"))]),
     ]
     for folder in [Path("config"), *sorted(path for path in Path("config").rglob("*") if path.is_dir())]:
@@ -58,7 +59,6 @@ setup(
         "dino_train": ["py.typed"],
     },
     data_files=data_files(),
-    scripts=["examples/crop_objects.py"],  # ros2 run dino_ros crop_objects.py
     python_requires=">=3.10",
     # The headless OpenCV: the other one needs libGL, which robots and containers lack.
     # rosbags reads recordings, and the messages that the node receives.
@@ -73,6 +73,7 @@ setup(
         "slurm": ["submitit>=1.5"],
         "tensorrt": ["tensorrt>=10.3", "cuda-bindings>=12.8"],
         "tensorrt_rtx": TENSORRT_RTX,
+        "test": ["pytest"],  # which tells colcon how to run the tests
         "dev": [  # on top of ros and train
             *OPENVINO,
             *TENSORRT_RTX,
