@@ -34,6 +34,32 @@ skip fails the suite: it would hide a test that never runs. `--allow-skips` perm
 if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
     EXPECTED_SKIPS.append(r"\b(tensorrt_rtx|cuda\.bindings)\b")  # has wheels for that platform alone
 
+SLOW = [
+    "test_backbones.py",
+    "test_camera_node.py",
+    "test_camera_topics.py",
+    "test_compare.py",
+    "test_demo.py",
+    "test_distill.py",
+    "test_evaluator.py",
+    "test_export.py",
+    "test_foreground_head.py",
+    "test_fp16.py",
+    "test_launch.py",
+    "test_loader.py",
+    "test_lost_frames.py",
+    "test_openvino.py",
+    "test_package.py::test_colcon_builds_what_ros_needs",
+    "test_perception_node.py",
+    "test_pretrain.py",
+    "test_processes.py",
+    "test_quantize.py",
+    "test_render_table.py",
+    "test_report.py",
+    "test_tensorrt_builds.py",
+]
+"""Modules and tests that `make quick` leaves out."""
+
 # Nothing the tests do over DDS leaves the machine: set before any test imports rclpy, and inherited by its processes.
 os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())))
 
@@ -93,6 +119,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SkipPolicy(config), "skip-policy")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        module, _, test = item.nodeid.partition("::")
+        name = Path(module).name
+        if name in SLOW or f"{name}::{test.partition('[')[0]}" in SLOW:
+            item.add_marker("slow")
 
 
 class SkipPolicy:

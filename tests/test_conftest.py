@@ -1,8 +1,9 @@
-"""Which skips fail the suite: conftest.py in a suite of its own."""
+"""Which skips fail the suite, which tests are slow: conftest.py in a suite of its own."""
 
 from pathlib import Path
 
 import pytest
+from conftest import SLOW
 
 CONFTEST = (Path(__file__).parent / "conftest.py").read_text().replace('pytest_plugins = ["pytester"]', "")
 
@@ -45,3 +46,16 @@ def test_the_summary_names_test_and_reason(suite: pytest.Pytester) -> None:
 def test_skips_can_be_allowed(suite: pytest.Pytester) -> None:
     suite.makepyfile(test_skipped=UNEXPECTED)
     assert suite.runpytest_inprocess("--allow-skips").ret == pytest.ExitCode.OK
+
+
+def test_slow_tests_are_left_out_on_request(suite: pytest.Pytester) -> None:
+    suite.makeini("[pytest]\nmarkers = slow")
+    suite.makepyfile(test_demo=PASSED, test_package="def test_colcon_builds_what_ros_needs(): pass\n" + PASSED)
+    suite.runpytest_inprocess("-m", "not slow").assert_outcomes(passed=1, deselected=2)
+
+
+@pytest.mark.parametrize("entry", SLOW)
+def test_what_is_listed_as_slow_exists(entry: str) -> None:
+    module, _, test = entry.partition("::")
+    source = (Path(__file__).parent / module).read_text()
+    assert not test or f"def {test}(" in source
