@@ -3,7 +3,7 @@
     python examples/render_table.py OUT --seconds 20 --rate 15 --seed 0 --size 320x240
 
 Table, floor and light are the same for every seed, as in one robot's log; the seed decides which objects appear, how
-they move and when they leave. The scene is a function of time, so a bag with another rate shows the same motion. Topics:
+they move and when they leave. The scene is a function of time: another rate shows the same motion. Topics:
 
     /camera/image_raw/compressed     sensor_msgs/CompressedImage, JPEG
     /camera/camera_info              sensor_msgs/CameraInfo
