@@ -50,7 +50,8 @@ def test_skips_can_be_allowed(suite: pytest.Pytester) -> None:
 
 def test_slow_tests_are_left_out_on_request(suite: pytest.Pytester) -> None:
     suite.makeini("[pytest]\nmarkers = slow")
-    suite.makepyfile(test_demo=PASSED, test_package="def test_colcon_builds_what_ros_needs(): pass\n" + PASSED)
+    suite.makeconftest(f"{CONFTEST}\nSLOW = ['test_all_long.py', 'test_one_long.py::test_long']")
+    suite.makepyfile(test_all_long=PASSED, test_one_long="def test_long(): pass\n" + PASSED)
     suite.runpytest_inprocess("-m", "not slow").assert_outcomes(passed=1, deselected=2)
 
 
