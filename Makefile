@@ -1,5 +1,6 @@
-# make demo   set up .venv (no torch) and run the demo: a recording through the real nodes, into demo_output/
-# make test   set up .venv (with torch) and run every check
+# make demo    set up .venv (no torch) and run the demo: play a recording through the real nodes, into demo_output/
+# make quick   set up .venv (with torch), run the linters and the tests that are not slow
+# make test    run the linters and all tests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,10 +8,13 @@ BIN := $(VENV)/bin
 # make demo BAG=path [TOPIC=name], or VIDEO=path, plays another recording; MODEL=path runs another student.
 DEMO_ARGS = $(BAG) $(VIDEO) $(if $(TOPIC),--topic $(TOPIC)) $(if $(MODEL),--model $(MODEL))
 
-.PHONY: demo test lint clean
+.PHONY: demo quick test lint clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/dino-ros demo $(DEMO_ARGS)
+
+quick: $(VENV)/.development lint
+	$(BIN)/python -m pytest -m "not slow"
 
 test: $(VENV)/.development lint
 	$(BIN)/python -m pytest

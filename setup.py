@@ -1,5 +1,6 @@
-"""Packaging: one ament_python package that pip installs too."""
+"""Packaging for colcon and for pip. Version, description, maintainer and license are those of package.xml."""
 
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -11,11 +12,13 @@ TENSORRT_RTX = [f"tensorrt-rtx-cu13>=1.4; {ON_PC}", f"cuda-bindings>=13; {ON_PC}
 QUANTIZE = ["nncf>=2.19"]
 TRAIN = [
     "backports.zstd; python_version < '3.14'",  # it and lz4 are what rosbags reads compressed bags with
+    "huggingface-hub",
     "jsonargparse[signatures]>=4.49",
     "lz4",
     "matplotlib",
     "onnx>=1.16",
     "onnxscript>=0.3",
+    "pillow",
     "pyyaml",
     "rich>=13",
     "scikit-learn>=1.5",
@@ -26,11 +29,17 @@ TRAIN = [
 ]
 
 
+HERE = Path(__file__).resolve().parent
+MANIFEST = ElementTree.parse(HERE / "package.xml").getroot()
+MAINTAINER = MANIFEST.find("maintainer")
+
+
 def data_files() -> list[tuple[str, list[str]]]:
-    """Files for share/dino_ros: launch files and everything under config, and ament's marker."""
+    """Files of share/: launch files, everything under config, package.xml, ament's marker; and an example to run."""
     files = [
         ("share/ament_index/resource_index/packages", ["resource/dino_ros"]),
         ("share/dino_ros", ["package.xml"]),
+        ("lib/dino_ros", ["examples/crop_objects.py"]),  # ros2 run dino_ros crop_objects.py
         ("share/dino_ros/launch", [str(path) for path in sorted(Path("launch").glob("*.launch.py"))]),
     ]
     for folder in [Path("config"), *sorted(path for path in Path("config").rglob("*") if path.is_dir())]:
@@ -40,12 +49,13 @@ def data_files() -> list[tuple[str, list[str]]]:
 
 setup(
     name="dino_ros",
-    version="0.1.0",
-    description="Self-supervised vision for robots: DINO features and attention-based object masks on ROS 2",
-    long_description=Path(__file__).resolve().with_name("README.md").read_text(encoding="utf-8"),
+    version=MANIFEST.findtext("version"),
+    description=MANIFEST.findtext("description"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    author="dino_ros maintainers",
-    license="Apache-2.0",
+    maintainer=MAINTAINER.text,
+    maintainer_email=MAINTAINER.get("email"),
+    license=MANIFEST.findtext("license"),
     packages=find_packages(include=["dino_ros*", "dino_train*"]),
     package_data={
         "dino_ros": ["models/*.*", "models/parity/*", "demo/*.xml", "demo/table_bag/*", "py.typed"],
@@ -66,17 +76,20 @@ setup(
         "slurm": ["submitit>=1.5"],
         "tensorrt": ["tensorrt>=10.3", "cuda-bindings>=12.8"],
         "tensorrt_rtx": TENSORRT_RTX,
-        "dev": [
+        "test": ["pytest"],  # which tells colcon how to run the tests
+        "dev": [  # on top of ros and train
             *OPENVINO,
             *TENSORRT_RTX,
             *QUANTIZE,
             "colcon-common-extensions",
-            "matplotlib",
+            "lz4",
             "mypy",
-            "onnx>=1.16",
             "pybullet",
             "pytest",
             "ruff",
+            "safetensors",
+            "scikit-learn",
+            "scipy",
             "submitit>=1.5",
             "types-PyYAML",
         ],

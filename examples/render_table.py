@@ -2,8 +2,8 @@
 
     python examples/render_table.py OUT --seconds 20 --rate 15 --seed 0 --size 320x240
 
-One table, one floor and one light whatever the seed, as in one robot's log; the seed decides which objects come, how
-they move and when they go. The scene is a function of time, so a bag of another rate shows the same motion. Topics:
+Table, floor and light are the same for every seed, as in one robot's log; the seed decides which objects appear, how
+they move and when they leave. The scene is a function of time: another rate shows the same motion. Topics:
 
     /camera/image_raw/compressed     sensor_msgs/CompressedImage, JPEG
     /camera/camera_info              sensor_msgs/CameraInfo
@@ -49,19 +49,19 @@ class Visit:
 
     arrives: float
     leaves: float
-    path: NDArray[np.float64]  # [2, 2]: it is put down at the first place and pushed to the second, meters
-    pushed: tuple[float, float]  # from when to when, seconds
-    yaw: tuple[float, float]  # radians, before and after the push
-    tilt: tuple[float, float]  # roll and pitch it rests in, radians
+    path: NDArray[np.float64]  # [2, 2], meters: where it is put down, and where it is pushed to
+    pushed: tuple[float, float]  # start and end of the push, seconds
+    yaw: tuple[float, float]  # before and after the push, radians
+    tilt: tuple[float, float]  # roll and pitch at rest, radians
     size: float  # longest side, meters
-    shape: int  # below SHAPES a random_urdf, else a primitive
+    shape: int  # a random_urdf if below SHAPES, else a primitive
     color: tuple[float, float, float]
 
 
 def plan_visits(seconds: float, rng: np.random.Generator) -> list[Visit]:
-    """Decide which objects come, so that no two are ever in each other's way."""
+    """Plan which objects come and go, so that no two ever touch."""
     visits: list[Visit] = []
-    # Three slots begin occupied, so that the first frames are not empty.
+    # Three slots start occupied, so that the first frames are not empty.
     free_at = [*rng.uniform(-6.0, 0.0, SLOTS - 1), rng.uniform(0.0, 4.0)]
     while min(free_at) < seconds:
         slot = int(np.argmin(free_at))
@@ -94,7 +94,7 @@ def plan_visits(seconds: float, rng: np.random.Generator) -> list[Visit]:
 
 
 def find_path(size: float, present: list[Visit], rng: np.random.Generator) -> NDArray[np.float64] | None:
-    """A path that keeps clear of those of the objects present, or None if there seems to be no room."""
+    """A path [2, 2] that stays clear of the objects present, or None if there seems to be no room."""
     along = np.linspace(0, 1, 9)[:, None]
     for _ in range(60):
         start = rng.uniform(-1, 1, 2) * REACH
@@ -111,7 +111,7 @@ def find_path(size: float, present: list[Visit], rng: np.random.Generator) -> ND
 
 
 def optical_from_world(view: list[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Position and quaternion that take the world into the optical frame, from OpenGL's view matrix."""
+    """Position and quaternion of the transform from the world to the optical frame, from OpenGL's view matrix."""
     # OpenGL looks along -z with y up, ROS's optical frames along z with y down.
     matrix = np.diag([1.0, -1.0, -1.0, 1.0]) @ np.reshape(view, (4, 4)).T
     half_vector = cv2.Rodrigues(matrix[:3, :3])[0].ravel() / 2
@@ -126,11 +126,11 @@ def ease(x: float) -> float:
 
 
 def write_textures(folder: Path) -> tuple[str, str]:
-    """Wood for the table and concrete for the floor, the same every time."""
+    """Write wood for the table and concrete for the floor, the same every time; returns the two files."""
     rng = np.random.default_rng(0)
     y = np.linspace(0, 1, 512)[:, None] + cv2.GaussianBlur(rng.normal(0, 0.25, (512, 512)), (0, 0), 40)
-    fibres = cv2.GaussianBlur(rng.normal(0, 1, (512, 512)), (0, 0), sigmaX=30, sigmaY=0.8)
-    grain = 7 * np.sin(60 * y) + 60 * fibres
+    fibers = cv2.GaussianBlur(rng.normal(0, 1, (512, 512)), (0, 0), sigmaX=30, sigmaY=0.8)
+    grain = 7 * np.sin(60 * y) + 60 * fibers
     speckle = cv2.GaussianBlur(rng.normal(0, 60, (512, 512)), (0, 0), 1.5)
     files = []
     for name, color, pattern in (("table", TABLE_COLOR, grain), ("floor", FLOOR_COLOR, speckle)):
@@ -141,7 +141,7 @@ def write_textures(folder: Path) -> tuple[str, str]:
 
 
 class Scene:
-    """The table in pybullet's renderer: what the camera sees at a time."""
+    """The table in pybullet's renderer, and what the camera sees at a time."""
 
     def __init__(self, seconds: float, seed: int, width: int, height: int) -> None:
         rng = np.random.default_rng(seed)
@@ -162,7 +162,7 @@ class Scene:
         pybullet.changeVisualShape(body, -1, textureUniqueId=pybullet.loadTexture(texture), rgbaColor=(1, 1, 1, 1))
 
     def _load(self, visit: Visit) -> tuple[int, float]:
-        """Load an object in its size; returns the body and how high its origin is when it rests on the table."""
+        """Load an object at its size; returns the body and the height of its origin when it rests on the table."""
         if visit.shape < SHAPES:
             path = f"{pybullet_data.getDataPath()}/random_urdfs/{visit.shape:03d}/{visit.shape:03d}.urdf"
             probe = pybullet.loadURDF(path)
@@ -196,7 +196,7 @@ class Scene:
         )
 
     def _move(self, time: float) -> list[int]:
-        """Put every object where it is at a time; returns the bodies on the table."""
+        """Move every object to where it is at a time; returns the bodies on the table."""
         for number, visit in enumerate(self.visits):
             present = visit.arrives <= time < visit.leaves
             if present and number not in self.bodies:
@@ -207,7 +207,7 @@ class Scene:
             visit = self.visits[number]
             share = ease((time - visit.pushed[0]) / (visit.pushed[1] - visit.pushed[0]))
             x, y = visit.path[0] + share * (visit.path[1] - visit.path[0])
-            # Put down and taken away from above, as by a hand that is not seen.
+            # Put down and taken away from above, as if by an invisible hand.
             lift = 1 - ease((time - visit.arrives) / 0.5) + ease((time - visit.leaves + 0.5) / 0.5)
             yaw = visit.yaw[0] + share * (visit.yaw[1] - visit.yaw[0])
             rotation = pybullet.multiplyTransforms(
@@ -220,7 +220,7 @@ class Scene:
         return [body for body, _ in self.bodies.values()]
 
     def _view(self, time: float) -> list[float]:
-        """The camera sways a little, as on a robot that stands but is not stiff."""
+        """View matrix of the camera, which sways a little, as on a robot that stands still but is not rigid."""
         sway = np.sin(2 * math.pi * time * np.array([0.05, 0.07, 0.04, 0.11, 0.09, 0.13]) + self.phases)
         eye = np.array([0.0, -0.60, 0.74]) + np.array([0.035, 0.025, 0.02]) * sway[:3]
         target = np.array([0.0, 0.02, 0.0]) + np.array([0.015, 0.01, 0.0]) * sway[3:]
@@ -228,7 +228,7 @@ class Scene:
         return view
 
     def render(self, time: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[Any]]:
-        """Image RGB [H, W, 3], mask [H, W] with 1..n for the objects, and their poses as seen by the camera.
+        """Image RGB [H, W, 3], mask [H, W] with 0 for the background and 1..n for the objects, and the objects' poses.
 
         A pose is a position (meters) and a quaternion (x, y, z, w) in the optical frame.
         """
@@ -258,12 +258,11 @@ class Scene:
         return np.clip(rgb, 0, 255).astype(np.uint8), mask, poses
 
     def close(self) -> None:
-        """Let the renderer go."""
         pybullet.disconnect(self.client)
 
 
 def messages(scene: Scene, seconds: float, rate: float) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Per frame its stamp in nanoseconds, and a message for each topic."""
+    """For each frame, its stamp in nanoseconds and the message of each topic."""
     types = get_typestore(Stores.ROS2_JAZZY).types
     header_type, time_type = types["std_msgs/msg/Header"], types["builtin_interfaces/msg/Time"]
     compressed = types["sensor_msgs/msg/CompressedImage"]
@@ -300,7 +299,7 @@ def messages(scene: Scene, seconds: float, rate: float) -> Iterator[tuple[int, d
 
 
 def render_bag(out: Path, seconds: float, rate: float, seed: int, width: int, height: int) -> None:
-    """Render and write the bag; it appears under its name only when it is whole."""
+    """Render and write the bag, which appears under its name only when complete."""
     store = get_typestore(Stores.ROS2_JAZZY)
     temporary = out.with_name(out.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)

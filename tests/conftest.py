@@ -1,15 +1,70 @@
-"""Fixtures shared by the tests."""
+"""What all tests share: fixtures, which skips are expected, which tests are slow."""
+
+from __future__ import annotations
 
 import os
+import platform
+import re
 import signal
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from students import write_student
 
+from dino_ros.demo.domain import free_domain
 from dino_ros.nodes.transport import PROFILE_VARIABLES, loopback_profile
+
+pytest_plugins = ["pytester"]
+
+EXPECTED_SKIPS = [
+    # ROS packages that PyPI does not have.
+    r"\b(launch_ros|vision_msgs|cv_bridge)\b",
+    "dino_ros is not built and sourced",
+    # Hardware, and software that comes with it.
+    "no NVIDIA GPU",
+    "this machine has an NVIDIA GPU",
+    "TensorRT is not installed",
+    # $DINO_ROS_TEST_DATA
+    "real test data is absent",
+]
+"""Patterns of the reasons for which a test may be skipped where everything that pip can install is installed. Any other
+skip fails the suite: it would hide a test that never runs. `--allow-skips` permits them all."""
+
+if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+    EXPECTED_SKIPS.append(r"\b(tensorrt_rtx|cuda\.bindings)\b")  # has wheels for that platform alone
+
+SLOW = [
+    "test_backbones.py",
+    "test_camera_node.py",
+    "test_camera_topics.py",
+    "test_compare.py",
+    "test_demo.py",
+    "test_dino_v1.py",
+    "test_distill.py",
+    "test_encoders.py",
+    "test_engine_attention.py",
+    "test_evaluator.py",
+    "test_export.py",
+    "test_foreground_head.py",
+    "test_fp16.py",
+    "test_frames.py",
+    "test_launch.py",
+    "test_linear.py",
+    "test_loader.py",
+    "test_lost_frames.py",
+    "test_methods.py",
+    "test_openvino.py",
+    "test_package.py::test_colcon_builds_what_ros_needs",
+    "test_perception_node.py",
+    "test_pretrain.py",
+    "test_processes.py",
+    "test_quantize.py",
+    "test_render_table.py",
+    "test_report.py",
+    "test_tensorrt_builds.py",
+]
+"""Modules and tests that `make quick` leaves out."""
 
 # Nothing the tests do over DDS leaves the machine: set before any test imports rclpy, and inherited by its processes.
 os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())))
@@ -54,10 +109,60 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def ros(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def ros(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """rclpy in this process, on a domain of this test's own that its child processes inherit."""
     rclpy = pytest.importorskip("rclpy")
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + zlib.crc32(f"{os.getpid()} {request.node.nodeid}".encode()) % 100))
-    rclpy.init()
-    yield
-    rclpy.shutdown()
+    with free_domain() as domain:
+        monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+        rclpy.init()
+        yield
+        rclpy.shutdown()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--allow-skips", action="store_true", help="do not fail where tests are skipped unexpectedly")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(SkipPolicy(config), "skip-policy")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        module, _, test = item.nodeid.partition("::")
+        name = Path(module).name
+        if name in SLOW or f"{name}::{test.partition('[')[0]}" in SLOW:
+            item.add_marker("slow")
+
+
+class SkipPolicy:
+    """Fails the suite where a test, or a whole module, was skipped for a reason that EXPECTED_SKIPS does not name."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._allow = config.getoption("--allow-skips")
+        self._unexpected: list[str] = []
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._note(report)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._note(report)
+
+    def _note(self, report: pytest.CollectReport | pytest.TestReport) -> None:
+        if not report.skipped or hasattr(report, "wasxfail"):
+            return
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not any(re.search(pattern, reason) for pattern in EXPECTED_SKIPS):
+            self._unexpected.append(f"{report.nodeid}: {reason}")
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        passed = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+        if self._unexpected and not self._allow and passed:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._unexpected and not self._allow:
+            terminalreporter.section("unexpected skips")
+            terminalreporter.write_line("Install what is missing with `make test`, or pass --allow-skips.")
+            for line in self._unexpected:
+                terminalreporter.write_line(line)

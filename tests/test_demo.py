@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
@@ -20,6 +21,15 @@ def demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+def assert_every_frame_is_accounted_for(summary: dict[str, Any]) -> None:
+    assert summary["masks_received"] > 0
+    fates = ("masks_received", "frames_superseded", "frames_unusable", "frames_lost")
+    assert sum(summary[fate] for fate in fates) == summary["frames_published"]
+    # A mask has its frame's stamp; the recorder may have missed that frame only if the machine lost some.
+    missed = summary["masks_received"] - summary["stamps_matched"]
+    assert 0 <= missed <= summary["frames_published"] // 10
+
+
 @pytest.mark.parametrize("transport", ["raw", "compressed"])
 def test_a_bag_of_ones_own(tmp_path: Path, student: Path, transport: str) -> None:
     write_bag(tmp_path / "bag", frames=15)
@@ -30,8 +40,7 @@ def test_a_bag_of_ones_own(tmp_path: Path, student: Path, transport: str) -> Non
     assert finished.returncode == 0, finished.stderr
     summary = json.loads((out / "summary.json").read_text())
     assert summary["frames_published"] == 15
-    assert summary["stamps_matched"] == summary["masks_received"] > 0
-    assert summary["stamps_matched"] + summary["frames_superseded"] == 15, "every frame comes back or was superseded"
+    assert_every_frame_is_accounted_for(summary)
     assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p90"] <= summary["latency_ms"]["p99"]
     assert summary["mask_iou"] is None
     assert summary["model"] == student.stem
@@ -47,8 +56,7 @@ def test_the_bundled_table(tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["frames_published"] == 300
-    assert summary["stamps_matched"] == summary["masks_received"] > 0
-    assert summary["stamps_matched"] + summary["frames_superseded"] == 300
+    assert_every_frame_is_accounted_for(summary)
     assert summary["mask_iou"] >= 0.45
 
 
@@ -63,21 +71,21 @@ def test_the_table_is_as_described() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "named"),
     [
-        (["/nowhere"], "/nowhere does not exist"),
-        ([TABLE], "has several image topics: choose one of"),
-        ([TABLE, "--topic", "/camera"], "has no topic /camera"),
-        (["--model", "nothing"], "no student 'nothing'"),
-        (["--backend", "abacus"], "no backend 'abacus'"),
+        (["/nowhere"], "/nowhere"),
+        ([TABLE], "/camera/image_raw/compressed"),
+        ([TABLE, "--topic", "/elsewhere"], "/elsewhere"),
+        (["--model", "nothing"], "'nothing'"),
+        (["--backend", "abacus"], "'abacus'"),
     ],
 )
 def test_bad_input_prints_one_sentence_and_exits_with_2(
-    tmp_path: Path, arguments: list[str | Path], sentence: str
+    tmp_path: Path, arguments: list[str | Path], named: str
 ) -> None:
     finished = demo(*arguments, "--out", tmp_path / "out")
     assert finished.returncode == 2
-    assert sentence in finished.stderr
+    assert named in finished.stderr
     assert len(finished.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
@@ -91,8 +99,19 @@ def test_real_recordings(test_data: Path, tmp_path: Path, recording: str, topic:
     assert finished.returncode == 0, finished.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["frames_published"] == frames
-    assert summary["stamps_matched"] == summary["masks_received"] > 0
-    assert summary["stamps_matched"] + summary["frames_superseded"] == frames
+    assert_every_frame_is_accounted_for(summary)
+
+
+def test_a_frame_that_cannot_be_used_is_counted(tmp_path: Path, student: Path) -> None:
+    write_bag(tmp_path / "bag", frames=6, broken=2)
+    played = demo(
+        *(tmp_path / "bag", "--topic", "/compressed", "--transport", "compressed"),
+        *("--model", student, "--out", tmp_path / "out"),
+    )
+    assert played.returncode == 0, played.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["frames_published"], summary["frames_unusable"]) == (6, 1)
+    assert_every_frame_is_accounted_for(summary)
 
 
 def test_a_recording_without_one_usable_frame_exits_with_1(tmp_path: Path, student: Path) -> None:

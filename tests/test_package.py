@@ -22,7 +22,7 @@ def test_colcon_builds_what_ros_needs(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-m", "colcon", "build"], cwd=tmp_path, check=True, capture_output=True, text=True)
     prefix = tmp_path / "install" / "dino_ros"
-    for executable in ("perception_node", "camera_node", "dino-ros", "dino-train"):
+    for executable in ("perception_node", "camera_node", "dino-ros", "dino-train", "crop_objects.py"):
         assert os.access(prefix / "lib" / "dino_ros" / executable, os.X_OK)
     share = prefix / "share" / "dino_ros"
     for file in (
@@ -40,11 +40,24 @@ def test_colcon_builds_what_ros_needs(tmp_path: Path) -> None:
         assert (package / file).is_file(), file
 
 
-def test_package_xml_names_what_the_code_imports() -> None:
+def test_version_and_maintainer_are_those_of_package_xml() -> None:
     package = ElementTree.parse(ROOT / "package.xml").getroot()
-    depends = {element.text for element in package.iter("exec_depend")}
-    messages = {"diagnostic_msgs", "lifecycle_msgs", "rcl_interfaces", "rclpy", "sensor_msgs", "std_msgs"}
-    assert messages | {"cv_bridge", "python3-opencv", "python3-numpy", "launch", "launch_ros"} <= depends
+    metadata = subprocess.run(
+        [sys.executable, "setup.py", "--version", "--maintainer", "--maintainer-email", "--license"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    maintainer = package.find("maintainer")
+    assert maintainer is not None
+    version, name, email = package.findtext("version"), maintainer.text, maintainer.get("email")
+    assert metadata.stdout.splitlines()[-4:] == [version, name, email, package.findtext("license")]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["authors"]) == (version, [{"name": name, "email": email}])
+    assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("file", [*sorted(ROOT.glob(".github/**/*.yml")), ROOT / ".pre-commit-config.yaml"], ids=str)
+def test_configuration_of_the_forge_is_yaml(file: Path) -> None:
+    assert isinstance(yaml.safe_load(file.read_text()), dict)
 
 
 def test_the_parameters_file_is_the_table() -> None:

@@ -53,19 +53,6 @@ def test_the_coefficients_are_those_of_the_equations(radius: int, epsilon: float
     np.testing.assert_allclose(guided_coefficients(soft, guide, radius, epsilon), expected, atol=2e-3)
 
 
-def test_the_filter_is_that_of_opencv() -> None:
-    guided_filter = getattr(getattr(cv2, "ximgproc", None), "guidedFilter", None)
-    if guided_filter is None:
-        pytest.skip("cv2.ximgproc.guidedFilter is absent: install opencv-contrib-python")
-    guide, radius = image(60, 80), 5
-    soft = np.random.default_rng(1).random((60, 80)).astype(np.float32)
-    theirs = guided_filter(guide, soft, radius, EPSILON * 255**2)
-    coefficients = guided_coefficients(soft, guide, radius)
-    ours = (coefficients[..., :3] * (guide / 255)).sum(axis=2) + coefficients[..., 3]
-    inside = np.s_[2 * radius : -2 * radius, 2 * radius : -2 * radius]
-    np.testing.assert_allclose(ours[inside], theirs[inside], atol=1e-3)
-
-
 @pytest.mark.parametrize("gray", [False, True])
 @pytest.mark.parametrize("size", [(240, 320), (301, 407)])
 @pytest.mark.parametrize("grid", [(7, 9), (14, 14)])

@@ -1,1 +1,1 @@
-"""The demo: a recording goes through the real nodes over DDS, and comes out as images and numbers."""
+"""The demo: plays a recording through the real nodes over DDS, and writes images and numbers."""

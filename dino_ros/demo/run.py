@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import random
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,24 @@ import cv2
 import numpy as np
 import rclpy
 
+from dino_ros.demo.domain import free_domain
 from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.recorder import Recorder
 from dino_ros.demo.table import TABLE, TOPIC, ground_truth
 from dino_ros.errors import UserError
+from dino_ros.files import replacing, write_whole
+from dino_ros.images.sampling import evenly_spaced
 from dino_ros.images.sources import open_source
 from dino_ros.nodes.transport import PROFILE_VARIABLES, loopback_profile
 from dino_ros.perception.perceiver import Perceiver
 from dino_ros.student import find_student
 
-SILENCE = 2.0
-"""Seconds without a message after the camera's end that end the recording."""
+CAMERA_TOPICS = {"raw": "/camera/image_raw", "compressed": "/camera/image_raw/compressed"}
+"""By transport."""
+SETTLED = 1_000_000_000
+"""Nanoseconds of quiet after which the perception node's word that it is done ends the recording."""
+PATIENCE = 30_000_000_000
+"""Nanoseconds of quiet that end the recording without it."""
 SHEET = (4, 3)
 """Columns and rows of the contact sheet."""
 
@@ -42,59 +50,54 @@ def run_demo(
 ) -> dict[str, Any]:
     """Play a bag, video or folder (default: the bundled table) and write overlay.mp4, contact_sheet.png, summary.json.
 
-    Returns the summary. Raises UserError if the input, the model or the backend cannot be used; the checks come before
-    anything is started.
+    Returns the summary. Raises UserError if the input, the model or the backend cannot be used, before it starts
+    anything.
     """
-    embedded = path is None
-    path, topic = (TABLE, TOPIC) if path is None else (path, topic)
+    truth = {} if path else ground_truth()
+    path, topic = (path, topic) if path else (TABLE, TOPIC)
     source = open_source(path, topic)
     perceiver = Perceiver.load(model, backend)
-    truth = ground_truth() if embedded else {}
+    student = find_student(model)
     out.mkdir(parents=True, exist_ok=True)
-    # A domain of its own and the loopback profile: nothing leaves the machine, nothing else comes in.
-    os.environ.update(
-        dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())), ROS_DOMAIN_ID=str(random.randint(1, 100))
-    )
-
-    rclpy.init()
-    camera_topic = "/camera/image_raw" + ("/compressed" if transport == "compressed" else "")
-    video = out / "overlay.tmp.mp4"
-    recorder = Recorder(camera_topic, transport == "compressed", video, truth)
-    try:
-        perception = {"model": str(find_student(model)), "backend": backend, "image_transport": transport}
-        camera = {
-            "path": str(path),
-            "topic": topic or "",
-            "image_transport": transport,
-            "wait_for_subscribers": 2,
-        }
-        remap = ("image:=/camera/image_raw", "image/compressed:=/camera/image_raw/compressed")
-        with running("perception_node", {**perception, "reliability": "reliable"}, remap):
-            if not bring_up(recorder, "/dino/perception"):
-                raise UserError("The perception node did not become active: see its log above.")
-            with running("camera_node", camera, ("__ns:=/camera",)) as player:
-                record(recorder, player, len(source))
-    finally:
-        recorder.close()
-        rclpy.shutdown()
+    perception = {"model": str(student), "backend": backend, "image_transport": transport, "reliability": "reliable"}
+    camera = {"path": str(path), "topic": topic or "", "image_transport": transport, "wait_for_subscribers": 2}
+    remaps = ("image:=/camera/image_raw", "image/compressed:=/camera/image_raw/compressed")
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder) / "overlay.mp4"
+        with private_ros():
+            recorder = Recorder(CAMERA_TOPICS[transport], transport == "compressed", video, truth)
+            try:
+                with running("perception_node", perception, remaps) as perceiving:
+                    if not bring_up(recorder, "/dino/perception"):
+                        raise UserError("The perception node did not become active: see its log above.")
+                    with running("camera_node", camera, ("__ns:=/camera",)) as playing:
+                        record(recorder, playing, perceiving, len(source))
+            finally:
+                recorder.close()
+        if recorder.overlays:
+            write_contact_sheet(video, out / "contact_sheet.png")
+            write_whole(out / "overlay.mp4", video.read_bytes())
     summary = summarize(recorder)
-    summary |= {
-        "model": find_student(model).stem,
-        "backend": perceiver.backend.description,
-        "input": source.name,
-    }
-    if recorder.overlays:
-        write_contact_sheet(video, out / "contact_sheet.png")
-        os.replace(video, out / "overlay.mp4")
-    temporary = out / "summary.json.tmp"
-    temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    os.replace(temporary, out / "summary.json")
+    summary |= {"model": student.stem, "backend": perceiver.backend.description, "input": source.name}
+    write_whole(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     return summary
 
 
-@contextlib.contextmanager
+@contextmanager
+def private_ros() -> Iterator[None]:
+    """rclpy, here and in child processes, on the loopback and on a domain of its own: nothing comes in or goes out."""
+    with free_domain() as domain:
+        os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())), ROS_DOMAIN_ID=str(domain))
+        rclpy.init()
+        try:
+            yield
+        finally:
+            rclpy.shutdown()
+
+
+@contextmanager
 def running(node: str, parameters: Mapping[str, object], remaps: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run one of this package's nodes as a process of its own, and end it with SIGINT."""
+    """Run one of this package's nodes in a process of its own, and end it with SIGINT."""
     command = [sys.executable, "-m", f"dino_ros.nodes.{node}", "--ros-args"]
     for name, value in parameters.items():
         command += ["-p", f"{name}:={json.dumps(value)}"]
@@ -105,7 +108,7 @@ def running(node: str, parameters: Mapping[str, object], remaps: tuple[str, ...]
         yield process
     finally:
         if process.poll() is None:
-            process.send_signal(2)
+            process.send_signal(signal.SIGINT)
         try:
             process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -113,29 +116,48 @@ def running(node: str, parameters: Mapping[str, object], remaps: tuple[str, ...]
             process.wait()
 
 
-def record(recorder: Recorder, player: subprocess.Popen[bytes], frames: int) -> None:
-    """Receive until the player has ended and nothing more comes; shows progress."""
+def record(
+    recorder: Recorder, playing: subprocess.Popen[bytes], perceiving: subprocess.Popen[bytes], frames: int
+) -> None:
+    """Receive until the camera node has ended and every frame is accounted for; shows progress.
+
+    Raises UserError if either node fails.
+    """
     shown = time.monotonic()
-    while player.poll() is None or time.time() - recorder.last_heard / 1e9 < SILENCE:
+    quiet_since = time.time_ns()
+    while True:
         rclpy.spin_once(recorder, timeout_sec=0.1)
+        if perceiving.poll() is not None:
+            raise UserError("The perception node ended: see its log above.")
         if time.monotonic() - shown > 2.0:
             shown = time.monotonic()
-            print(f"  {len(recorder.sent)} of {frames} frames, {len(recorder.received)} masks", flush=True)
-    if player.returncode:
-        raise UserError("The camera node failed: see its log above.")
+            print(f"  {recorder.frames.received} of {frames} frames, {recorder.masks.received} masks", flush=True)
+        if playing.poll() is None:
+            quiet_since = time.time_ns()
+            continue
+        if playing.returncode:
+            raise UserError("The camera node failed: see its log above.")
+        quiet_since = max(quiet_since, recorder.last_heard)
+        if recorder.settled(quiet_since + SETTLED) or time.time_ns() >= quiet_since + PATIENCE:
+            return
 
 
 def summarize(recorder: Recorder) -> dict[str, Any]:
-    """Numbers of a recording; latency and rate are null where no mask came."""
+    """Numbers of a recording; latency and rate are null where no mask arrived.
+
+    masks_received, frames_superseded, frames_unusable and frames_lost add up to frames_published.
+    """
     matched = sorted(recorder.sent.keys() & recorder.received.keys())
     latencies = [(recorder.received[stamp] - recorder.sent[stamp]) / 1e6 for stamp in matched]
     times = sorted(recorder.received.values())
     rate = (len(times) - 1) / ((times[-1] - times[0]) / 1e9) if len(times) > 1 else None
     return {
-        "frames_published": len(recorder.sent),
-        "masks_received": len(recorder.received),
+        "frames_published": recorder.frames.published,
+        "masks_received": recorder.masks.received,
         "stamps_matched": len(matched),
         "frames_superseded": recorder.superseded,
+        "frames_unusable": recorder.unusable,
+        "frames_lost": recorder.lost,
         "latency_ms": {
             f"p{p}": round(float(np.percentile(latencies, p)), 2) if latencies else None for p in (50, 90, 99)
         },
@@ -150,15 +172,15 @@ def _mean(values: list[float]) -> float | None:
 
 
 def write_contact_sheet(video: Path, sheet: Path) -> None:
-    """Frames spread evenly over a video, in one PNG."""
+    """Write evenly spaced frames of a video as one PNG; black where it has too few."""
     capture = cv2.VideoCapture(str(video))
     frames = []
     while (read := capture.read())[0]:
         height, width = read[1].shape[:2]
         frames.append(cv2.resize(read[1], (480, round(480 * height / width)), interpolation=cv2.INTER_AREA))
     columns, rows = SHEET
-    chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, columns * rows).round().astype(int)]
+    chosen = [frames[number] for number in evenly_spaced(len(frames), columns * rows)]
+    chosen += [np.zeros_like(frames[0])] * (columns * rows - len(chosen))
     image = np.vstack([np.hstack(chosen[row * columns : (row + 1) * columns]) for row in range(rows)])
-    temporary = sheet.with_name("contact_sheet.tmp.png")
-    cv2.imwrite(str(temporary), image)
-    os.replace(temporary, sheet)
+    with replacing(sheet) as temporary:
+        cv2.imwrite(str(temporary), image)

@@ -1,4 +1,4 @@
-"""The recording that ships: a robot's camera over a table, rendered by examples/render_table.py."""
+"""The bundled recording: a robot's camera above a table, rendered by examples/render_table.py."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ TRUTH_TOPIC = "/ground_truth/mask/compressed"
 
 
 def ground_truth() -> dict[int, NDArray[np.uint8]]:
-    """Masks [H, W] by stamp in nanoseconds: 0 for background, 1..n for the objects."""
+    """Masks [H, W] uint8 by stamp in nanoseconds: 0 is the background, 1..n are the objects."""
     return {frame.stamp: to_rgb(frame.image)[:, :, 0] for frame in open_source(TABLE, TRUTH_TOPIC)}

@@ -133,13 +133,13 @@ class RosCamera:
     def _receive(self, data: bytes) -> None:
         """Take a frame in; runs in the cameras' thread."""
         pipeline = self._pipeline
+        self.diagnostics.received(len(data))
         try:
             message = read_image(data, self._type is CompressedImage)
         except UserError as error:
             self.failed(str(error))
             return
         stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
-        self.diagnostics.received(len(data))
         if pipeline is not None and self.throttle.lets_pass(time.monotonic()):
             pipeline.offer(self, message, stamp)
 

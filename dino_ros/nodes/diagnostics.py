@@ -14,8 +14,9 @@ ARRIVALS_KEPT = 100
 """Frames over which the share of lost ones is taken."""
 FEWEST_ARRIVALS = 20
 """Frames that say something about that share."""
-SUPERSEDED = "frames superseded"
-"""Key under which the report says how many frames a newer one replaced."""
+RECEIVED, SUPERSEDED, UNUSABLE = "frames received", "frames superseded", "frames unusable"
+"""Keys of the frames counted since the node started: those that arrived, those dropped because a newer one had, and
+those that could not be processed."""
 LOSS_TOLERATED = 0.1
 """Share of frames that may be lost before the node warns."""
 
@@ -30,12 +31,13 @@ class Diagnostics:
         self._latencies: list[float] = []
         self._received = self._published = self._superseded = 0
         self._problem = ""
-        self._total_problems = 0
+        self._total_received = self._total_problems = 0
 
     def received(self, size: int) -> None:
         """A frame of so many bytes came in."""
         with self._lock:
             self._received += 1
+            self._total_received += 1
             self._frame_bytes = size
             self._arrivals.append(True)
 
@@ -92,7 +94,8 @@ class Diagnostics:
         with self._lock:
             received, published = self._received, self._published
             latencies = np.array(self._latencies) * 1e3
-            problem, total_problems, superseded = self._problem, self._total_problems, self._superseded
+            problem = self._problem
+            counts = {RECEIVED: self._total_received, SUPERSEDED: self._superseded, UNUSABLE: self._total_problems}
             self._received = self._published = 0
             self._latencies = []
             self._problem = ""
@@ -110,9 +113,8 @@ class Diagnostics:
             **facts,
             "input rate (Hz)": f"{received / seconds:.1f}",
             "output rate (Hz)": f"{published / seconds:.1f}",
-            SUPERSEDED: str(superseded),
+            **{name: str(count) for name, count in counts.items()},
             "frames lost before the node (%)": f"{lost * 100:.0f}",
-            "frames unusable": str(total_problems),
         }
         if latencies.size:
             for percentile in (50, 90, 99):
