@@ -16,10 +16,10 @@ from clients import Client
 from rcl_interfaces.srv import GetParameters
 from sensor_msgs.msg import CompressedImage, Image
 
-from dino_ros.demo.recorder import stamp_of
 from dino_ros.demo.run import running
 from dino_ros.images.encodings import to_rgb
 from dino_ros.images.sources import open_source
+from dino_ros.images.stamps import stamp_ns
 from dino_ros.nodes.camera_node import timeline
 
 STAMPS = [1_000_000_000 + 100_000_000 * number for number in range(6)]
@@ -44,7 +44,7 @@ def test_a_bag_is_played_as_it_was_recorded(client: Client, tmp_path: Path, topi
     with running("camera_node", parameters, ()) as process:
         client.wait(lambda: process.poll() is not None and len(received) == 6, "all frames")
         assert process.returncode == 0
-    assert [stamp_of(message) for message in received] == STAMPS
+    assert [stamp_ns(message) for message in received] == STAMPS
     assert {message.header.frame_id for message in received} == {"camera"}
     lossless = not (topic == "/raw" and transport == "compressed")  # that one becomes JPEG
     for message, image in zip(received, images, strict=True):
@@ -86,7 +86,7 @@ def test_compressed_frames_of_a_real_log_pass_unchanged(client: Client, test_dat
     with running("camera_node", parameters, ()) as process:
         client.wait(lambda: process.poll() is not None and len(received) == 95, "all frames")
     for message, frame in zip(received, open_source(path), strict=True):
-        assert (stamp_of(message), message.format) == (frame.stamp, frame.image.format)
+        assert (stamp_ns(message), message.format) == (frame.stamp, frame.image.format)
         assert bytes(message.data) == bytes(frame.image.data)
 
 
@@ -112,16 +112,17 @@ def test_a_frame_that_does_not_decode_is_passed_over(client: Client, tmp_path: P
     with running("camera_node", {"path": str(tmp_path / "bag"), "topic": "/compressed"}, ()) as process:
         client.wait(lambda: process.poll() is not None, "the end")
         assert process.returncode == 0
-    assert [stamp_of(message) for message in received] == STAMPS[:2] + STAMPS[3:]
+    assert [stamp_ns(message) for message in received] == STAMPS[:2] + STAMPS[3:]
 
 
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        ([], "No path given"),
+        ([], "path"),
         (["-p", "path:=/nowhere/bag"], "/nowhere/bag does not exist"),
-        (["-p", "path:=/nowhere/bag", "-p", "image_transport:=h264"], "choose raw or compressed"),
-        (["-p", "path:=/nowhere/bag", "-p", "rate:=10"], "expecting type 'DOUBLE'"),
+        (["-p", "path:=/nowhere/bag", "-p", "image_transport:=h264"], "image_transport is 'h264'"),
+        (["-p", "path:=/nowhere/bag", "-p", "rate:=10"], "parameter rate"),
+        (["-p", "path:=/nowhere/bag", "-p", "rate:=-1.0"], "parameter rate"),
     ],
 )
 def test_bad_input_prints_one_sentence_and_exits_with_2(parameters: list[str], sentence: str) -> None:

@@ -77,7 +77,7 @@ def test_the_bundled_student_passes_in_fp16_and_not_with_noise() -> None:
 
 def test_a_head_that_says_something_else_is_refused_though_all_else_is_right() -> None:
     path = find_student("")
-    assert read_student(path).head
+    assert read_student(path).foreground_head
     reference = open_backend("onnxruntime", path)
     for number, change in enumerate((lambda values: 1 - values, lambda values: values * np.float32("nan"))):
 
