@@ -82,7 +82,7 @@ def test_boxes_are_published_only_where_vision_msgs_is_installed(active: Client)
 
 def test_nothing_is_computed_that_nobody_subscribes_to(active: Client) -> None:
     report = active.diagnosis(lambda s: values(s)["state"] == "active")
-    assert "nobody subscribes: the camera is left alone" in report.message
+    assert "no subscribers" in report.message
     for number in (1, 2):
         assert active.camera.get_subscription_count() == 0
         active.send(number, image(0))
@@ -153,7 +153,7 @@ def test_every_parameter_is_described(active: Client) -> None:
     [
         ({"step": 100}, "needs a step of at least 192 bytes, its step is 100"),
         ({"data": b"too short"}, "needs 9216 bytes, it has 9"),
-        ({"encoding": "16UC1"}, "'16UC1' is not an image that can be used"),
+        ({"encoding": "16UC1"}, "'16UC1'"),
         ({"height": 0, "data": b""}, "is empty"),
     ],
 )

@@ -110,9 +110,9 @@ def test_a_student_that_tensorrt_does_not_support(student: Path, tmp_path: Path)
     ("arguments", "said"),
     [
         (["--target", "sm86,sm70"], "no target 'sm70': TensorRT-RTX 1."),
-        (["--target", "sm86", "--batch", "0"], "--batch is 0: give the number of cameras"),
-        (["--target", "sm86", "--backend", "tensorrt"], "leave --target out"),
-        (["--out", "engines"], "--out goes with --target"),
+        (["--target", "sm86", "--batch", "0"], "--batch is 0"),
+        (["--target", "sm86", "--backend", "tensorrt"], "--backend tensorrt"),
+        (["--out", "engines"], "--out"),
         (["no_such_student", "--target", "sm86"], "no student 'no_such_student'"),
         (["--target", "sm86", "{broken}"], "is not an ONNX file"),
     ],

@@ -1,4 +1,4 @@
-"""The paper's mask: the patches that hold most of the CLS token's attention. The reference for all other methods."""
+"""The DINO paper's mask: the patches that hold most of the CLS token's attention. The baseline of all methods."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dino_ros.errors import UserError
 
 
 def attention_mask(attention: NDArray[np.float32], keep: float = 0.6, head: int = -1) -> NDArray[np.bool_]:
-    """Mask [h, w] on the patch grid from attention [heads, h, w] (not negative): of a head, or of the mean (-1).
+    """Mask [h, w] on the patch grid from attention [heads, h, w], not negative.
 
+    `keep` is the share of the attention to keep, 0 to 1; `head` the attention head to use, -1 for the mean of all.
     Raises UserError if there is no such head.
     """
     heads = len(attention)
@@ -20,10 +21,10 @@ def attention_mask(attention: NDArray[np.float32], keep: float = 0.6, head: int 
 
 
 def keep_mass(attention: NDArray[np.float32], keep: float) -> NDArray[np.bool_]:
-    """The smallest set of patches that holds the share `keep` of the attention [h, w]; of equal patches the first.
+    """The smallest set of patches, as a mask [h, w], that holds the share `keep` of the attention [h, w].
 
-    Caron et al. 2021, figure 4 (there `keep` is 0.6). Empty where there is no attention at all. Raises
-    UserError for attention that is not finite, which half precision can bring about.
+    Of equal patches the first ones are taken. Caron et al. 2021, figure 4 (there `keep` is 0.6). Empty if the attention
+    is zero everywhere. Raises UserError for attention that is not finite, which half precision can cause.
     """
     values = attention.astype(np.float64).ravel()
     order = np.argsort(-values, kind="stable")
