@@ -29,9 +29,7 @@ def main() -> None:
     info.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled student")
     info.set_defaults(run=show_info)
 
-    bench = commands.add_parser(
-        "bench", help="measure how fast a student runs on this machine, and where the time goes"
-    )
+    bench = commands.add_parser("bench", help="measure how fast a student runs on this machine and where time goes")
     bench.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled student")
     bench.add_argument("--backend", default="auto", help="engine that runs it")
     bench.add_argument("--size", default="640x480", help="WIDTHxHEIGHT of the camera's images")

@@ -149,7 +149,8 @@ _DECODE = _DECODE_RGB or cv2.IMREAD_COLOR
 def _raw_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
     if message.encoding not in _ENCODINGS:
         raise UserError(
-            f"Images of encoding {message.encoding!r} cannot be used: publish one of {', '.join(_ENCODINGS)}."
+            f"The encoding {message.encoding!r} is not an image encoding that can be used: publish one of "
+            f"{', '.join(_ENCODINGS)}."
         )
     channels, size, conversion = _ENCODINGS[message.encoding]
     rows = pixel_rows(message, message.width * channels * size)

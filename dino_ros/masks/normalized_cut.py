@@ -5,7 +5,7 @@ after Shi and Malik 2000. On patch tokens instead of the last block's keys; atte
 
 The Lanczos steps are written out because the runtime does without SciPy, and because they are faster where it counts:
 from the previous frame's cut, they find the same vector as `scipy.sparse.linalg.eigsh` (started there too, tol 1e-3)
-2.5 times as fast for 14x14 patches (0.17 against 0.43 ms) and 4.4 times for 32x32 (0.7 against 3.2 ms), on one CPU thread.
+2.5 times as fast for 14x14 patches (0.17 against 0.43 ms) and 4.4 times for 32x32 (0.7 against 3.2 ms), on one thread.
 """
 
 from __future__ import annotations
