@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-JUMP = 1_000_000_000
+from dino_ros.images.stamps import SECOND
+
+JUMP = SECOND
 """Nanoseconds between two frames beyond which the second does not continue the first."""
 UNEXPLAINED = 12
 """Gray levels by which a pixel may differ, on average over SURROUNDINGS, from where the motion says it came from."""
