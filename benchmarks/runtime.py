@@ -26,6 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 import rclpy
+from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -40,6 +41,7 @@ from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.run import running
 from dino_ros.demo.table import TABLE, TOPIC
 from dino_ros.images.sources import open_source
+from dino_ros.images.stamps import stamp_fields, stamp_ns
 from dino_ros.masks.parameters import ATTENTION, MaskParameters
 from dino_ros.nodes.messages import jpeg_message, rgb_message
 from dino_ros.nodes.transport import PROFILE_VARIABLES, loopback_profile
@@ -72,8 +74,7 @@ class Bench(Node):
 
     def _listener(self, name: str) -> Any:
         def hear(message: Image) -> None:
-            stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
-            self.latencies[name].append((time.time_ns() - stamp) / 1e6)
+            self.latencies[name].append((time.time_ns() - stamp_ns(message)) / 1e6)
 
         return hear
 
@@ -91,8 +92,7 @@ class Bench(Node):
         for number in range(frames):
             for name in cameras:
                 message = messages[number % len(messages)]
-                stamp = message.header.stamp
-                stamp.sec, stamp.nanosec = divmod(time.time_ns(), 1_000_000_000)
+                message.header.stamp = Time(**stamp_fields(time.time_ns()))
                 self.cameras[name].publish(message)
             self.spin_until(start + (number + 1) / rate)
         return time.monotonic() - start
@@ -124,8 +124,8 @@ class BareEngine:
     def __init__(self, student: Path, mask: MaskParameters) -> None:
         perceiver = Perceiver.load(student)
         self._backend = perceiver.backend
-        self._needed = perceiver.needs(["mask"], mask.resolve(perceiver.info))
-        self._batch = np.stack([perceiver.prepare(images(*SIZES["VGA"])[0])])
+        self._needed = sorted(perceiver.request(["mask"], mask).student_outputs)
+        self._batch = np.stack([perceiver.prepare_image(images(*SIZES["VGA"])[0]).input])
         self.run(WARM_UP)
 
     def run(self, runs: int, rate: float = math.inf) -> list[float]:

@@ -1,6 +1,6 @@
 """Self-supervised vision for robots: DINO features and attention masks on ROS 2, without torch.
 
-The names in `__all__` are the public ones; `dino_ros.messages.to_array` is the same as `dino_ros.to_array`.
+`__all__` lists the public names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """Load what is asked for when it is first asked for: `import dino_ros` stays cheap."""
+    """Import a public name when it is first used, so that `import dino_ros` stays cheap."""
     if name in _MODULES:
         return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

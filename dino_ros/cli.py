@@ -16,40 +16,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="dino-ros", description="Self-supervised vision for robots.")
     commands = parser.add_subparsers(required=True)
 
-    demo = commands.add_parser("demo", help="play a recording through the nodes and look at the masks")
+    demo = commands.add_parser("demo", help="play a recording through the nodes and draw the masks")
     demo.add_argument("path", nargs="?", type=Path, help="bag, video or folder of images (default: a rendered table)")
-    demo.add_argument("--topic", help="image topic of the bag; may be left out where there is only one")
-    demo.add_argument("--model", default="", help="student file, or the name of a bundled one")
+    demo.add_argument("--topic", help="image topic of the bag; may be left out if it has only one")
+    demo.add_argument("--model", default="", help="student file, or the name of a bundled student")
     demo.add_argument("--backend", default="auto", help="engine that runs the student")
     demo.add_argument("--transport", default="raw", choices=["raw", "compressed"], help="how the camera publishes")
     demo.add_argument("--out", type=Path, default=Path("demo_output"), help="folder for images and summary")
     demo.set_defaults(run=run_demo_command)
 
-    info = commands.add_parser("info", help="show what a student file says of itself")
-    info.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled one")
+    info = commands.add_parser("info", help="show a student file's description of itself")
+    info.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled student")
     info.set_defaults(run=show_info)
 
-    bench = commands.add_parser("bench", help="measure how fast a student runs here, and where the time goes")
-    bench.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled one")
+    bench = commands.add_parser("bench", help="measure how fast a student runs on this machine and where time goes")
+    bench.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled student")
     bench.add_argument("--backend", default="auto", help="engine that runs it")
     bench.add_argument("--size", default="640x480", help="WIDTHxHEIGHT of the camera's images")
-    bench.add_argument("--runs", type=int, default=100, help="images to measure")
+    bench.add_argument("--runs", type=int, default=100, help="number of images to measure")
     bench.add_argument("--out", type=Path, default=Path("bench_output"), help="folder for bench.json and bench.png")
     bench.set_defaults(run=run_bench)
 
-    engine = commands.add_parser("engine", help="build the TensorRT engine of a student before a robot needs it")
-    engine.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled one")
+    engine = commands.add_parser("engine", help="build a student's TensorRT engine before the robot needs it")
+    engine.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled student")
     engine.add_argument(
         "--target",
         type=lambda text: text.split(","),
-        help="compute capabilities to build for with TensorRT-RTX, such as sm86,sm89; needs no GPU (default: the GPU "
-        "of this machine)",
+        help="compute capabilities to build for with TensorRT-RTX, such as sm86,sm89; needs no GPU (default: this "
+        "machine's GPU)",
     )
-    engine.add_argument("--batch", type=int, default=1, help="largest batch: the number of cameras")
-    engine.add_argument(
-        "--out", type=Path, help="folder for engines of --target (default: the cache, for this machine)"
-    )
-    engine.add_argument("--backend", choices=["tensorrt", "tensorrt_rtx"], help="default: the one that is installed")
+    engine.add_argument("--batch", type=int, default=1, help="largest batch, that is the number of cameras")
+    engine.add_argument("--out", type=Path, help="folder for the engines of --target (default: this machine's cache)")
+    engine.add_argument("--backend", choices=["tensorrt", "tensorrt_rtx"], help="default: whichever is installed")
     engine.set_defaults(run=build_engines)
 
     options = parser.parse_args()
@@ -63,7 +61,7 @@ def main() -> None:
 
 
 def run_demo_command(options: argparse.Namespace) -> int:
-    """`dino-ros demo`: returns 1 when no mask arrived."""
+    """`dino-ros demo`: returns 1 if no mask arrived."""
     try:
         from dino_ros.demo.run import run_demo
     except ImportError as error:
@@ -86,7 +84,7 @@ def run_bench(options: argparse.Namespace) -> int:
 
     width, _, height = options.size.partition("x")
     if not (width.isdigit() and height.isdigit()):
-        raise UserError(f"--size {options.size} is not WIDTHxHEIGHT: write for example 640x480.")
+        raise UserError(f"--size {options.size} is not WIDTHxHEIGHT: write it as in 640x480.")
     measured = bench(
         options.student, options.backend, int(width), int(height), options.runs, lambda line: print(line, flush=True)
     )
@@ -97,13 +95,13 @@ def run_bench(options: argparse.Namespace) -> int:
 
 
 def flatten(summary: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Rows of the table: nested values as `name p50`."""
+    """Rows of a table: name and value, with nested values as `name key`."""
     rows: list[tuple[str, Any]] = []
     for name, value in summary.items():
         if isinstance(value, dict):
             rows += [(f"{name} {key}", inner) for key, inner in value.items()]
         else:
-            rows.append((name, "not known" if value is None else value))
+            rows.append((name, "unknown" if value is None else value))
     return rows
 
 
@@ -128,11 +126,13 @@ def build_engines(options: argparse.Namespace) -> int:
         raise UserError(f"--batch is {options.batch}: give the number of cameras, 1 or more.")
     if not options.target:
         if options.out:
-            raise UserError("--out goes with --target: an engine for this machine goes into the cache.")
+            raise UserError("--out needs --target: an engine for this machine goes into the cache.")
         print(f"Ready: {engine_here(path, options.backend or '', options.batch, report=print)}.")
         return 0
     if options.backend == "tensorrt":
-        raise UserError("TensorRT builds for the GPU of this machine: leave --target out, or take tensorrt_rtx.")
+        raise UserError(
+            "--backend tensorrt builds only for the GPU of this machine: leave out --target, or choose tensorrt_rtx."
+        )
     built = engines_for(path, options.target, options.batch, options.out, report=print)
     print(f"{'target':<8}{'precision':<11}{'batch':<7}{'seconds':<9}{'MB':<8}file")
     for record, file in built:

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the user's cache: nothing in it is needed, all of it saves time."""
+"""Writing files whole or not at all, and the user's cache, which only saves time: it may be deleted."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ def cache_folder(kind: str) -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """SHA-256 of a file's content, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write a file whole or not at all: yields a temporary path beside it, which takes its place at the end.
+    """Write a file whole or not at all: yields a temporary path next to it, which replaces it at the end.
 
-    The temporary file has the same ending, for writers that choose the format by it. It is flushed to the disk before
-    it is renamed, and removed if the body raises or writes nothing. Makes the folder. Raises OSError where it cannot
-    be written.
+    The temporary file has the same suffix, for writers that choose the format by it. It is flushed to disk before it is
+    renamed, and removed if the body raises. Makes the folder. Raises OSError if the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -40,6 +39,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write these bytes with `replacing`."""
+    """Write a file whole or not at all; see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)

@@ -1,6 +1,6 @@
-"""Reading the node's messages in a subscriber of yours, without cv_bridge and without ROS.
+"""Reading the node's messages in your own subscriber, without cv_bridge and without ROS.
 
-cv_bridge keeps the channels of `32FC<N>` in 9 bits, so it silently misreads 768 or 1024 channels: read feature messages
+cv_bridge stores the channels of `32FC<N>` in 9 bits and silently misreads 768 or 1024 of them: read feature messages
 with `to_array`.
 """
 
@@ -23,11 +23,11 @@ _NAMED = {"mono8": ("u1", 1), "mono16": ("u2", 1), "rgb8": ("u1", 3), "bgr8": ("
 
 
 def to_array(message: ImageLike) -> NDArray[Any]:
-    """The values of an Image message, [H, W] for one channel or [H, W, C].
+    """The values of an Image message: [H, W] for one channel, else [H, W, C], in the message's number type.
 
-    Reads `32FC<C>` and its like with any number of channels, and mono8, mono16, rgb8, bgr8, rgba8, bgra8, in the
-    message's own channel order, whatever its byte order and padding. Raises UserError for other encodings and for data
-    that does not fit the stated size.
+    Reads encodings such as `32FC<C>`, with any number of channels, and mono8, mono16, rgb8, bgr8, rgba8 and bgra8.
+    Keeps the message's channel order; handles either byte order and padded rows. Raises UserError for other encodings
+    and for data that does not fit the stated size.
     """
     match = re.fullmatch(r"(8U|8S|16U|16S|32S|32F|64F)C([1-9]\d*)", message.encoding)
     if match:

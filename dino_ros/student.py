@@ -1,4 +1,4 @@
-"""The student file: one self-describing ONNX file, the only thing that passes from training to the robot."""
+"""The student file: one self-describing ONNX file, all that training hands to the robot."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from dino_ros.errors import UserError
 
 FORMAT_VERSION = 1
 METADATA_KEY = "dino_ros"
-"""Key in the ONNX file's metadata_props under which the description stands, as JSON."""
+"""Key in the ONNX file's metadata_props that holds the description, as JSON."""
 DEFAULT_STUDENT = "table_vit_micro_8"
-"""Name of the bundled student that is used when none is named."""
+"""The bundled student that is used when none is named."""
 MODELS = Path(__file__).parent / "models"
 
 
 @dataclass(frozen=True)
 class StudentInfo:
-    """What a student file says of itself."""
+    """A student file's description of itself."""
 
     format_version: int
     architecture: str
     patch_size: int
-    """Pixels on a patch's side."""
+    """Side of a patch, in pixels."""
     embed_dim: int
     """C, the channels of features and embedding."""
     heads: int
     """Attention heads of the last block."""
     registers: int
-    """Register tokens, which are in none of the outputs."""
+    """Register tokens, which no output contains."""
     height: int
     """Of the input, in pixels."""
     width: int
     """Of the input, in pixels."""
     mean: tuple[float, ...]
-    """Per channel, RGB in 0 to 1; applied inside the graph."""
+    """Per RGB channel, of values in 0 to 1; applied inside the graph."""
     std: tuple[float, ...]
-    """Per channel, RGB in 0 to 1; applied inside the graph."""
+    """Per RGB channel, of values in 0 to 1; applied inside the graph."""
     precision: str
-    """Of the weights: fp32 or fp16; int8 where the matrix products are quantized."""
+    """Of the weights: fp32 or fp16; int8 if the matrix products are quantized."""
     weights: dict[str, str | int | float]
-    """Where the weights came from: source, data, steps, sha256."""
+    """Where the weights come from: source, data, steps, sha256."""
     license: str
     quantization: dict[str, str | int | float] = field(default_factory=dict)
-    """What int8 changed, measured against the fp32 student: mean cosine of patch tokens, mask IoU, on how many frames,
-    k-NN before and after where it was run. Empty for other precisions, and absent in files of before there was any."""
+    """What int8 cost, measured against the fp32 student: mean cosine of patch tokens, mask IoU, number of frames, and
+    k-NN accuracy before and after if it was run. Empty for other precisions; older files lack it."""
     foreground_head: dict[str, str | int | float] = field(default_factory=dict)
-    """How the head was made whose output is `foreground`: its labels, data, images. Empty where there is none."""
+    """How the head that computes the output `foreground` was made: labels, data, images. Empty if there is none."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -60,15 +60,15 @@ class StudentInfo:
         return self.height // self.patch_size, self.width // self.patch_size
 
     def to_json(self) -> str:
-        """As it stands in the file."""
+        """The description as it is stored in the file."""
         return json.dumps(dataclasses.asdict(self))
 
 
 def read_student(path: Path) -> StudentInfo:
     """Read the description of a student file.
 
-    Raises UserError if the file is missing, is not ONNX, has no description, has a later format or does not keep to
-    the contract of inputs and outputs.
+    Raises UserError if the file is missing, is not ONNX, has no description, has a newer format, or has other inputs
+    and outputs than the description says.
     """
     if not path.is_file():
         raise UserError(f"There is no student file {path}: give the path of an .onnx file of `dino-train export`.")
@@ -78,12 +78,12 @@ def read_student(path: Path) -> StudentInfo:
 
 @lru_cache(maxsize=8)
 def _read(path: Path, state: tuple[int, int, int]) -> StudentInfo:
-    """Read a file in its present state: engines, gate and node all ask, and it loads the whole graph."""
+    """Read a file in this state; cached, because engine, gate and node all read it, and each time loads the graph."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises classes of its own binding
+    except Exception as error:  # onnxruntime raises classes private to its binding
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{path} is not an ONNX file that ONNX Runtime {onnxruntime.__version__} can load ({reason}): update "
@@ -101,9 +101,9 @@ def _read(path: Path, state: tuple[int, int, int]) -> StudentInfo:
 
 
 def find_student(name_or_path: str) -> Path:
-    """Path of a student: a path as it is, the name of a bundled one, or empty for the default bundled one.
+    """The path of a student, given its path, the name of a bundled one, or nothing for the default bundled one.
 
-    Raises UserError, listing the bundled names, if there is neither.
+    Raises UserError, listing the bundled names, if there is none.
     """
     if name_or_path and Path(name_or_path).is_file():
         return Path(name_or_path)
@@ -123,10 +123,12 @@ def _parse(path: Path, description: str) -> StudentInfo:
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"The description in {path} is damaged: export the student again.") from error
     if not _is_count(version):
-        raise UserError(f"The description in {path} has the format {version!r}, no number: export the student again.")
+        raise UserError(
+            f"The description in {path} has the format {version!r}, which is not a number: export the student again."
+        )
     if version > FORMAT_VERSION:
         raise UserError(
-            f"{path} has student format {version}, this dino_ros knows {FORMAT_VERSION}: update dino_ros, or export "
+            f"{path} has student format {version}, this dino_ros reads {FORMAT_VERSION}: update dino_ros, or export "
             "the student with the version installed here."
         )
     fields = dataclasses.fields(StudentInfo)
@@ -157,7 +159,7 @@ def _is_count(value: object, least: int = 1) -> bool:
 
 
 def _check_contract(path: Path, info: StudentInfo, session: onnxruntime.InferenceSession) -> None:
-    """Compare inputs and outputs with what the description says they are; the batch is dynamic."""
+    """Raise UserError if inputs and outputs differ from the description, or the batch is not dynamic."""
     grid = list(info.grid)
     expected: dict[str, tuple[str, list[int]]] = {
         "images": ("tensor(uint8)", [info.height, info.width, 3]),

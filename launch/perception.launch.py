@@ -30,24 +30,24 @@ SHARE = Path(get_package_share_directory("dino_ros"))
 
 ARGUMENTS = [
     DeclareLaunchArgument("image_topic", default_value="", description="Camera topic to subscribe to, without "
-                          "`/compressed`; a relative name is inside the namespace. With several cameras {camera} is "
-                          "the name of each, as in /{camera}/image_raw. Empty: `image`, or {camera}/image."),
+                          "`/compressed`; a relative name is inside the namespace. With several cameras, {camera} "
+                          "stands for each name, as in /{camera}/image_raw. Empty: `image`, or {camera}/image."),
     DeclareLaunchArgument("cameras", default_value="", description="Names of several cameras, such as front,left,rear: "
-                          "one node and one student for all, results under <camera>/. Empty: what params_file says."),
+                          "one node and one student for all, results under <camera>/. Empty: as in params_file."),
     DeclareLaunchArgument("image_transport", default_value="", choices=["", "raw", "compressed"],
                           description="raw for sensor_msgs/Image, compressed for CompressedImage on "
-                          "<image_topic>/compressed. Empty: what params_file says."),
+                          "<image_topic>/compressed. Empty: as in params_file."),
     DeclareLaunchArgument("model", default_value="", description="Student file (.onnx), or the name of a bundled "
-                          "student. Empty: what params_file says, there the bundled student."),
+                          "student. Empty: as in params_file, by default the bundled student."),
     DeclareLaunchArgument("backend", default_value="", choices=["", "auto", *BACKENDS],
-                          description="Engine that runs the student. Empty: what params_file says."),
+                          description="Engine that runs the student. Empty: as in params_file."),
     DeclareLaunchArgument("namespace", default_value="dino", description="Namespace of the node and its topics."),
     DeclareLaunchArgument("params_file", default_value=str(SHARE / "config" / "perception.yaml"),
                           description="YAML file with the node's parameters."),
     DeclareLaunchArgument("use_sim_time", default_value="false", choices=["true", "false"],
                           description="Take time from /clock, as with `ros2 bag play --clock`."),
     DeclareLaunchArgument("log_level", default_value="info", choices=["debug", "info", "warn", "error", "fatal"],
-                          description="Least severity that the node logs."),
+                          description="Lowest severity that the node logs."),
     DeclareLaunchArgument("autostart", default_value="true", choices=["true", "false"],
                           description="Bring the node to active; false leaves it unconfigured for a lifecycle "
                           "manager."),
@@ -100,7 +100,7 @@ def perception_node(context: LaunchContext) -> list:
                 start_state="configuring",
                 goal_state="unconfigured",
                 entities=[
-                    LogInfo(msg="The perception node could not be configured: the line above says why."),
+                    LogInfo(msg="The perception node could not be configured: see its message above."),
                     Shutdown(reason="perception could not be configured"),
                 ],
             ),
@@ -111,11 +111,13 @@ def perception_node(context: LaunchContext) -> list:
 
 
 def remappings(cameras: list[str], image_topic: str) -> list[tuple[str, str]]:
-    """From the names that the node uses to the cameras' topics."""
+    """Remappings from the node's topic names to the cameras' topics."""
     if not image_topic:
         return []
     if len(cameras) > 1 and "{camera}" not in image_topic:
-        raise ValueError(f"image_topic {image_topic} is one topic for {len(cameras)} cameras: write {{camera}} in it.")
+        raise ValueError(
+            f"image_topic {image_topic} is the same topic for {len(cameras)} cameras: put {{camera}} into it."
+        )
     pairs = []
     for name in cameras or [""]:
         topic, prefix = image_topic.replace("{camera}", name), f"{name}/" if name else ""

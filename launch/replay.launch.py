@@ -1,4 +1,4 @@
-"""Play a recording as a camera and perceive it: perception.launch.py with the camera node on a bag."""
+"""Play a recording as a camera for the perception node: perception.launch.py plus the camera node."""
 
 import os
 from pathlib import Path
@@ -28,23 +28,23 @@ def generate_launch_description() -> LaunchDescription:
     profile = profile_environment(SHARE / "config" / "fastdds.xml", os.environ)
     arguments = [
         DeclareLaunchArgument("bag", description="Bag, video or folder of images to play."),
-        DeclareLaunchArgument("topic", default_value="", description="Image topic of the bag; may be left out where "
-                              "there is only one."),
-        DeclareLaunchArgument("rate", default_value="0.0", description="Frames per second; 0 as recorded."),
+        DeclareLaunchArgument("topic", default_value="", description="Image topic of the bag; may be left out if "
+                              "it has only one."),
+        DeclareLaunchArgument("rate", default_value="0.0", description="Frames per second; 0 for the recorded rate."),
         DeclareLaunchArgument("loop", default_value="true", choices=["true", "false"],
-                              description="Start again at the end."),
+                              description="Start over at the end."),
         DeclareLaunchArgument("image_transport", default_value="raw", choices=["raw", "compressed"],
-                              description="How the camera publishes, and the node subscribes."),
+                              description="What the camera publishes and the node subscribes to."),
         DeclareLaunchArgument("model", default_value="", description="Student file (.onnx), or the name of a bundled "
-                              "student. Empty: what params_file says, there the bundled student."),
+                              "student. Empty: as in params_file, by default the bundled student."),
         DeclareLaunchArgument("backend", default_value="", choices=["", "auto", *BACKENDS],
-                              description="Engine that runs the student. Empty: what params_file says."),
+                              description="Engine that runs the student. Empty: as in params_file."),
         DeclareLaunchArgument("namespace", default_value="dino",
                               description="Namespace of the perception node and its topics."),
         DeclareLaunchArgument("params_file", default_value=str(SHARE / "config" / "perception.yaml"),
                               description="YAML file with the perception node's parameters."),
         DeclareLaunchArgument("log_level", default_value="info", choices=["debug", "info", "warn", "error", "fatal"],
-                              description="Least severity that the nodes log."),
+                              description="Lowest severity that the nodes log."),
     ]  # fmt: skip
     camera = Node(
         package="dino_ros",
@@ -63,7 +63,7 @@ def generate_launch_description() -> LaunchDescription:
         arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
         output="screen",
     )
-    # The camera says what is wrong with its input; without a camera there is nothing to perceive.
+    # The camera node logs what is wrong with its input; without a camera there is nothing to do.
     ended = RegisterEventHandler(
         OnProcessExit(
             target_action=camera,

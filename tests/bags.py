@@ -1,4 +1,4 @@
-"""Small bags with images that are known."""
+"""Small bags of known images."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+
+from dino_ros.images.stamps import SECOND, stamp_fields
 
 Fields = tuple[str, tuple[Any, ...]]
 """A message's type, and its fields after the header."""
@@ -36,8 +38,8 @@ def write_bag(path: Path, storage: str = "mcap", frames: int = 5, broken: int | 
         compressed = connect("/compressed", "sensor_msgs/msg/CompressedImage")
         text = connect("/text", "std_msgs/msg/String")
         for number, image in enumerate(images):
-            time = 1_000_000_000 + number * 100_000_000
-            stamp = types["builtin_interfaces/msg/Time"](*divmod(time, 1_000_000_000))
+            time = SECOND + number * SECOND // 10
+            stamp = types["builtin_interfaces/msg/Time"](**stamp_fields(time))
             header = types["std_msgs/msg/Header"](stamp, "camera")
             padded = np.hstack([image[:, :, ::-1].reshape(48, -1), np.zeros((48, 8), np.uint8)])
             png = cv2.imencode(".png", image[:, :, ::-1])[1].ravel()
@@ -52,14 +54,14 @@ def write_bag(path: Path, storage: str = "mcap", frames: int = 5, broken: int | 
 
 
 def raw(encoding: str, pixels: NDArray[Any]) -> Fields:
-    """Image message of pixels [H, W, ...] without padding."""
+    """An Image message of pixels [H, W, ...] without padding."""
     height, width = pixels.shape[:2]
     data = np.ascontiguousarray(pixels).reshape(-1).view(np.uint8)
     return "sensor_msgs/msg/Image", (height, width, encoding, 0, data.size // height, data)
 
 
 def encoded(ending: str, rgb: NDArray[np.uint8]) -> Fields:
-    """CompressedImage message of an image [H, W, 3] as a file of that ending."""
+    """A CompressedImage message of an image [H, W, 3], encoded as a file with that ending."""
     data = cv2.imencode(f".{ending}", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].ravel()
     return "sensor_msgs/msg/CompressedImage", (ending, data)
 
@@ -67,9 +69,9 @@ def encoded(ending: str, rgb: NDArray[np.uint8]) -> Fields:
 def write_topics(
     path: Path, topics: Mapping[str, Sequence[Fields]], storage: str = "mcap", compression: str = "none"
 ) -> Path:
-    """Write a bag of messages, one per topic every 0.1 s from 1 s on, in turn; returns its path.
+    """Write a bag with one message per topic every 0.1 s, from 1 s on; returns its path.
 
-    `storage`: mcap, sqlite3 or ros1 (a path that ends in .bag); `compression`: a name of rosbags' for that storage.
+    `storage`: mcap, sqlite3 or ros1 (a path that ends in .bag); `compression`: what rosbags calls it for that storage.
     """
     ros1 = storage == "ros1"
     store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)
@@ -84,19 +86,19 @@ def write_topics(
             topic: writer.add_connection(topic, messages[0][0], typestore=store) for topic, messages in topics.items()
         }
         for number in range(max(len(messages) for messages in topics.values())):
-            seconds, tenths = divmod(10 + number, 10)
-            stamp = store.types["builtin_interfaces/msg/Time"](seconds, tenths * 10**8)
+            time = SECOND + number * SECOND // 10
+            stamp = store.types["builtin_interfaces/msg/Time"](**stamp_fields(time))
             header = store.types["std_msgs/msg/Header"](*((number,) if ros1 else ()), stamp, "camera")
             for topic, messages in topics.items():
                 if number < len(messages):
                     kind, fields = messages[number]
                     data = serialize(store.types[kind](header, *fields), kind)
-                    writer.write(connections[topic], (10 + number) * 10**8, bytes(data))
+                    writer.write(connections[topic], time, bytes(data))
     return path
 
 
 def rewrite_mcap(source: Path, target: Path, lz4_chunks: bool) -> Path:
-    """Copy an MCAP file without its summary, with chunks compressed by lz4, or with messages outside of any chunk."""
+    """Copy an MCAP file without its summary, with lz4 chunks or without chunks."""
     data, start = source.read_bytes(), 8
     copy = bytearray(data[:start])
     while data[start] != 0x0F:  # the end of the data

@@ -1,4 +1,4 @@
-"""The other side of the nodes under test: a ROS node in the test's own process."""
+"""What the nodes under test talk to: a ROS node in the test's own process."""
 
 import time
 from collections.abc import Callable
@@ -18,13 +18,14 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from dino_ros.images.stamps import stamp_fields
 from dino_ros.nodes.messages import rgb_message
 
 PERCEPTION = "/dino/perception"
 
 
 class Client(Node):
-    """A camera and a subscriber; everything received is kept by topic, in order."""
+    """A camera and a subscriber; keeps everything it receives, by topic and in order."""
 
     def __init__(self, camera_type: type[Image] | type[CompressedImage] = Image, topic: str = "/dino/image") -> None:
         super().__init__("client")
@@ -101,9 +102,8 @@ class Client(Node):
 
 
 def header(milliseconds: int, frame_id: str) -> Header:
-    """A header of a stamp."""
-    seconds, rest = divmod(milliseconds, 1000)
-    return Header(stamp=Time(sec=seconds, nanosec=rest * 1_000_000), frame_id=frame_id)
+    """A header with that stamp."""
+    return Header(stamp=Time(**stamp_fields(milliseconds * 1_000_000)), frame_id=frame_id)
 
 
 def values(status: DiagnosticStatus) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""A GPU in host memory: what cuda.bindings.runtime and TensorRT do as far as the TensorRT backend asks, and no more.
+"""A GPU in host memory: as much of cuda.bindings.runtime and TensorRT as the TensorRT backend uses.
 
-Work that is given to the stream waits until it is waited for, as on a GPU. Where there is no driver, every call goes to
-the real CUDA runtime first, which fails, but not before it has refused arguments of the wrong type.
+Work queued on the stream runs only when it is waited for, as on a GPU. Without a driver, every call goes to the real
+CUDA runtime first: it fails there, but refuses arguments of the wrong type before that.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ NO_DRIVER = bool(int(runtime.cudaGetDeviceCount()[0]))
 
 
 class SimulatedCuda:
-    """In place of the module cuda.bindings.runtime."""
+    """Stands in for the module cuda.bindings.runtime."""
 
     def __init__(self) -> None:
         self.memory: dict[int, Any] = {}
@@ -117,7 +117,7 @@ class SimulatedCuda:
 
 
 class SimulatedEngine:
-    """In place of ICudaEngine: computes in `backend`, for batches of up to `largest` of images [32, 48, 3]."""
+    """Stands in for ICudaEngine: computes with `backend`, for batches of up to `largest` images [32, 48, 3]."""
 
     def __init__(self, cuda: SimulatedCuda, backend: Backend, largest: int, capturable: bool = True) -> None:
         self.cuda, self.backend, self.largest, self.capturable = cuda, backend, largest, capturable
@@ -138,7 +138,7 @@ class SimulatedEngine:
 
 
 class SimulatedRtxEngine(SimulatedEngine):
-    """Captures graphs by itself, as TensorRT-RTX does from 1.2 on."""
+    """Captures graphs itself, as TensorRT-RTX does since 1.2."""
 
     def create_runtime_config(self) -> Any:
         self.config = SimpleNamespace(cuda_graph_strategy="", dynamic_shapes_kernel_specialization_strategy="")
@@ -150,7 +150,7 @@ class SimulatedRtxEngine(SimulatedEngine):
 
 
 class SimulatedContext:
-    """In place of IExecutionContext."""
+    """Stands in for IExecutionContext."""
 
     def __init__(self, engine: SimulatedEngine) -> None:
         self.engine = engine
@@ -172,7 +172,7 @@ class SimulatedContext:
         if self.engine.cuda.capturing is not None and not self.engine.capturable:
             return False
         self.engine.enqueued += 1
-        compute = weakref.WeakMethod(self._compute)  # kernels do not keep their context
+        compute = weakref.WeakMethod(self._compute)  # kernels do not keep their context alive
         self.engine.cuda.enqueue(lambda: compute()())  # type: ignore[misc]
         return True
 
@@ -188,7 +188,7 @@ class SimulatedContext:
 
 
 def simulated_variant(name: str, load: Callable[[bytes], SimulatedEngine | None]) -> Any:
-    """In place of tensorrt_build.Variant; `load` makes an engine of its bytes."""
+    """Stands in for tensorrt_build.Variant; `load` makes an engine from its bytes."""
     errors: list[str] = []
     trt = SimpleNamespace(
         __version__="10.3.0",

@@ -28,7 +28,7 @@ INFO = StudentInfo(
 
 
 def expected(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
-    """What the student answers to [B, 32, 48, 3], in float64: each patch's mean color, softmaxed and averaged."""
+    """The student's outputs for images [B, 32, 48, 3], in float64: each patch's mean color, softmaxed and averaged."""
     normalized = (images / 255.0 - 0.5) / 0.25
     features = normalized.reshape(len(images), 4, 8, 6, 8, 3).mean(axis=(2, 4))
     exponentials = np.exp(features - features.max(axis=(1, 2), keepdims=True))
@@ -41,7 +41,7 @@ def expected(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
 
 
 def write_student(path: Path, info: StudentInfo = INFO, description: str | None = None) -> None:
-    """Write it; `description` replaces the JSON in its metadata, an empty one leaves the metadata out."""
+    """Write the student; `description` replaces the JSON in its metadata, an empty one leaves the metadata out."""
     rows, columns = INFO.grid
     nodes = [
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
@@ -80,5 +80,5 @@ def write_student(path: Path, info: StudentInfo = INFO, description: str | None 
 
 
 def changed(**fields: object) -> StudentInfo:
-    """INFO with other values."""
+    """INFO with some values replaced."""
     return dataclasses.replace(INFO, **fields)  # type: ignore[arg-type]

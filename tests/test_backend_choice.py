@@ -1,4 +1,4 @@
-"""Which engine is chosen, and what is said of the others."""
+"""Which engine is chosen, and why the others are not."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def path(student: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, **openers: str) -> None:
-    """Have these engines and the reference, and no others."""
+    """Make these engines and the reference the only ones."""
     table = {name: (__name__, opener) for name, opener in openers.items()}
     monkeypatch.setattr(backends, "BACKENDS", {**table, "onnxruntime": backends.BACKENDS["onnxruntime"]})
     monkeypatch.setattr("dino_ros.backends.choice.BACKENDS", backends.BACKENDS)
@@ -45,18 +45,18 @@ def test_the_order_is_from_fast_to_slow() -> None:
     assert list(backends.BACKENDS) == ORDER
 
 
-def test_an_engine_made_wrong_is_passed_over_with_the_numbers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_engine_is_passed_over_with_the_numbers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, a="open_missing", b="open_wrong", c="open_right", d="open_missing")
     heard: list[str] = []
     choice = choose_backend(path, "auto", 4, heard.append)
     assert (choice.name, list(choice.passed_over), heard) == ("c", ["a", "b"], ["Building for 4."])
-    said = str(choice)
-    assert said.startswith("c (right engine) - not a: It is not installed: install it; not b: wrong engine sees ")
-    assert "than ONNX Runtime (cosine of patch tokens " in said
-    assert "\n" not in said
+    line = str(choice)
+    assert line.startswith("c (right engine) - not a: It is not installed: install it; not b: wrong engine ")
+    assert "cosine of patch tokens " in line
+    assert "\n" not in line
 
 
-def test_the_reference_is_left_when_all_others_are_wrong(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_remains_when_all_others_fail(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, a="open_wrong", b="open_missing")
     choice = choose_backend(path)
     assert (choice.name, list(choice.passed_over)) == ("onnxruntime", ["a", "b"])
@@ -64,14 +64,14 @@ def test_the_reference_is_left_when_all_others_are_wrong(path: Path, monkeypatch
     assert choice.backend(images, ["embedding"])["embedding"].shape == (1, 3)
 
 
-def test_an_engine_that_is_asked_for_by_name_is_not_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_is_named_is_not_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, a="open_missing", b="open_wrong", c="open_right")
     with pytest.raises(UserError, match="It is not installed"):
         choose_backend(path, "a")
-    with pytest.raises(UserError, match="wrong engine sees something else"):
+    with pytest.raises(UserError, match="wrong engine"):
         choose_backend(path, "b")
     assert choose_backend(path, "c").passed_over == {}
-    with pytest.raises(UserError, match="no backend 'd': choose one of auto, a, b, c, onnxruntime"):
+    with pytest.raises(UserError, match=r"'d': .*auto, a, b, c, onnxruntime"):
         choose_backend(path, "d")
 
 

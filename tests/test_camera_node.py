@@ -118,10 +118,11 @@ def test_a_frame_that_does_not_decode_is_passed_over(client: Client, tmp_path: P
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        ([], "No path given"),
+        ([], "path"),
         (["-p", "path:=/nowhere/bag"], "/nowhere/bag does not exist"),
-        (["-p", "path:=/nowhere/bag", "-p", "image_transport:=h264"], "choose raw or compressed"),
-        (["-p", "path:=/nowhere/bag", "-p", "rate:=10"], "expecting type 'DOUBLE'"),
+        (["-p", "path:=/nowhere/bag", "-p", "image_transport:=h264"], "image_transport is 'h264'"),
+        (["-p", "path:=/nowhere/bag", "-p", "rate:=10"], "parameter rate"),
+        (["-p", "path:=/nowhere/bag", "-p", "rate:=-1.0"], "parameter rate"),
     ],
 )
 def test_bad_input_prints_one_sentence_and_exits_with_2(parameters: list[str], sentence: str) -> None:

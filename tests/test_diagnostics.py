@@ -1,4 +1,4 @@
-"""What the node says of the frames it receives."""
+"""What the node reports about the frames it receives."""
 
 import numpy as np
 import pytest
@@ -16,11 +16,9 @@ def report(diagnostics: Diagnostics, state: str = "active") -> DiagnosticStatus:
     return diagnostics.report("/dino/perception: perception", state, 1.0, True, {"image topic": "/camera"})
 
 
-@pytest.mark.parametrize(
-    ("size", "advice"), [(VGA, "(each has 0.9 MB): give the camera's process"), (SMALL, "set reliability")]
-)
+@pytest.mark.parametrize(("size", "advice"), [(VGA, "0.9 MB"), (SMALL, "reliability")])
 @pytest.mark.parametrize("lost", [0, 5, 30, 90])
-def test_many_lost_frames_are_warned_of(lost: int, size: int, advice: str) -> None:
+def test_many_lost_frames_cause_a_warning(lost: int, size: int, advice: str) -> None:
     diagnostics = Diagnostics()
     for _ in range(300):  # long ago nothing was lost
         diagnostics.received(size)
@@ -37,7 +35,9 @@ def test_many_lost_frames_are_warned_of(lost: int, size: int, advice: str) -> No
 def test_where_no_frame_ever_came_its_size_is_unknown() -> None:
     diagnostics = Diagnostics()
     diagnostics.lost(30)
-    assert "100% of the camera's frames are lost on their way: give" in report(diagnostics).message
+    message = report(diagnostics).message
+    assert "100%" in message
+    assert "MB" not in message
 
 
 def test_a_few_frames_say_nothing_about_the_transport() -> None:

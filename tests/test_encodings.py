@@ -159,8 +159,8 @@ def test_a_larger_image_is_interpolated(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [
-        (Image("16UC1", 4, 4, 8, np.zeros(32, np.uint8)), "'16UC1' is not an image.*accepted are mono8"),
-        (Image("nv12", 4, 4, 4, np.zeros(16, np.uint8)), "'nv12' is not an image"),
+        (Image("16UC1", 4, 4, 8, np.zeros(32, np.uint8)), "'16UC1'.*mono8, "),
+        (Image("nv12", 4, 4, 4, np.zeros(16, np.uint8)), "'nv12'"),
         (
             Image("rgb8", 4, 4, 11, np.zeros(44, np.uint8)),
             "needs a step of at least 12 bytes, its step is 11",
@@ -174,7 +174,7 @@ def test_a_larger_image_is_interpolated(size: tuple[int, int]) -> None:
         (Compressed("16UC1; compressedDepth png", b"1234"), "holds depth"),
     ],
 )
-def test_bad_messages_get_one_sentence(bad: Image | Compressed, sentence: str) -> None:
+def test_a_bad_message_is_named(bad: Image | Compressed, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         to_rgb(bad)
     with pytest.raises(UserError, match=sentence):

@@ -1,6 +1,6 @@
-"""The cache of engines: each way in which an engine is stale, two processes at once, a folder that cannot be written.
+"""The cache of engines: every way in which an engine is stale, two processes at once, a read-only folder.
 
-The build is a stand-in that returns some bytes: what is tested is what becomes of them.
+The build is a stand-in that returns a few bytes.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ KEY = EngineKey(
 
 
 class Builder:
-    """Counts its builds, whose bytes differ, and hears what is reported."""
+    """Counts its builds, each of other bytes, and keeps what is reported."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -71,7 +71,7 @@ def test_an_engine_is_built_once(builder: Builder) -> None:
     ],
     ids=str,
 )
-def test_engines_that_may_be_wanted_side_by_side_do_not_replace_each_other(
+def test_engines_that_may_be_needed_side_by_side_do_not_replace_each_other(
     builder: Builder, change: dict[str, object]
 ) -> None:
     other = dataclasses.replace(KEY, **change)  # type: ignore[arg-type]
@@ -97,9 +97,8 @@ def test_an_engine_of_another_key_is_replaced(builder: Builder, change: dict[str
     other = dataclasses.replace(KEY, **change)  # type: ignore[arg-type]
     assert other.name == KEY.name
     assert builder.open(other)[0] == b"engine 2"
-    assert builder.heard == [
-        f"The engine of s.onnx in the cache is not used: it was built for {reason}. It is built anew."
-    ]
+    assert len(builder.heard) == 1
+    assert f"engine of s.onnx in the cache is not used: it was built for {reason}." in builder.heard[0]
     assert builder.open(other)[0] == b"engine 2"
     assert builder.builds == 2
 
@@ -114,7 +113,7 @@ def rewrite_record(text: str) -> Callable[[Path], None]:
 
 
 def void(value: object) -> None:
-    """For functions that are called for what they do."""
+    """Turns a call that returns something into a statement."""
 
 
 DAMAGE = {
@@ -140,7 +139,7 @@ def test_a_damaged_engine_is_replaced(builder: Builder, kind: str) -> None:
     assert builder.open() == (data, second)
 
 
-def test_a_missing_engine_is_built_without_ado(builder: Builder) -> None:
+def test_a_missing_engine_is_built_silently(builder: Builder) -> None:
     builder.open()
     engine_file(builder.folder, KEY).unlink()
     assert builder.open()[0] == b"engine 2"
@@ -156,13 +155,13 @@ def test_an_engine_that_does_not_load_is_not_kept(builder: Builder) -> None:
     assert not list(builder.folder.glob("*.engine"))
 
 
-def test_where_nothing_can_be_written_the_engine_is_used_all_the_same(tmp_path: Path) -> None:
+def test_an_engine_that_cannot_be_kept_is_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     builder = Builder(tmp_path / "file" / "engines")
     for build in (1, 2):
         assert builder.open()[0] == f"engine {build}".encode()
         assert len(builder.heard) == build  # one warning each time
-    assert re.search(r"cannot be kept in .*engines \(Not a directory\): it is built at every start", builder.heard[0])
+    assert re.search(r"engine of s\.onnx .*engines \(Not a directory\)", builder.heard[0])
 
 
 def start_node(folder: Path, log: Path, heard: Path, seconds: float) -> None:
@@ -192,7 +191,7 @@ def test_two_processes_build_once(tmp_path: Path) -> None:
     assert paths[1].read_text() == "built\n"
 
 
-def test_a_builder_that_is_killed_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_killed_builder_blocks_nobody(tmp_path: Path) -> None:
     processes = multiprocessing.get_context("spawn")
     paths = (tmp_path / "engines", tmp_path / "log", tmp_path / "heard")
     killed = processes.Process(target=start_node, args=(*paths, 60.0))
@@ -203,7 +202,7 @@ def test_a_builder_that_is_killed_holds_nobody_up(tmp_path: Path) -> None:
     waiting.start()
     while not paths[2].exists():
         time.sleep(0.01)
-    assert paths[2].read_text() == "Another process is building the engine of s.onnx: waiting for it.\n"
+    assert "Another process is building the engine of s.onnx" in paths[2].read_text()
     killed.kill()
     waiting.join(30)
     assert waiting.exitcode == 0

@@ -1,4 +1,4 @@
-"""Students of fp16 whose ViT has channels far larger than the others, as large ViTs have.
+"""fp16 students of a ViT with a few channels far larger than the rest, as large ViTs have.
 
 ONNX Runtime computes fp16 graphs in fp32 on CPUs. The reference evaluator of onnx rounds after every operation, as a
 GPU does, and squares in fp16 where the graph says so.
@@ -25,7 +25,7 @@ SIZE, OUTLIER = 64, 300.0
 
 
 def outlier_vit(images: np.ndarray) -> torch.nn.Module:
-    """A small ViT in which two channels carry OUTLIER, and the norms after it undo what that does to the others."""
+    """A small ViT in which two channels carry OUTLIER, and the later norms undo its effect on the others."""
     torch.manual_seed(0)
     vit = create_vit("vit_tiny_patch16_224", patch_size=8, embed_dim=64, depth=3, num_heads=4)
     vit = fix_size(vit.eval(), SIZE, SIZE)
@@ -33,7 +33,7 @@ def outlier_vit(images: np.ndarray) -> torch.nn.Module:
     with torch.no_grad():
         for weights in vit.blocks.parameters():
             if weights.ndim == 2:
-                weights *= 3  # or attention is all but uniform
+                weights *= 3  # otherwise attention is almost uniform
         vit.blocks[0].mlp.fc2.bias[large] += torch.tensor([OUTLIER, -OUTLIER])
 
         def make_up(norm: torch.nn.LayerNorm, inputs: tuple[torch.Tensor]) -> None:
@@ -88,7 +88,7 @@ def exported(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
-def test_outliers_do_not_spoil_a_student_of_fp16(exported: Path, images: np.ndarray) -> None:
+def test_outliers_do_not_spoil_an_fp16_student(exported: Path, images: np.ndarray) -> None:
     found = compare(Evaluator(exported), Torch(outlier_vit(images)), images)
     assert found.cosine > 0.9995
     assert found.mask_iou > 0.95
@@ -108,7 +108,7 @@ def test_they_would_if_norms_were_computed_in_fp16(exported: Path, images: np.nd
     assert not found.cosine >= TOLERANCE.cosine
 
 
-def test_norms_and_the_cls_rows_softmax_are_of_fp32_and_the_rest_of_fp16(exported: Path) -> None:
+def test_norms_and_the_cls_rows_softmax_are_fp32_and_the_rest_fp16(exported: Path) -> None:
     model = onnx.shape_inference.infer_shapes(onnx.load(exported))
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     assert len(norms(model)) == 7

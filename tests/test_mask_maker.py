@@ -138,9 +138,9 @@ def test_only_the_largest_parts_are_kept() -> None:
     assert {*np.unique(one.objects)} == {0, 1}
     np.testing.assert_array_equal(one.objects == 1, both.objects == 1)
     seen = {"foreground": cv2.GaussianBlur(np.eye(9, dtype=np.float32), (0, 0), 1) * 2}
-    head = MaskParameters("foreground", refine=False, steady=0.0)
+    foreground = MaskParameters("foreground", refine=False, steady=0.0)
     all_kept, first = (
-        MaskMaker()(seen, SIZE, None, 0, dataclasses.replace(head, components=count)).mask for count in (0, 1)
+        MaskMaker()(seen, SIZE, None, 0, dataclasses.replace(foreground, components=count)).mask for count in (0, 1)
     )
     assert all_kept.any()
     np.testing.assert_array_equal(first, all_kept)  # of a single part nothing is lost
@@ -168,7 +168,7 @@ def test_objects_that_nobody_asked_for_in_between_start_anew() -> None:
 
 
 @pytest.mark.parametrize("size", [(120, 160), (240, 100), (1, 1), (9, 500), (480, 640)])
-def test_a_image_of_another_size_in_between(size: tuple[int, int]) -> None:
+def test_an_image_of_another_size_in_between(size: tuple[int, int]) -> None:
     maker = MaskMaker()
     seen, image, _ = frame = film((60, 60))
     make(maker, frame, 0, STEADY)
@@ -219,7 +219,7 @@ def test_outputs_that_are_not_finite_are_refused_and_forgotten(method: str, valu
     for name in METHODS[method]:
         broken = seen[name].copy()
         broken.flat[5] = value
-        with pytest.raises(UserError, match=f"The output {name} of the student is not finite"):
+        with pytest.raises(UserError, match=f"output {name} is not finite"):
             maker({**seen, name: broken}, SIZE, frame[1], 0, mask)
     assert {*np.unique(maker(seen, SIZE, frame[1], FRAME, mask).mask)} <= {0, 255}
 

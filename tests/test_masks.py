@@ -116,14 +116,28 @@ def test_jaccard() -> None:
     "values",
     [
         {"method": "guess"},
-        {"attention_mass": 0.0},
-        {"attention_mass": 1.1},
+        {"attention_mass": 0.009},
+        {"attention_mass": 1.001},
+        {"attention_mass": float("nan")},
         {"attention_head": -2},
+        {"attention_head": 64},
         {"components": -1},
-        {"steady": -0.1},
-        {"steady": 1.0},
+        {"steady": -0.001},
+        {"steady": 0.951},
     ],
 )
-def test_parameters_out_of_range_are_named(values: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=f"mask_{next(iter(values))}"):
+def test_a_parameter_out_of_range_is_named_with_its_value(values: dict[str, Any]) -> None:
+    ((name, value),) = values.items()
+    with pytest.raises(UserError, match=rf"mask_{name} is {value!r}"):
         MaskParameters(**values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"attention_mass": 0.01, "attention_head": -1, "components": 0, "steady": 0.0},
+        {"attention_mass": 1.0, "attention_head": 63, "components": 1000, "steady": 0.95},
+    ],
+)
+def test_parameters_at_their_bounds_are_taken(values: dict[str, Any]) -> None:
+    assert all(getattr(MaskParameters(**values), name) == value for name, value in values.items())

@@ -29,7 +29,7 @@ def test_tensors_of_any_channels_come_back(channels: int) -> None:
     np.testing.assert_array_equal(to_array(message).reshape(tensor.shape), tensor[:, ::-1])
 
 
-def test_pictures_and_masks_come_back() -> None:
+def test_images_and_masks_come_back() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
     mask = rgb[:, :, 0]
     np.testing.assert_array_equal(to_array(over_the_wire(rgb_message(rgb, Header()))), rgb)

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dino_ros.backends import Backend, open_backend
-from dino_ros.backends.parity import prepare, shipped_images
+from dino_ros.backends.parity import input_batch, shipped_images
 from dino_ros.errors import UserError
 from dino_ros.student import find_student, read_student
 
@@ -24,7 +24,7 @@ def engines() -> tuple[Backend, Backend]:
 @pytest.fixture(scope="module")
 def images() -> NDArray[np.uint8]:
     info = read_student(find_student(""))
-    return prepare(shipped_images(), info.height, info.width)
+    return input_batch(shipped_images(), info.height, info.width)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4])
@@ -49,11 +49,11 @@ def test_results_are_the_callers(engines: tuple[Backend, Backend], images: NDArr
     np.testing.assert_array_equal(first, kept)
 
 
-def test_an_fp32_student_is_computed_in_fp32(engines: tuple[Backend, Backend]) -> None:
+def test_an_fp32_student_runs_in_fp32(engines: tuple[Backend, Backend]) -> None:
     assert engines[0].description.endswith("CPU, f32")
 
 
-def test_without_openvino_the_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, student: Path) -> None:
+def test_a_missing_openvino_is_named(monkeypatch: pytest.MonkeyPatch, student: Path) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(UserError, match="OpenVINO is not installed: pip install openvino"):
+    with pytest.raises(UserError, match="pip install openvino"):
         open_backend("openvino", student)

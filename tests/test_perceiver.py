@@ -112,9 +112,10 @@ def test_mask_parameters_reach_the_mask(student: Path) -> None:
 
 def test_mask_parameters_that_do_not_suit_the_student_are_refused(student: Path) -> None:
     perceiver = Perceiver.load(student)
-    for mask, sentence in ((MaskParameters("foreground"), "has no such head"), (MaskParameters(head=3), "0 to 2")):
-        with pytest.raises(UserError, match=sentence):
-            perceiver(image(32, 48), mask=mask)
+    for values in ({"method": "foreground"}, {"attention_head": 3}):
+        ((name, value),) = values.items()
+        with pytest.raises(UserError, match=f"mask_{name} is {value}"):
+            perceiver(image(32, 48), mask=MaskParameters(**values))
 
 
 def test_objects_are_the_parts_of_the_mask(student: Path) -> None:

@@ -82,7 +82,7 @@ def test_without_edges_the_soft_mask_decides() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (200, 1), (2, 3)])
-def test_pictures_of_a_pixel_or_a_line(size: tuple[int, int]) -> None:
+def test_images_of_a_pixel_or_a_line(size: tuple[int, int]) -> None:
     for value in (0, 1):
         soft = np.full(size, value, np.float32)
         rgb = image(*size, blur=1)

@@ -38,7 +38,7 @@ def test_bag_topics_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.6])
-def test_truncated_bags_get_one_sentence(tmp_path: Path, storage: str, share: float) -> None:
+def test_a_truncated_bag_is_named(tmp_path: Path, storage: str, share: float) -> None:
     write_bag(tmp_path / "bag", storage, frames=30)
     file = next((tmp_path / "bag").glob("bag*.[md][cb]*"))
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
@@ -81,7 +81,7 @@ def test_folder_in_the_order_of_names(tmp_path: Path) -> None:
     assert [int(frame.rgb()[0, 0, 0]) for frame in open_source(tmp_path)] == [10, 20, 30]
 
 
-def test_a_bad_image_spares_the_others(tmp_path: Path) -> None:
+def test_a_bad_image_does_not_stop_the_others(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "c.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((4, 5, 3), np.uint8))
     (tmp_path / "b.png").write_text("no image")
@@ -91,7 +91,7 @@ def test_a_bad_image_spares_the_others(tmp_path: Path) -> None:
         bad.rgb()
 
 
-def test_paths_that_cannot_be_played_get_one_sentence(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_played_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_text("no video")
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("")
@@ -99,7 +99,7 @@ def test_paths_that_cannot_be_played_get_one_sentence(tmp_path: Path) -> None:
         ("missing", "does not exist"),
         ("bad.mp4", "does not decode as a video: convert it"),
         ("empty", "holds no images"),
-        ("notes.txt", "neither a bag, a video nor a folder"),
+        ("notes.txt", "not a bag, a video or a folder"),
     ):
         with pytest.raises(UserError, match=sentence) as caught:
             open_source(tmp_path / name)

@@ -1,4 +1,4 @@
-"""The TensorRT backend on a simulated GPU: memory, streams, graphs, and its engines' way through cache and gate."""
+"""The TensorRT backend on a simulated GPU: memory, streams, graphs, engine cache and parity gate."""
 
 import gc
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def images(batch: int) -> Any:
 
 
 @pytest.mark.parametrize("capturable", [True, False])
-def test_every_batch_size_answers_what_the_engine_computes(
+def test_every_batch_size_returns_what_the_engine_computes(
     student: Path, cuda: SimulatedCuda, capturable: bool
 ) -> None:
     reference = open_backend("onnxruntime", student)
@@ -79,8 +79,8 @@ def test_tensorrt_rtx_captures_its_graphs_itself(student: Path, cuda: SimulatedC
     assert not cuda.graphs
 
 
-def test_an_engine_that_is_let_go_leaves_no_memory(student: Path, cuda: SimulatedCuda) -> None:
-    gc.disable()  # at once, not when the garbage collector comes by
+def test_an_engine_that_is_dropped_frees_its_memory(student: Path, cuda: SimulatedCuda) -> None:
+    gc.disable()  # freed at once, not when the garbage collector runs
     try:
         backend = make(SimulatedEngine(cuda, open_backend("onnxruntime", student), 2), 2, [])
         assert len(cuda.memory) == 8  # four tensors, on host and device
@@ -90,23 +90,23 @@ def test_an_engine_that_is_let_go_leaves_no_memory(student: Path, cuda: Simulate
         gc.enable()
 
 
-def test_what_cannot_run_gets_one_sentence(student: Path, cuda: SimulatedCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_run_is_named(student: Path, cuda: SimulatedCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     reference = open_backend("onnxruntime", student)
     backend = make(SimulatedEngine(cuda, reference, 2), 2, [])
     with pytest.raises(UserError, match="built for batches of up to 2 images, not 3"):
         backend(images(3), OUTPUTS)
-    with pytest.raises(UserError, match="cannot run the engine"):  # built for less than is asked for
+    with pytest.raises(UserError, match="cannot run the engine"):  # built for smaller batches
         make(SimulatedEngine(cuda, reference, 1), 2, [])
     full = cuda_device.load_runtime().cudaError_t.cudaErrorMemoryAllocation
     monkeypatch.setattr(SimulatedCuda, "do_cudaMalloc", lambda self, size: (full, None))
-    with pytest.raises(UserError, match=r"cudaMalloc failed \(out of memory\): see what nvidia-smi says"):
+    with pytest.raises(UserError, match=r"cudaMalloc failed \(out of memory\)"):
         make(SimulatedEngine(cuda, reference, 2), 2, [])
 
 
 def opener(
     monkeypatch: pytest.MonkeyPatch, load: Callable[[bytes], SimulatedEngine | None], builds: list[str]
 ) -> Callable[[Path], tuple[TensorRtBackend, Heard]]:
-    """open_tensorrt, with all but the GPU and the builder as it is."""
+    """open_tensorrt, with only the GPU and the builder replaced."""
 
     def build(variant: Any, path: Path, info: Any, largest: int, capability: str, report: Any) -> bytes:
         builds.append(capability)
@@ -123,7 +123,7 @@ def opener(
     return open_it
 
 
-def test_a_build_is_compared_once_and_the_next_build_anew(
+def test_each_build_is_compared_once(
     student: Path, cuda: SimulatedCuda, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -138,12 +138,12 @@ def test_a_build_is_compared_once_and_the_next_build_anew(
     assert first.description.startswith(
         "Simulated tensorrt 10.3.0, Simulated GPU, compute capability 8.7, CUDA 12.6, fp32, build "
     )
-    with pytest.raises(UserError, match="sees something else"):
+    with pytest.raises(UserError, match=r"Simulated tensorrt 10\.3\.0.*cosine"):
         gate(student, first)
     again, _ = open_it(student)
     assert (again.description, builds) == (first.description, ["8.7"])
     calls = wrong.calls
-    with pytest.raises(UserError, match="sees something else"):  # refused without being run again
+    with pytest.raises(UserError, match=r"Simulated tensorrt 10\.3\.0.*cosine"):  # refused without being run again
         gate(student, again)
     assert wrong.calls == calls
     for file in cache_folder("engines").glob("*.engine"):
@@ -153,7 +153,7 @@ def test_a_build_is_compared_once_and_the_next_build_anew(
     assert gate(student, rebuilt).cosine > 0.999
 
 
-def test_an_engine_that_does_not_load_is_built_once_more(
+def test_an_engine_that_does_not_load_is_rebuilt_once(
     student: Path, cuda: SimulatedCuda, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -165,15 +165,15 @@ def test_an_engine_that_does_not_load_is_built_once_more(
     good = {b"engine 2"}  # an update of the driver, say
     _, heard = open_it(student)
     assert len(builds) == 2
-    assert [sentence.split(" is ")[-1] for sentence in heard] == ["built anew."]
-    assert "cannot load it (out of luck)" in heard[0]
+    assert len(heard) == 1
+    assert "out of luck" in heard[0]
     good = set()
-    with pytest.raises(UserError, match="cannot load it"):
+    with pytest.raises(UserError, match="out of luck"):
         open_it(student)
     assert len(builds) == 3
 
 
-def test_progress_follows_phases_within_phases_and_never_falls() -> None:
+def test_progress_follows_nested_phases_and_never_falls() -> None:
     progress = BuildProgress()
     assert progress.start("build", None, 4) == 0
     assert progress.start("graph", "build", 10) == 0
@@ -190,7 +190,9 @@ def test_progress_follows_phases_within_phases_and_never_falls() -> None:
 @pytest.mark.parametrize(
     ("name", "missing"), [("tensorrt", "TensorRT is not"), ("tensorrt_rtx", "TensorRT-RTX is not")]
 )
-def test_what_is_not_installed_is_said(student: Path, name: str, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_installed_is_named(
+    student: Path, name: str, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=f"{missing} installed"):
         open_backend(name, student)
@@ -201,7 +203,7 @@ def test_a_machine_without_gpu_says_so(student: Path) -> None:
     try:
         cuda_device.find_device()
     except UserError:
-        with pytest.raises(UserError, match="There is no CUDA device here"):
+        with pytest.raises(UserError, match="no CUDA device"):
             open_backend("tensorrt_rtx", student)
     else:
         pytest.skip("this machine has an NVIDIA GPU")

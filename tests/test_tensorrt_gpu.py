@@ -8,7 +8,7 @@ import pytest
 
 from dino_ros.backends import open_backend
 from dino_ros.backends.cuda_device import find_device
-from dino_ros.backends.parity import compare, gate, prepare, shipped_images
+from dino_ros.backends.parity import compare, gate, input_batch, shipped_images
 from dino_ros.backends.tensorrt import TensorRtBackend
 from dino_ros.backends.tensorrt_build import TITLES
 from dino_ros.errors import UserError
@@ -35,7 +35,7 @@ def variant(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
     info = read_student(find_student(""))
-    return prepare(shipped_images(), info.height, info.width)
+    return input_batch(shipped_images(), info.height, info.width)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_it_passes_the_gate(backend: TensorRtBackend) -> None:
 
 
 @pytest.mark.parametrize("batch", range(1, LARGEST + 1))
-def test_every_batch_size_sees_what_onnx_runtime_sees(backend: TensorRtBackend, images: np.ndarray, batch: int) -> None:
+def test_every_batch_size_agrees_with_onnx_runtime(backend: TensorRtBackend, images: np.ndarray, batch: int) -> None:
     first = images[:batch]
     theirs = open_backend("onnxruntime", find_student(""))(first, OUTPUTS)
     for _ in range(2):
@@ -87,11 +87,11 @@ def test_batch_sizes_may_alternate(backend: TensorRtBackend, images: np.ndarray)
     np.testing.assert_array_equal(after, alone[0])
 
 
-def test_a_student_of_fp16_agrees(variant: str, tmp_path: Path) -> None:
+def test_an_fp16_student_agrees(variant: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from benchmarks.students import random_student
 
     info = random_student(tmp_path / "fp16.onnx", "vit_ti_16", precision="fp16")
-    batch = prepare(shipped_images(), info.height, info.width)
+    batch = input_batch(shipped_images(), info.height, info.width)
     engine = open_backend(variant, tmp_path / "fp16.onnx", 1)
     assert compare(engine, open_backend("onnxruntime", tmp_path / "fp16.onnx"), batch).cosine > 0.999

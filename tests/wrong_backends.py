@@ -1,4 +1,4 @@
-"""Engines made wrong on purpose."""
+"""Engines that are wrong on purpose."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,7 +11,7 @@ Array = NDArray[np.float32]
 
 
 class Wrong:
-    """A right engine whose outputs `change` spoils: it takes an output's name and values."""
+    """A correct engine whose outputs are spoiled by `change`, which takes an output's name and values."""
 
     def __init__(self, right: Backend, change: Callable[[str, Array], Array], description: str = "wrong") -> None:
         self.right, self.change, self.description = right, change, description

@@ -14,20 +14,20 @@ from dino_ros.errors import UserError
 
 
 class Backend(Protocol):
-    """A student, loaded and ready. One thread at a time may call it."""
+    """A student, loaded and ready to run. Only one thread at a time may call it."""
 
     description: str
-    """Engine, version, device and precision, for people. Whatever may change what the engine computes is in it."""
+    """Engine, version, device and precision, readable. Anything that may change the engine's results is part of it."""
 
     def __call__(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Run a batch [B, H, W, 3] of RGB images; returns the named outputs, each [B, ...] float32.
 
-        The arrays are the caller's: a later call does not write into them.
+        The arrays belong to the caller: later calls do not write into them.
         """
 
 
 Report = Callable[[str], None]
-"""Takes a sentence about what is going on while an engine is loaded or built, for log and diagnostics."""
+"""Receives a sentence about each slow step of loading or building an engine, for log and diagnostics."""
 
 BACKENDS = {
     "tensorrt": ("dino_ros.backends.tensorrt", "open_tensorrt"),
@@ -36,15 +36,16 @@ BACKENDS = {
     "openvino": ("dino_ros.backends.openvino", "open_openvino"),
     "onnxruntime": ("dino_ros.backends.onnxruntime", "open_cpu"),
 }
-"""Engines by name, in the order in which "auto" tries them, and where each is opened. The last is the reference."""
+"""Engines by name, in the order in which "auto" tries them: module and function that open each."""
 REFERENCE = "onnxruntime"
+"""The engine that the others are compared with; the last that "auto" tries."""
 
 
 def open_backend(name: str, path: Path, largest_batch: int = 1, report: Report = lambda sentence: None) -> Backend:
-    """Load a student into the engine of that name, for batches of 1 to `largest_batch` images.
+    """Load a student into the named engine, for batches of 1 to `largest_batch` images.
 
-    Raises UserError for an unknown name, for an engine that is not installed or finds no device here, and when it
-    cannot load the student.
+    Raises UserError for an unknown name, for an engine that is not installed or finds no device on this machine, and
+    when the engine cannot load the student.
     """
     if name not in BACKENDS:
         raise UserError(f"There is no backend {name!r}: choose one of auto, {', '.join(BACKENDS)}.")

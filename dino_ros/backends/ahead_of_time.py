@@ -1,4 +1,4 @@
-"""The work of `dino-ros engine`: TensorRT engines built before the robot needs them."""
+"""What `dino-ros engine` does: build TensorRT engines before the robot needs them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dino_ros.student import read_student
 
 
 def engine_here(path: Path, backend: str, largest_batch: int, report: Report) -> str:
-    """Build the engine of a student for the GPU of this machine, into the cache where the node finds it.
+    """Build a student's engine for this machine's GPU, into the cache where the node finds it.
 
-    `backend` is the variant of TensorRT (empty: the one that is installed). Returns which engine it is. Raises
-    UserError as `choose_backend` does: without a GPU, when the engine cannot be built, and when the parity gate refuses
-    it.
+    `backend` is tensorrt or tensorrt_rtx (empty: the one that is installed). Returns the engine's description. Raises
+    UserError as `choose_backend` does: without a GPU, when the engine cannot be built, and when it fails the parity
+    gate.
     """
     installed = [name for name in TITLES if find_spec(name) is not None]
     return choose_backend(path, backend or [*installed, "tensorrt"][0], largest_batch, report).backend.description
@@ -32,11 +32,11 @@ def engine_here(path: Path, backend: str, largest_batch: int, report: Report) ->
 def engines_for(
     path: Path, targets: Sequence[str], largest_batch: int, folder: Path | None, report: Report
 ) -> list[tuple[EngineRecord, Path]]:
-    """Build TensorRT-RTX engines of a student for the compute capabilities `targets`, such as sm86, without a GPU.
+    """Build a student's TensorRT-RTX engines for the compute capabilities `targets`, such as sm86. Needs no GPU.
 
-    They go into `folder` (default: the cache, where a node on this machine finds them), one engine and its JSON file
-    for each; what is there already is not built again. Returns the records and the files. Raises UserError for a target
-    that TensorRT-RTX does not build for, and when the student cannot be built.
+    Each target gets an engine and a JSON file in `folder` (default: the cache, where a node on this machine finds
+    them); engines that are already there are not built again. Returns each engine's record and file. Raises UserError
+    for a target that TensorRT-RTX cannot build for, and when a build fails.
     """
     variant = load_variant(RTX)
     info = read_student(path)

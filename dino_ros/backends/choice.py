@@ -1,4 +1,4 @@
-"""Which engine runs a student: the one asked for, or the fastest that works here and agrees with the reference."""
+"""Which engine runs a student: the one named, or the fastest that works here and agrees with the reference."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from dino_ros.errors import UserError
 
 @dataclass(frozen=True)
 class Choice:
-    """The engine that was chosen, and why those before it were not."""
+    """The chosen engine, and why the faster ones were not."""
 
     name: str
     backend: Backend
     passed_over: dict[str, str]
-    """Name of each faster engine that was tried in vain, and why, a sentence each."""
+    """Each faster engine that did not work, by name, and the sentence that says why."""
 
     def __str__(self) -> str:
-        """In one line, for log and diagnostics."""
         reasons = "; ".join(f"not {name}: {reason.rstrip('.')}" for name, reason in self.passed_over.items())
         return f"{self.name} ({self.backend.description})" + (f" - {reasons}" if reasons else "")
 
@@ -33,10 +32,10 @@ def choose_backend(
     report: Report = lambda sentence: None,
     check: Callable[[Path, Backend], object] = gate,
 ) -> Choice:
-    """Load a student into the engine of that name, or for "auto" into the first of BACKENDS that works.
+    """Load a student into the named engine, or for "auto" into the first of BACKENDS that works.
 
-    An engine works if it loads the student and passes `check`, which raises UserError: the parity gate. Raises
-    UserError if the one asked for does not, and for "auto" if none does.
+    An engine works if it loads the student and passes `check`, which raises UserError if not; the default is the parity
+    gate. Raises UserError if the named engine does not work, or for "auto" if none does.
     """
     passed_over: dict[str, str] = {}
     for candidate in BACKENDS if name == "auto" else [name]:

@@ -1,4 +1,4 @@
-"""What the TensorRT backend needs of CUDA, through cuda-python: the device, a stream, memory and graphs."""
+"""What the TensorRT backend needs from CUDA, through cuda-python: the device, a stream, memory and graphs."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from dino_ros.errors import UserError
 
 @dataclass(frozen=True)
 class Device:
-    """The GPU that CUDA puts first; CUDA_VISIBLE_DEVICES chooses another."""
+    """The GPU that CUDA lists first; CUDA_VISIBLE_DEVICES selects another."""
 
     name: str
     capability: str
     """Compute capability, such as 8.6."""
     driver: str
-    """Latest CUDA version that the driver knows, such as 12.6."""
+    """Latest CUDA version that the driver supports, such as 12.6."""
 
 
 class CudaError(UserError):
-    """A call of CUDA failed; `words` are CUDA's own."""
+    """A CUDA call failed; `words` is CUDA's own message."""
 
     def __init__(self, function: str, words: str) -> None:
-        super().__init__(f"{function} failed ({words}): see what nvidia-smi says of the GPU and its memory.")
+        super().__init__(f"{function} failed ({words}): check the GPU and its free memory with nvidia-smi.")
         self.words = words
 
 
 def load_runtime() -> Any:
-    """cuda-python's module of the CUDA runtime; raises UserError where it is not installed."""
+    """The CUDA runtime module of cuda-python. Raises UserError if it is not installed."""
     try:
         from cuda.bindings import runtime
     except ImportError as error:
@@ -43,7 +43,7 @@ def load_runtime() -> Any:
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of the CUDA runtime; returns its result, if it has one. Raises CudaError."""
+    """Call a function of the CUDA runtime and return its result, if it has one. Raises CudaError."""
     status, *results = function(*arguments)
     if int(status):
         raise CudaError(function.__name__, load_runtime().cudaGetErrorString(status)[1].decode())
@@ -51,14 +51,14 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def find_device() -> Device:
-    """Find the GPU; raises UserError where there is none that CUDA can use."""
+    """Find the GPU. Raises UserError if CUDA can use none."""
     cuda = load_runtime()
     try:
         call(cuda.cudaSetDevice, 0)
         properties = call(cuda.cudaGetDeviceProperties, 0)
         version = call(cuda.cudaDriverGetVersion)
     except CudaError as error:
-        raise UserError(f"There is no CUDA device here ({error.words}).") from error
+        raise UserError(f"There is no CUDA device on this machine ({error.words}).") from error
     return Device(
         name=properties.name.decode(),
         capability=f"{properties.major}.{properties.minor}",
@@ -67,7 +67,7 @@ def find_device() -> Device:
 
 
 class PairedBuffer:
-    """Memory for one tensor [B, ...], on the device and pinned on the host, B at its largest."""
+    """Memory for one tensor [B, ...] at the largest batch, on the device and pinned on the host."""
 
     host: NDArray[Any]
 
@@ -81,15 +81,15 @@ class PairedBuffer:
         weakref.finalize(self, cuda.cudaFree, self.device_address)
         memory = (ctypes.c_uint8 * size).from_address(self.host_address)
         self.host = np.frombuffer(memory, dtype=dtype).reshape(shape)
-        """What is uploaded and what was downloaded; valid as long as this object."""
+        """The host's side: upload from it, download into it. Valid as long as this object."""
 
     def bytes_of(self, batch: int) -> int:
-        """Size of the first `batch` items."""
+        """Size of the first `batch` items, in bytes."""
         return batch * self._item_bytes
 
 
 class Stream:
-    """A CUDA stream: work that is given to it is done in order, while the caller goes on."""
+    """A CUDA stream: work queued on it runs in order, while the caller goes on."""
 
     def __init__(self) -> None:
         self._cuda = load_runtime()
@@ -112,23 +112,23 @@ class Stream:
         call(self._cuda.cudaMemcpyAsync, target, source, size, kind, self._stream)
 
     def wait(self) -> None:
-        """Wait until all is done."""
+        """Wait until all queued work is done."""
         call(self._cuda.cudaStreamSynchronize, self._stream)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Record what `work` gives to this stream, without doing it; returns a function that gives it again, at once.
+        """Record the work that `work` queues, without running it; returns a function that queues all of it at once.
 
-        Raises UserError if it cannot be recorded; the stream can be used as before then.
+        Raises UserError if it cannot be recorded; the stream stays usable.
         """
         cuda = self._cuda
-        # Of this thread only: another may load a second engine meanwhile.
+        # Only this thread's calls: another may load a second engine meanwhile.
         call(cuda.cudaStreamBeginCapture, self._stream, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
         try:
             work()
             graph = call(cuda.cudaStreamEndCapture, self._stream)
         except UserError:
-            cuda.cudaStreamEndCapture(self._stream)  # does nothing where the capture has ended
-            cuda.cudaGetLastError()  # or TensorRT would take the error for its own
+            cuda.cudaStreamEndCapture(self._stream)  # does nothing if the capture has ended
+            cuda.cudaGetLastError()  # or TensorRT would take the error for one of its own
             raise
         executable = call(cuda.cudaGraphInstantiate, graph, 0)
         call(cuda.cudaGraphDestroy, graph)

@@ -1,4 +1,4 @@
-"""The cache of TensorRT engines: `<cache>/engines/<name>.engine`, and beside each a JSON file that says what it is."""
+"""The cache of TensorRT engines: `<cache>/engines/<name>.engine`, each with a JSON file that says what it is."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from dino_ros.files import cache_folder, write_whole
 
 T = TypeVar("T")
 ANY_DEVICE = "any"
-"""Device of an engine that runs on every GPU of its compute capability."""
+"""The device of an engine that runs on every GPU of its compute capability."""
 
 
 @dataclass(frozen=True)
 class EngineKey:
-    """What an engine was built for. One that differs in any of it is not used."""
+    """What an engine was built for. An engine is used only if every field matches."""
 
     student: str
     """SHA-256 of the student file."""
@@ -37,11 +37,11 @@ class EngineKey:
     width: int
     """Of the input, in pixels."""
     largest_batch: int
-    """The optimization profile takes batches of 1 up to it."""
+    """The optimization profile covers batches of 1 up to this size."""
     variant: str
     """Python module of TensorRT: tensorrt or tensorrt_rtx."""
     version: str
-    """Of TensorRT. Engines of another are not to be trusted, even where they load."""
+    """Of TensorRT. Engines built by another version are not trusted, even if they load."""
     device: str
     """Name of the GPU, or ANY_DEVICE."""
     capability: str
@@ -49,10 +49,10 @@ class EngineKey:
 
     @property
     def name(self) -> str:
-        """Name of its files, without ending.
+        """Name of the engine's files, without the suffix.
 
-        Engines that may be wanted side by side have different names. An engine of another version has the same, so that
-        an update replaces it.
+        Engines that may be needed side by side have different names. Another version of TensorRT does not change the
+        name, so that an update replaces the engine.
         """
         device = "" if self.device == ANY_DEVICE else "-" + re.sub(r"\W+", "_", self.device.lower())
         capability = self.capability.replace(".", "")
@@ -61,25 +61,25 @@ class EngineKey:
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """What the JSON file says of its engine."""
+    """What the JSON file says about its engine."""
 
     key: EngineKey
     build: str
-    """Made up anew for every build: two builds for the same key may compute different things."""
+    """Random for every build: two builds of the same key may not compute exactly the same."""
     seconds: float
-    """How long the build took."""
+    """Duration of the build."""
     bytes: int
     """Size of the engine file."""
     sha256: str
-    """Of the engine file, to find damage."""
+    """Of the engine file, to detect damage."""
 
     def to_json(self) -> str:
-        """As it stands in the file."""
+        """The content of the JSON file."""
         return json.dumps(dataclasses.asdict(self), indent=1)
 
 
 class Stale(Exception):
-    """There is no engine that can be used: says why, or is empty where there is none at all."""
+    """The cache has no usable engine. The message says why; it is empty if there is no engine at all."""
 
 
 def open_engine(
@@ -90,12 +90,12 @@ def open_engine(
     report: Report,
     folder: Path | None = None,
 ) -> tuple[T, EngineRecord]:
-    """Load an engine from the cache, or build it and keep it there; returns what `load` returns, and its record.
+    """Load an engine from the cache, or build it and keep it there; returns what `load` returns, and the record.
 
-    `label` names the engine in sentences. `build` makes the engine's bytes and `load` takes them, both raise UserError.
-    While one process builds, others that want the same engine wait for it. An engine that is damaged, made for another
-    key or refused by `load` is built anew, with one sentence to `report`; so is what cannot be kept because `folder`
-    (default: the user's cache) cannot be written.
+    `label` names the engine in messages. `build` makes the engine's bytes and `load` takes them; both raise UserError.
+    While one process builds, others that need the same engine wait for it. An engine that is damaged, was built for
+    another key or is refused by `load` is rebuilt, with a sentence to `report`. If `folder` (default: the user's cache)
+    cannot be written, the engine is used but not kept, again with a sentence to `report`.
     """
     folder = folder or cache_folder("engines")
     with contextlib.suppress(Stale):
@@ -105,7 +105,7 @@ def open_engine(
             return _read(folder, key, load)  # built by another process meanwhile
         except Stale as stale:
             if str(stale):
-                report(f"The {label} in the cache is not used: {stale}. It is built anew.")
+                report(f"The {label} in the cache is not used: {stale}. It will be rebuilt.")
         started = time.monotonic()
         data = build()
         seconds = round(time.monotonic() - started, 1)
@@ -115,22 +115,22 @@ def open_engine(
             write_whole(engine_file(folder, key), data)
             write_whole(record_file(folder, key), record.to_json().encode())
         except OSError as error:
-            report(f"The {label} cannot be kept in {folder} ({error.strerror}): it is built at every start.")
+            report(f"The {label} cannot be kept in {folder} ({error.strerror}): it will be rebuilt at every start.")
         return loaded, record
 
 
 def engine_file(folder: Path, key: EngineKey) -> Path:
-    """Where the engine of a key is kept."""
+    """Path of the engine with this key."""
     return folder / f"{key.name}.engine"
 
 
 def record_file(folder: Path, key: EngineKey) -> Path:
-    """Where the record of a key's engine is kept."""
+    """Path of the JSON file of the engine with this key."""
     return folder / f"{key.name}.json"
 
 
 def _read(folder: Path, key: EngineKey, load: Callable[[bytes], T]) -> tuple[T, EngineRecord]:
-    """The engine of a key, checked; raises Stale."""
+    """The engine with this key, checked. Raises Stale."""
     try:
         data = engine_file(folder, key).read_bytes()
     except OSError as error:
@@ -154,11 +154,11 @@ def _read(folder: Path, key: EngineKey, load: Callable[[bytes], T]) -> tuple[T, 
 
 @contextlib.contextmanager
 def _only_builder(lock: Path, label: str, report: Report) -> Iterator[None]:
-    """Hold the lock of an engine; where the folder allows none, go on without."""
+    """Hold the engine's lock; go on without it if the folder cannot be written."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             lock.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(lock.open("w"))  # closing it lets the lock go, however the process ends
+            file = stack.enter_context(lock.open("w"))  # closing it releases the lock, however the process ends
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -1,4 +1,4 @@
-"""ONNX Runtime: on the CPU the reference, and the engine where there is no other; on a GPU through CUDA."""
+"""ONNX Runtime: on the CPU the reference and the last resort; on a GPU through CUDA."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def open_cuda(path: Path, largest_batch: int, report: Report) -> OnnxRuntimeBack
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise UserError("ONNX Runtime is installed without CUDA: pip install onnxruntime-gpu.")
     session = _session(path, "CUDAExecutionProvider")
-    if "CUDAExecutionProvider" not in session.get_providers():  # it goes on with the CPU by itself
-        raise UserError("ONNX Runtime finds no CUDA device here: check the driver and the CUDA libraries.")
+    if "CUDAExecutionProvider" not in session.get_providers():  # it silently falls back to the CPU
+        raise UserError("ONNX Runtime finds no CUDA device on this machine: check the driver and the CUDA libraries.")
     return OnnxRuntimeBackend(session, "CUDA")
 
 
 def _session(path: Path, provider: str) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(path, providers=[provider])
-    except Exception as error:  # onnxruntime raises classes of its own binding
+    except Exception as error:  # onnxruntime raises classes private to its binding
         raise UserError(f"ONNX Runtime cannot load {path} ({str(error).splitlines()[0]}).") from error

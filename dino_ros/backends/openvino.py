@@ -17,9 +17,9 @@ from dino_ros.student import read_student
 class OpenVinoBackend:
     """Runs a student in OpenVINO on the CPU. Implements `Backend`.
 
-    The batch stays dynamic: models of fixed shape were not faster (docs/runtime.md) and each would hold the weights
-    again. What only some outputs need is left out: a model is compiled for the attention alone, which masks are made of
-    and which does without the end of the last block, and one for everything, each when it is first asked for.
+    The batch stays dynamic: models of fixed shape were not faster (docs/runtime.md), and each would hold its own copy
+    of the weights. Two models are compiled, each when it is first needed: one for the attention alone, which skips the
+    end of the last block, and one for all outputs.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
@@ -53,8 +53,8 @@ class OpenVinoBackend:
 def open_openvino(path: Path, largest_batch: int, report: Report) -> OpenVinoBackend:
     """Load a student into OpenVINO; see `open_backend`.
 
-    A student of fp32 is computed in fp32. For the others OpenVINO takes what is fastest here, bf16 where the CPU has
-    instructions for it.
+    An fp32 student runs in fp32. For other precisions OpenVINO picks what is fastest on this CPU: bf16 where it has
+    instructions for that.
     """
     try:
         import openvino  # noqa: F401

@@ -1,4 +1,4 @@
-"""The parity gate: an engine may run a student only if it sees in images what ONNX Runtime sees in them."""
+"""The parity gate: an engine may run a student only if its outputs agree with ONNX Runtime's."""
 
 from __future__ import annotations
 
@@ -21,70 +21,70 @@ from dino_ros.masks.binary import jaccard
 from dino_ros.student import MODELS, read_student
 
 IMAGES = MODELS / "parity"
-"""Folder of the images that engines are compared on: rendered ones, of the demo, which may ship."""
+"""Folder of the images that engines are compared on: rendered frames of the demo, free to ship."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two engines agree on the same student."""
+    """How well two engines agree on one student."""
 
     cosine: float
-    """Mean cosine of their patch tokens, -1 to 1."""
+    """Mean cosine between their patch tokens, -1 to 1."""
     mask_iou: float
-    """Mean intersection over union of the masks that keep 60 % of their attention, 0 to 1; of those of the student's
-    head where they agree less."""
+    """Mean intersection over union, 0 to 1, of the masks that keep 60 % of the attention; of the foreground head's
+    masks where those agree less."""
 
     def __str__(self) -> str:
-        """As it stands in sentences."""
         return f"cosine of patch tokens {self.cosine:.4f}, mask IoU {self.mask_iou:.3f}"
 
 
 TOLERANCE = Parity(cosine=0.99, mask_iou=0.9)
-"""An engine that agrees less with ONNX Runtime is refused."""
+"""The least agreement with ONNX Runtime that is accepted, of engines and of quantized students."""
 
 
 def gate(path: Path, backend: Backend, images: Sequence[NDArray[np.uint8]] = ()) -> Parity:
-    """Compare an engine with ONNX Runtime on the CPU, and raise UserError, with the numbers, if they disagree.
+    """Compare an engine with ONNX Runtime on the CPU; raises UserError, with the numbers, if they disagree.
 
-    `images` are RGB [H, W, 3] of any size (default: those that ship). For these a verdict is remembered in the user's
-    cache, by the student's SHA-256 and the engine's description: an engine is compared once, not at every start.
+    `images` are RGB [H, W, 3] of any size; the default is the shipped ones. Results on the shipped images are kept in
+    the user's cache, by the student's SHA-256 and the engine's description, so that an engine is compared once and not
+    at every start.
     """
-    remembered = cache_folder("parity") / f"{file_sha256(path)}.json"
-    verdicts = _read(remembered)
-    if not images and backend.description in verdicts:
-        found = verdicts[backend.description]
+    cache = cache_folder("parity") / f"{file_sha256(path)}.json"
+    results = _read(cache)
+    if not images and backend.description in results:
+        result = results[backend.description]
     else:
         info = read_student(path)
-        batch = prepare(images or shipped_images(), info.height, info.width)
-        found = compare(backend, open_backend(REFERENCE, path), batch, bool(info.foreground_head))
+        batch = input_batch(images or shipped_images(), info.height, info.width)
+        result = compare(backend, open_backend(REFERENCE, path), batch, bool(info.foreground_head))
         if not images:
-            verdicts[backend.description] = found
-            with contextlib.suppress(OSError):  # without a cache it is compared again at the next start
-                write_whole(remembered, json.dumps({key: asdict(value) for key, value in verdicts.items()}).encode())
-    if not (found.cosine >= TOLERANCE.cosine and found.mask_iou >= TOLERANCE.mask_iou):  # NaN is refused too
+            results[backend.description] = result
+            with contextlib.suppress(OSError):  # without a cache the engine is compared again at the next start
+                write_whole(cache, json.dumps({key: asdict(value) for key, value in results.items()}).encode())
+    if not (result.cosine >= TOLERANCE.cosine and result.mask_iou >= TOLERANCE.mask_iou):  # refuses NaN too
         raise UserError(
-            f"{backend.description} sees something else in {path.name} than ONNX Runtime ({found}; at least "
-            f"{TOLERANCE.cosine} and {TOLERANCE.mask_iou} are asked for): choose another backend, or export the "
-            "student with --precision fp32."
+            f"{backend.description} does not agree with ONNX Runtime on {path.name} ({result}; required are at least "
+            f"{TOLERANCE.cosine} and {TOLERANCE.mask_iou}): choose another backend, or export the student with "
+            "--precision fp32."
         )
-    return found
+    return result
 
 
-def compare(engine: Backend, reference: Backend, batch: NDArray[np.uint8], head: bool = False) -> Parity:
-    """Run both on the images [B, H, W, 3], one at a time as on a robot, and measure how far they agree.
+def compare(engine: Backend, reference: Backend, batch: NDArray[np.uint8], foreground_head: bool = False) -> Parity:
+    """Run both on the images [B, h, w, 3] of the student's size, one at a time as on a robot, and compare the outputs.
 
-    `head` tells whether the student has one.
+    `foreground_head` says whether the student has one.
     """
-    outputs = ("features", "attention", *(["foreground"] if head else []))
+    outputs = ("features", "attention", *(["foreground"] if foreground_head else []))
     cosines: list[float] = []
     ious: list[float] = []
     for image in batch:
         ours, theirs = (backend(image[None], outputs) for backend in (engine, reference))
-        a, b = (np.asarray(seen["features"], dtype=np.float64) for seen in (ours, theirs))
+        a, b = (np.asarray(result["features"], dtype=np.float64) for result in (ours, theirs))
         norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
         cosines.append(float(np.mean((a * b).sum(axis=-1) / np.maximum(norms, 1e-12))))
         iou = _mask_iou(ours["attention"][0], theirs["attention"][0])
-        if head:
+        if foreground_head:
             iou = min(iou, jaccard(ours["foreground"][0] > 0.5, theirs["foreground"][0] > 0.5))
         ious.append(iou)
     return Parity(float(np.mean(cosines)), float(np.mean(ious)))
@@ -96,8 +96,8 @@ def shipped_images() -> list[NDArray[np.uint8]]:
     return [cv2.imread(str(file))[:, :, ::-1].astype(np.uint8) for file in files]  # type: ignore[index]
 
 
-def prepare(images: Sequence[NDArray[np.uint8]], height: int, width: int) -> NDArray[np.uint8]:
-    """Images [H, W, 3] of any sizes as one batch [B, height, width, 3]."""
+def input_batch(images: Sequence[NDArray[np.uint8]], height: int, width: int) -> NDArray[np.uint8]:
+    """Images [H, W, 3] of any sizes, resized into one batch [B, height, width, 3]."""
     return np.stack([resize(image, height, width) for image in images])
 
 
@@ -110,5 +110,5 @@ def _mask_iou(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
 def _read(path: Path) -> dict[str, Parity]:
     try:
         return {key: Parity(**value) for key, value in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):  # none yet, or damaged: compare again
+    except (OSError, ValueError, TypeError, AttributeError):  # no cache yet, or damaged: compare again
         return {}

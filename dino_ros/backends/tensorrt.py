@@ -21,9 +21,9 @@ from dino_ros.student import StudentInfo, read_student
 class TensorRtBackend:
     """Runs a student's engine on a GPU. Implements `Backend`.
 
-    All that can be done once is done here: memory for the largest batch, and for every batch size an execution context
-    whose shapes and addresses stay, and a CUDA graph of its kernels. A call is then a copy to the device, one launch
-    and copies of the outputs that are asked for.
+    Everything that can be done once is done at the start: memory for the largest batch and, for every batch size, an
+    execution context with fixed shapes and addresses and a CUDA graph of its kernels. A call is then one copy to the
+    device, one launch, and copies of the requested outputs back.
     """
 
     def __init__(self, variant: Variant, engine: Any, largest_batch: int, description: str, report: Report) -> None:
@@ -35,7 +35,7 @@ class TensorRtBackend:
         self._config = self._runtime_config()
         contexts = {batch: self._context(batch) for batch in range(1, largest_batch + 1)}
         self._buffers = {name: self._buffer(name, contexts[largest_batch]) for name in self._tensors()}
-        self._runs = {batch: self._prepare(context, report) for batch, context in contexts.items()}
+        self._runs = {batch: self._launcher(context, report) for batch, context in contexts.items()}
 
     def __call__(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Run a batch [B, H, W, 3]; see `Backend`. Raises UserError if the batch is too large or the GPU fails."""
@@ -54,18 +54,18 @@ class TensorRtBackend:
         return [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
 
     def _runtime_config(self) -> Any:
-        """TensorRT-RTX captures CUDA graphs by itself, if it is told to, and compiles its kernels here; else None."""
+        """Settings for TensorRT-RTX, which captures CUDA graphs and compiles kernels itself; None for TensorRT."""
         trt = self._variant.trt
         config: Any = self._engine.create_runtime_config() if hasattr(self._engine, "create_runtime_config") else None
         if not hasattr(config, "cuda_graph_strategy"):  # TensorRT, and TensorRT-RTX before 1.2
             return None
         config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        # Kernels are compiled for their shapes while the engine is loaded, not while the robot drives.
+        # Compile kernels for their shapes while the engine is loaded, not while the robot drives.
         config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         return config
 
     def _context(self, batch: int) -> Any:
-        """An execution context for one batch size; a CUDA graph that is captured from it allows no other use of it."""
+        """An execution context for one batch size: a CUDA graph captured from it excludes any other use."""
         context = self._engine.create_execution_context(*([] if self._config is None else [self._config]))
         if context is None:
             raise UserError(f"{self._variant.title} cannot prepare the engine ({self._variant.why()}).")
@@ -77,9 +77,9 @@ class TensorRtBackend:
         dtype = self._variant.trt.nptype(self._engine.get_tensor_dtype(name))
         return PairedBuffer(tuple(context.get_tensor_shape(name)), dtype)
 
-    def _prepare(self, context: Any, report: Report) -> Callable[[], None]:
-        """Run a context once, to warm it up; returns a function that runs it again as fast as can be."""
-        variant, stream = self._variant, self._stream  # the functions below do not hold this object, which holds them
+    def _launcher(self, context: Any, report: Report) -> Callable[[], None]:
+        """Warm a context up with one run; returns a function that runs it again as fast as possible."""
+        variant, stream = self._variant, self._stream  # so that the functions below hold no reference to this object
         for name, buffer in self._buffers.items():
             _check(context.set_tensor_address(name, buffer.device_address), variant)
 
@@ -93,10 +93,10 @@ class TensorRtBackend:
         try:
             replay = stream.capture(run)
         except UserError as error:
-            report(f"{variant.title} runs this student without a CUDA graph, which costs some time: {error}")
+            report(f"{variant.title} runs this student without a CUDA graph, which is slower: {error}")
             return run
 
-        def run_graph(context: Any = context) -> None:  # the graph's kernels work in the context's memory
+        def run_graph(context: Any = context) -> None:  # keeps the context: the graph's kernels use its memory
             replay()
 
         return run_graph
@@ -108,19 +108,19 @@ def _check(succeeded: bool, variant: Variant) -> None:
 
 
 def open_tensorrt(path: Path, largest_batch: int, report: Report) -> TensorRtBackend:
-    """Load a student into TensorRT; see `open_backend`. The engine is built first if it is not in the cache."""
+    """Load a student into TensorRT; see `open_backend`. Builds the engine first if it is not in the cache."""
     return _open("tensorrt", path, largest_batch, report)
 
 
 def open_tensorrt_rtx(path: Path, largest_batch: int, report: Report) -> TensorRtBackend:
-    """Load a student into TensorRT-RTX; see `open_backend`. The engine is built first if it is not in the cache."""
+    """Load a student into TensorRT-RTX; see `open_backend`. Builds the engine first if it is not in the cache."""
     return _open(RTX, path, largest_batch, report)
 
 
 def engine_key(variant: Variant, path: Path, info: StudentInfo, largest_batch: int, device: Device) -> EngineKey:
-    """What the engine of a student on a device is kept under.
+    """The cache key of a student's engine for a device.
 
-    TensorRT-RTX builds for a compute capability, so what was built ahead of time on another machine has the same key.
+    TensorRT-RTX builds for a compute capability, so an engine built ahead of time on another machine has the same key.
     """
     return EngineKey(
         student=file_sha256(path),
@@ -155,7 +155,7 @@ def _open(name: str, path: Path, largest_batch: int, report: Report) -> TensorRt
         load,
         report,
     )
-    # The build is named because each has to pass the parity gate; so is the driver, which compiles what RTX runs.
+    # Names the build, because each has to pass the parity gate, and the driver, which compiles what RTX runs.
     description = (
         f"{variant.title}, {device.name}, compute capability {device.capability}, CUDA {device.driver}, "
         f"{info.precision}, build {record.build}"

@@ -1,4 +1,4 @@
-"""Building TensorRT engines from students: TensorRT 10.3 to 11 and TensorRT-RTX 1, which share one Python interface."""
+"""Building TensorRT engines: with TensorRT 10.3 to 11 and with TensorRT-RTX 1, which share one Python interface."""
 
 from __future__ import annotations
 
@@ -17,61 +17,61 @@ from dino_ros.student import StudentInfo
 log = logging.getLogger(__name__)
 
 TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-"""Python module of each variant -> its name."""
+"""The two variants: Python module and product name."""
 RTX = "tensorrt_rtx"
-"""The variant that builds for any GPU on any machine; the other builds for the GPU that is there."""
+"""The variant that builds for any GPU on any machine; the other one builds for the GPU of this machine."""
 INSTALL = {"tensorrt": "docs/jetson.md says how", "tensorrt_rtx": "pip install tensorrt-rtx-cu13"}
 
 
 class Variant:
-    """TensorRT or TensorRT-RTX, loaded."""
+    """TensorRT or TensorRT-RTX, with its Python module loaded."""
 
     def __init__(self, name: str, trt: Any) -> None:
         self.name = name
         self.trt = trt
         self.title = f"{TITLES[name]} {trt.__version__}"
         self.errors: list[str] = []
-        """What TensorRT complained of since this was emptied."""
-        # The first logger that TensorRT gets is the one it keeps, for the whole process.
+        """TensorRT's error messages since this list was last cleared."""
+        # TensorRT keeps the first logger that it gets, for the whole process.
         self.logger = _make_logger(trt, self.errors)
 
     def why(self) -> str:
-        """First line of what TensorRT complained of first, to quote in a sentence; empties `errors`."""
+        """First line of TensorRT's first error message, to quote in a sentence; clears `errors`."""
         lines = self.errors[0].strip().splitlines() if self.errors else []
         self.errors.clear()
-        return lines[0].rstrip(".") if lines else "it does not say why"
+        return lines[0].rstrip(".") if lines else "it gives no reason"
 
     def capabilities(self) -> dict[str, Any]:
-        """Compute capabilities that TensorRT-RTX builds for, such as 8.6, and its constants for them."""
+        """Compute capabilities that TensorRT-RTX can build for, such as 8.6, with its constants for them."""
         members = self.trt.ComputeCapability.__members__
         return {f"{name[2:-1]}.{name[-1]}": value for name, value in members.items() if name.startswith("SM")}
 
 
 def require(name: str) -> None:
-    """Raise UserError unless the Python module of that variant is installed; does not load it."""
+    """Raise UserError unless the variant's Python module is installed; does not load it."""
     if importlib.util.find_spec(name) is None:
         raise UserError(f"{TITLES[name]} is not installed: {INSTALL[name]}.")
 
 
 @cache
 def load_variant(name: str) -> Variant:
-    """Load the Python module of that variant; raises UserError if it is not installed or not whole."""
+    """Load the variant's Python module. Raises UserError if it is missing or incomplete."""
     require(name)
     try:
         return Variant(name, importlib.import_module(name))
-    except (ImportError, OSError) as error:  # OSError: a library it needs is missing
+    except (ImportError, OSError) as error:  # OSError: a shared library is missing
         raise UserError(f"{TITLES[name]} cannot be loaded ({error}): {INSTALL[name]}.") from error
 
 
 def build_engine(
     variant: Variant, path: Path, info: StudentInfo, largest_batch: int, capability: str, report: Report
 ) -> bytes:
-    """Build the engine of a student for batches of 1 to `largest_batch`; returns its bytes.
+    """Build a student's engine for batches of 1 to `largest_batch`; returns its bytes.
 
-    `capability` is the compute capability that TensorRT-RTX builds for, such as 8.6; TensorRT builds for the GPU that
-    is there, which has it. `report` hears how far it is. The network is strongly typed: each layer computes in the
-    precision that the student gives it. Raises UserError if the student has an operator that TensorRT does not know, if
-    TensorRT-RTX does not know the capability, or if the build fails.
+    `capability` is the compute capability to build for, such as 8.6; TensorRT always builds for the GPU of this machine
+    and takes its. `report` receives progress. The network is strongly typed: each layer computes in the precision that
+    the student file gives it. Raises UserError if the student has an operator that TensorRT does not support, if
+    TensorRT-RTX does not support the capability, or if the build fails.
     """
     trt = variant.trt
     variant.errors.clear()
@@ -80,7 +80,7 @@ def build_engine(
     parser = trt.OnnxParser(network, variant.logger)
     if not parser.parse(path.read_bytes()):
         raise UserError(
-            f"{variant.title} does not understand {path.name}: {_parser_complaint(parser)}. Export it again with this "
+            f"{variant.title} cannot parse {path.name}: {_parser_error(parser)}. Export it again with this "
             "version of dino_ros, or use another backend."
         )
     config = builder.create_builder_config()
@@ -95,13 +95,13 @@ def build_engine(
         config.set_compute_capability(targets[capability], 0)
     profile = builder.create_optimization_profile()
     image = (info.height, info.width, 3)
-    # Tuned for the largest: a batch is full when frames come faster than they are done, and then speed counts.
+    # Tuned for the largest batch: batches are full when frames come faster than they are processed, when speed counts.
     profile.set_shape("images", (1, *image), (largest_batch, *image), (largest_batch, *image))
     config.add_optimization_profile(profile)
     what = f"Building the {variant.title} engine of {path.name} for compute capability {capability}"
     monitor = _make_monitor(
-        trt, BuildProgress(), f"{what}, this takes minutes the first time", report
-    )  # a name of its own: it has to outlive the build
+        trt, BuildProgress(), f"{what}, which takes minutes the first time", report
+    )  # in a variable: it has to outlive the build
     config.progress_monitor = monitor
     engine = builder.build_serialized_network(network, config)
     if engine is None:
@@ -110,21 +110,21 @@ def build_engine(
 
 
 class BuildProgress:
-    """How far a build is, from TensorRT's phases, which have steps and lie within one another."""
+    """How far a build is, from TensorRT's phases, which have steps and nest."""
 
     def __init__(self) -> None:
-        self._phases: dict[str, tuple[str | None, int, int]] = {}  # parent, steps, steps done
+        self._phases: dict[str, tuple[str | None, int, int]] = {}  # parent, steps in all, steps done
         self._fraction = 0.0
         self._lock = threading.Lock()
 
     def start(self, phase: str, parent: str | None, steps: int) -> float:
-        """A phase begins; returns the share of the build that is done, 0 to 1, which never falls."""
+        """A phase begins. Returns the share of the build that is done, 0 to 1, which never falls."""
         with self._lock:
             self._phases[phase] = (parent, steps, 0)
             return self._done()
 
     def step(self, phase: str, step: int) -> float:
-        """A step of a phase, counted from 0, is done; returns as `start`."""
+        """A step of a phase, counted from 0, is done. Returns what `start` does."""
         with self._lock:
             if phase in self._phases:
                 parent, steps, _ = self._phases[phase]
@@ -132,7 +132,7 @@ class BuildProgress:
             return self._done()
 
     def finish(self, phase: str) -> float:
-        """A phase ends, whether or not all its steps were done; returns as `start`."""
+        """A phase ends, with or without all its steps done. Returns what `start` does."""
         with self._lock:
             parent, _, _ = self._phases.pop(phase, (None, 1, 1))
             if parent is None and not self._phases:
@@ -165,7 +165,7 @@ def _make_logger(trt: Any, errors: list[str]) -> Any:
 
 def _make_monitor(trt: Any, progress: BuildProgress, what: str, report: Report) -> Any:
     class Monitor(trt.IProgressMonitor):
-        """Called from threads of TensorRT's own."""
+        """TensorRT calls it from its own threads."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -192,10 +192,10 @@ def _make_monitor(trt: Any, progress: BuildProgress, what: str, report: Report) 
     return Monitor()
 
 
-def _parser_complaint(parser: Any) -> str:
-    """The first thing that the parser did not understand, in half a sentence."""
+def _parser_error(parser: Any) -> str:
+    """The parser's first error, as part of a sentence."""
     if not parser.num_errors:
-        return "it is no ONNX file"
+        return "it is not an ONNX file"
     error = parser.get_error(0)
     lines = [line.rstrip(".") for line in error.desc().strip().splitlines() if line]
     # The first line says that the node is invalid, the next one why.

@@ -1,1 +1,1 @@
-"""Images: what decodes them, where they come from, and what is drawn over them."""
+"""Images: decoding and resizing them, reading them from recordings, drawing over them."""

@@ -1,7 +1,7 @@
-"""Images out of image messages: every encoding to RGB, with NumPy and OpenCV, without ROS.
+"""Image messages to RGB, from every encoding, with NumPy and OpenCV and without ROS.
 
-Works on anything that has the fields of sensor_msgs/Image or sensor_msgs/CompressedImage: messages of rclpy (whose data
-is an array.array) and of rosbags (an ndarray) alike.
+Works on anything that has the fields of sensor_msgs/Image or sensor_msgs/CompressedImage: messages of rclpy, whose data
+is an array.array, and of rosbags, whose data is an ndarray.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     "mono16": (1, 2, cv2.COLOR_GRAY2RGB),
     "rgb8": (3, 1, None),
     "bgr8": (3, 1, cv2.COLOR_BGR2RGB),
-    "8UC3": (3, 1, cv2.COLOR_BGR2RGB),  # OpenCV's own order, as cv_bridge takes it
+    "8UC3": (3, 1, cv2.COLOR_BGR2RGB),  # OpenCV's own order, as cv_bridge reads it
     "rgba8": (4, 1, cv2.COLOR_RGBA2RGB),
     "bgra8": (4, 1, cv2.COLOR_BGRA2RGB),
     "yuv422": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
@@ -60,21 +60,21 @@ _ENCODINGS: dict[str, tuple[int, int, int | None]] = {
 }
 
 _PER_PIXEL = frozenset({"mono8", "8UC1", "rgb8", "bgr8", "8UC3", "rgba8", "bgra8"})
-"""Encodings of 8 bits whose pixels turn into RGB each by itself."""
+"""8-bit encodings in which each pixel converts to RGB on its own."""
 
 
 def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """An image [H, W] or [H, W, C] uint8 at another size, its aspect ratio with it: averaged where it shrinks.
+    """Stretch an image [H, W] or [H, W, C] uint8 to another size, averaging where it shrinks.
 
-    A side of twice the size or more is halved, by averaging pairs of pixels, until it is less than that; the rest is
-    interpolated. That is seven times faster than to average to any size at once, and differs from it about as much as
+    A side of at least twice the target is halved, by averaging pairs of pixels, until it is less than that; the rest is
+    interpolated. That is seven times as fast as averaging to the target at once, and differs from it about as much as
     torchvision's antialiased resize does (docs/runtime.md).
     """
     rows, columns = image.shape[:2]
     halved = False
     while rows >= 2 * height or columns >= 2 * width:
         rows, columns = rows // 2 if rows >= 2 * height else rows, columns // 2 if columns >= 2 * width else columns
-        image = _to(image, rows, columns, cv2.INTER_LINEAR)  # at half the size, which is the mean of each pair
+        image = _to(image, rows, columns, cv2.INTER_LINEAR)  # at exactly half the size this averages pairs
         halved = True
     shrinks = rows >= height and columns >= width
     return _to(image, height, width, cv2.INTER_AREA if shrinks and not halved else cv2.INTER_LINEAR)
@@ -89,9 +89,9 @@ def _to(image: NDArray[np.uint8], height: int, width: int, interpolation: int) -
 def to_resized_rgb(
     message: ImageLike | CompressedImageLike, height: int, width: int
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """`resize(to_rgb(message), height, width)`, and the height and width that the image had.
+    """`resize(to_rgb(message), height, width)`, and the original height and width.
 
-    Colors of 8 bits are reordered after the resize, which gives the same pixels and spares a copy of the frame. Raises
+    8-bit colors are reordered after resizing, which gives the same pixels and saves a copy of the frame. Raises
     UserError as `to_rgb` does.
     """
     encoding = getattr(message, "encoding", None)
@@ -110,8 +110,8 @@ def to_rgb(message: ImageLike | CompressedImageLike) -> NDArray[np.uint8]:
     """Decode an image message, raw or compressed, to RGB [H, W, 3] uint8.
 
     16-bit images keep their upper 8 bits. For `rgb8` the result is a view of the message's data. Raises UserError,
-    naming encoding or format, for what cannot be decoded: depth images, unknown encodings, data that does not fit the
-    stated size.
+    naming the encoding or format, for messages that cannot be decoded: depth images, unknown encodings, data that does
+    not fit the stated size.
     """
     if hasattr(message, "encoding"):
         return _raw_to_rgb(cast(ImageLike, message))
@@ -119,9 +119,10 @@ def to_rgb(message: ImageLike | CompressedImageLike) -> NDArray[np.uint8]:
 
 
 def pixel_rows(message: ImageLike, row_bytes: int) -> NDArray[np.uint8]:
-    """The image's bytes [height, row_bytes], a view without the padding at the rows' ends.
+    """The image's bytes [height, row_bytes], as a view without the padding of the rows.
 
-    `row_bytes` are the bytes of a row that hold pixels. Raises UserError if size, step and data do not fit together.
+    `row_bytes` is the number of bytes in a row that hold pixels. Raises UserError if size, step and data do not fit
+    together.
     """
     height, width, step = message.height, message.width, message.step
     data = np.frombuffer(message.data, dtype=np.uint8)
@@ -135,20 +136,20 @@ def pixel_rows(message: ImageLike, row_bytes: int) -> NDArray[np.uint8]:
     if data.size < step * height:
         raise UserError(
             f"An image of step {step} and height {height} needs {step * height} bytes, it has {data.size}: it arrived "
-            "incomplete or the camera driver is wrong."
+            "incomplete, or the camera driver is wrong."
         )
     return data[: step * height].reshape(height, step)[:, :row_bytes]
 
 
 _DECODE_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)
-"""Decode to RGB at once, which saves a copy: from OpenCV 4.11 on; Ubuntu 24.04 comes with 4.6."""
+"""Decodes straight to RGB, which saves a copy; exists since OpenCV 4.11 (Ubuntu 24.04 has 4.6)."""
 _DECODE = _DECODE_RGB or cv2.IMREAD_COLOR
 
 
 def _raw_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
     if message.encoding not in _ENCODINGS:
         raise UserError(
-            f"The image encoding {message.encoding!r} is not an image that can be used: accepted are "
+            f"The encoding {message.encoding!r} is not an image encoding that can be used: publish one of "
             f"{', '.join(_ENCODINGS)}."
         )
     channels, size, conversion = _ENCODINGS[message.encoding]

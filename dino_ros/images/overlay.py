@@ -1,4 +1,4 @@
-"""The image a person wants to look at: the camera's, with the attention's heat and the mask's outline."""
+"""The picture for people: the camera's image with the attention as heat and the mask as an outline."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 OUTLINE = (0, 255, 255)
-"""RGB of the mask's outline: a color the heat never takes."""
+"""RGB of the mask's outline, a color that the heat map does not contain."""
 HEAT = 0.6
-"""Opacity of the heat where attention is highest."""
+"""Opacity of the heat where the attention is highest."""
 OPACITY = np.round(HEAT * np.arange(256)).astype(np.uint8)
-"""Of the heat, 0 to 255, by its strength."""
+"""Opacity of the heat, 0 to 255, by its strength, 0 to 255."""
 
 
 def overlay(rgb: NDArray[np.uint8], mask: NDArray[np.uint8], attention: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Draw on a copy of the image.
+    """Draw attention and mask over a copy of an image; returns RGB [H, W, 3] uint8.
 
-    Takes the image RGB [H, W, 3], the mask [H, W] of 0 and 255, and attention [heads, h, w], whose mean over the
-    heads is shown as heat: what it has above the image's average, relative to its highest value, so that attention
-    spread evenly does not veil the image. Returns RGB [H, W, 3] uint8. In 8 bits: several times faster than floats.
+    Takes the image, RGB [H, W, 3], the mask [H, W] of 0 and 255, and the attention [heads, h, w]. Heat shows by how
+    much the mean over the heads exceeds the image's average, relative to its maximum, so that evenly spread attention
+    does not veil the image. Computed in 8 bits, which is several times as fast as in floats.
     """
     height, width = mask.shape
     mean = attention.mean(axis=0)

@@ -1,4 +1,4 @@
-"""Which frames stand for a recording where not all can be looked at."""
+"""Which frames stand for a recording when there is no time to look at all."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
-    """`count` of the numbers 0 to `total` - 1 at even distances, first and last among them; all where there are fewer.
+    """`count` evenly spaced numbers from 0 to `total` - 1, both included; all of them if there are fewer.
 
-    A single one is the first.
+    A count of 1 gives the first.
     """
     return [round(number) for number in np.linspace(0, total - 1, min(count, total)).tolist()]

@@ -1,4 +1,4 @@
-"""Frames one after the other from a bag, a video or a folder of images, told apart by looking at the path."""
+"""Recorded frames, in order, from a bag, a video or a folder of images; the path tells which it is."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import CompressedImageLike, ImageLike, to_rgb
+from dino_ros.images.stamps import SECOND, stamp_ns
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader
@@ -24,7 +25,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 FOLDER_RATE = 30.0
-"""Frames per second of a folder of images, which has no times of its own."""
+"""Frames per second of a folder of images, which has no stamps."""
 
 
 @dataclass
@@ -41,7 +42,7 @@ class RgbImage:
 
 @dataclass
 class EncodedImage:
-    """The bytes of an image's file, with the fields of sensor_msgs/CompressedImage."""
+    """The bytes of an image file, with the fields of sensor_msgs/CompressedImage."""
 
     format: str
     data: NDArray[np.uint8]
@@ -49,10 +50,10 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class Frame:
-    """One image of a source."""
+    """One recorded image."""
 
     stamp: int
-    """Nanoseconds; of a bag the header's stamp, else counted from 0."""
+    """Nanoseconds: the header's stamp in a bag, else counted from 0."""
     frame_id: str
     image: ImageLike | CompressedImageLike
     """As recorded."""
@@ -66,12 +67,12 @@ class Source(Protocol):
     """A sequence of frames that can be played again and again."""
 
     name: str
-    """What it is, for people."""
+    """What it is, readable."""
     recorded: bool
-    """Whether its stamps are times of a recording; else they count from 0."""
+    """Whether its stamps were recorded; if not, they count from 0."""
 
     def __len__(self) -> int:
-        """Return the number of frames, an estimate for some videos."""
+        """Number of frames; an estimate for some videos."""
 
     def __iter__(self) -> Iterator[Frame]:
         """Play from the start."""
@@ -80,10 +81,10 @@ class Source(Protocol):
 def open_source(path: str | Path, topic: str | None = None) -> Source:
     """Open a rosbag2 (folder or file), a ROS 1 bag, a video or a folder of images.
 
-    `topic` picks a bag's image topic; it may be left out where there is only one. Raises UserError if the path is
-    missing, is of no known kind or cannot be read, or if the topic is missing, ambiguous or not of images.
+    `topic` is the bag's image topic; it may be left out if there is only one. Raises UserError if the path does not
+    exist, is of no known kind or cannot be read, or if the topic is missing, ambiguous or does not carry images.
     """
-    path = Path(path).expanduser()  # no shell does it for `-p path:=~/bag`
+    path = Path(path).expanduser()  # the shell does not, in `-p path:=~/bag`
     if not path.exists():
         raise UserError(f"{path} does not exist: give the path of a bag, a video or a folder of images.")
     if is_bag(path):
@@ -93,11 +94,11 @@ def open_source(path: str | Path, topic: str | None = None) -> Source:
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return VideoSource(path)
     known = " ".join(sorted(BAG_SUFFIXES | VIDEO_SUFFIXES))
-    raise UserError(f"{path} is neither a bag, a video nor a folder of images: known endings are {known}.")
+    raise UserError(f"{path} is not a bag, a video or a folder of images: known suffixes are {known}.")
 
 
 def is_bag(path: Path) -> bool:
-    """Whether the path is a bag: a folder with metadata.yaml or storage files, or a file with a bag's ending."""
+    """Whether the path is a bag: a folder with metadata.yaml or storage files, or a file with a bag's suffix."""
     if path.is_dir():
         return (path / "metadata.yaml").is_file() or any(f.suffix in {".mcap", ".db3"} for f in path.iterdir())
     return path.suffix.lower() in BAG_SUFFIXES
@@ -113,13 +114,13 @@ def open_bag(path: Path) -> AnyReader:
     try:
         reader = AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
         reader.open()
-    except Exception as error:  # rosbags lets those of its storage libraries through (apsw, struct, lz4, zstd)
+    except Exception as error:  # rosbags passes on those of its storage libraries (apsw, struct, lz4, zstd)
         raise broken_bag(path, error) from error
     return reader
 
 
 def broken_bag(path: Path, error: Exception) -> UserError:
-    """What to raise for an error that reading a bag met: its first line, and what to do."""
+    """The UserError for an error while reading a bag: its first line, and what to do."""
     detail = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     return UserError(
         f"{path} cannot be read as a bag ({detail}): it may be cut short or without metadata.yaml; repair it with "
@@ -128,10 +129,10 @@ def broken_bag(path: Path, error: Exception) -> UserError:
 
 
 def choose_image_topics(path: Path, types: Mapping[str, str], topics: Sequence[str] = ()) -> list[str]:
-    """Return the named topics, or every image topic when none is named.
+    """The named topics, or all image topics if none is named.
 
-    `types` maps every topic of the bag to its message type. Raises UserError, listing the image topics, if one is
-    missing or not of images, or if there is none.
+    `types` maps every topic of the bag to its message type. Raises UserError, listing the image topics, if a named one
+    is missing or does not carry images, or if the bag has none.
     """
     images = sorted(topic for topic, kind in types.items() if kind in IMAGE_TYPES)
     listing = ", ".join(images) or "none"
@@ -148,7 +149,7 @@ def choose_image_topics(path: Path, types: Mapping[str, str], topics: Sequence[s
 
 
 class BagSource:
-    """An image topic of a bag, in the order of recording."""
+    """The messages of one image topic of a bag, in recorded order."""
 
     recorded = True
 
@@ -178,8 +179,7 @@ class BagSource:
                     return
                 except Exception as error:
                     raise broken_bag(self.path, error) from error
-                stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
-                yield Frame(stamp or time, message.header.frame_id, message)
+                yield Frame(stamp_ns(message) or time, message.header.frame_id, message)
 
 
 class VideoSource:
@@ -192,7 +192,7 @@ class VideoSource:
         self.name = path.name
         capture = self._open()
         self._rate = capture.get(cv2.CAP_PROP_FPS) or FOLDER_RATE
-        self._count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))  # negative where the length is not known
+        self._count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))  # negative if the length is unknown
         decoded, _ = capture.read()
         if not decoded:
             raise self._undecodable()
@@ -221,7 +221,7 @@ class VideoSource:
 
 
 class FolderSource:
-    """The images of a folder and its subfolders, in the order of their names, where 2 comes before 10."""
+    """The images of a folder and its subfolders, ordered by name, with 2 before 10."""
 
     recorded = False
 
@@ -230,7 +230,7 @@ class FolderSource:
         images = (f for f in path.rglob("[!.]*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
         self.files = sorted(images, key=_natural)
         if not self.files:
-            raise UserError(f"{path} holds no images: known endings are {' '.join(sorted(IMAGE_SUFFIXES))}.")
+            raise UserError(f"{path} holds no images: known suffixes are {' '.join(sorted(IMAGE_SUFFIXES))}.")
 
     def __len__(self) -> int:
         return len(self.files)
@@ -238,14 +238,14 @@ class FolderSource:
     def __iter__(self) -> Iterator[Frame]:
         for number, file in enumerate(self.files):
             encoded = EncodedImage(file.suffix[1:].lower().replace("jpg", "jpeg"), np.fromfile(file, np.uint8))
-            yield Frame(round(number / FOLDER_RATE * 1e9), "", encoded)
+            yield Frame(round(number / FOLDER_RATE * SECOND), "", encoded)
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:
-    """Sort key of a path that compares runs of digits as numbers."""
+    """Sort key that compares runs of digits in a path as numbers."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(file))]
 
 
 def _decoded_frame(rgb: Any, seconds: float) -> Frame:
     height, width, _ = rgb.shape
-    return Frame(round(seconds * 1e9), "", RgbImage(np.ascontiguousarray(rgb).reshape(-1), height, width, width * 3))
+    return Frame(round(seconds * SECOND), "", RgbImage(np.ascontiguousarray(rgb).reshape(-1), height, width, width * 3))

@@ -1,11 +1,20 @@
-"""Times of messages as one number."""
+"""Message stamps as one number of nanoseconds, and back."""
 
 from __future__ import annotations
 
 from typing import Any
 
+SECOND = 1_000_000_000
+"""Nanoseconds."""
+
 
 def stamp_ns(message: Any) -> int:
-    """Stamp of a message's header, nanoseconds; the message may be of rclpy or of rosbags."""
+    """The stamp in a message's header, in nanoseconds; takes messages of rclpy and of rosbags."""
     stamp = message.header.stamp
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+    return int(stamp.sec) * SECOND + int(stamp.nanosec)
+
+
+def stamp_fields(nanoseconds: int) -> dict[str, int]:
+    """The fields of a builtin_interfaces/Time: `Time(**stamp_fields(stamp))`."""
+    sec, nanosec = divmod(nanoseconds, SECOND)
+    return {"sec": sec, "nanosec": nanosec}

@@ -1,9 +1,9 @@
-"""Objects as what is unlike the background, which is found where the CLS token does not look.
+"""Objects are whatever is unlike the background, and the background is where the CLS token does not look.
 
 After FOUND (Simeoni et al. 2023, "Unsupervised Object Localization: Observing the Background to Discover Objects"),
-which takes the patch of least attention as a seed of the background and calls objects what is unlike it. Here the seed
-is the mean of the half of the patches that get least attention, made purer in a few rounds, and the threshold is the
-image's own.
+which seeds the background with the patch of least attention and calls everything unlike it an object. Here the seed is
+the mean of the half of the patches with the least attention, purified in a few rounds, and the threshold adapts to the
+image.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from dino_ros.masks.soft import otsu_threshold, soft_mask
 
 ROUNDS = 3
-"""In each of them the seed becomes the mean of the half of the patches that are most like it."""
+"""Each replaces the seed by the mean of the half of the patches most like it."""
 ALIKE = 0.8
-"""Patches whose cosine with the background is above this belong to it, whatever the image's threshold: a scene may
-hold no object."""
+"""Patches whose cosine with the background exceeds this belong to it, whatever the image's threshold: a scene may
+have no objects."""
 
 
 def background_mask(features: NDArray[np.float32], attention: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -29,7 +29,7 @@ def background_mask(features: NDArray[np.float32], attention: NDArray[np.float32
     for _ in range(1 + ROUNDS):
         background = np.zeros_like(per_length)
         chosen = np.argpartition(foreignness, half)[:half]
-        background[chosen] = per_length[chosen]  # adds the tokens up at length 1, without a copy of them
+        background[chosen] = per_length[chosen]  # sums the tokens at unit length without copying them
         likeness = tokens @ unit(background @ tokens) * per_length
         foreignness = -likeness
     scores = -likeness.reshape(features.shape[:2])
@@ -37,7 +37,7 @@ def background_mask(features: NDArray[np.float32], attention: NDArray[np.float32
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Vectors [..., C] divided by their length."""
+    """Vectors [..., C] scaled to length 1; zero stays zero."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     scaled: NDArray[np.float32] = vectors / np.maximum(length, np.float32(1e-12))
     return scaled

@@ -1,4 +1,4 @@
-"""What is done to masks of yes and no, whatever made them."""
+"""Operations on binary masks, whatever made them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dino_ros.masks.soft import upsample
 
 
 def largest_components(mask: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
-    """The `count` largest 8-connected parts of a mask."""
+    """The `count` largest 8-connected parts of a mask [h, w]."""
     total, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     areas = statistics[1:, cv2.CC_STAT_AREA]
     kept = 1 + np.argsort(-areas, kind="stable")[:count]
@@ -24,5 +24,5 @@ def jaccard(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 
 def upsample_mask(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.uint8]:
-    """Mask [height, width] of 0 and 255: the grid's mask interpolated linearly and cut at one half."""
+    """A mask [h, w] of the patch grid as [height, width] of 0 and 255: interpolated linearly, cut at one half."""
     return upsample(mask.astype(np.float32), height, width)

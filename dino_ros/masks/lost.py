@@ -1,4 +1,4 @@
-"""Seed and expansion: the patch that is like fewest others is part of an object, and so are those like it.
+"""Seed and expansion: the patch that is like fewest others belongs to an object, and so do the patches like it.
 
 Simeoni et al. 2021, "Localizing Objects with Self-Supervised Transformers and no Labels" (LOST), sections 3.1 and 3.2;
 on patch tokens instead of the last block's keys.
@@ -14,16 +14,15 @@ from dino_ros.masks.background import unit
 from dino_ros.masks.soft import soft_mask
 
 SHARE = 0.1
-"""Of the patches: among so many of least degree those are looked for that belong to the seed's object (the paper: the
-100 of about 1,000)."""
+"""Share of the patches, those of lowest degree, that may join the seed (in the paper 100 of about 1,000)."""
 
 
 def lost_mask(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Soft mask [h, w] from features [h, w, C].
 
-    A patch's degree is how many patches it has a positive cosine with, after the image's mean is taken away; the seed
-    is that of least degree. Objects are where the mean cosine with seed and expansion is above 0, in one part with the
-    seed.
+    A patch's degree is the number of patches with which it has a positive cosine, after the image's mean is
+    subtracted; the seed is the patch of lowest degree. The object is where the mean cosine with the seed and its
+    expansion is positive, within the 8-connected part that holds the seed.
     """
     grid = features.shape[:2]
     flat = features.reshape(-1, features.shape[-1])

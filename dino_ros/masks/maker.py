@@ -1,4 +1,4 @@
-"""From a student's outputs to masks: the method, and the steps after it."""
+"""From a student's outputs to masks: the method, then the steps that follow it."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from dino_ros.masks.refine import refine
 from dino_ros.masks.soft import upsample
 
 SMALL = 160
-"""Pixels on the long side of the image that motion and the edges' strength are found in, at most."""
+"""Most pixels on the long side of the image in which motion and edges are measured."""
 FINE = 480
-"""Pixels on the long side of the image whose edges are followed, at most: larger ones are halved."""
+"""Most pixels on the long side of the image whose edges are followed: larger images are halved."""
 
 Outputs = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Masks:
-    """What is made of one frame."""
+    """The masks of one frame."""
 
     mask: NDArray[np.uint8]
-    """[H, W]: 255 where objects are, else 0."""
+    """[H, W]: 255 on objects, else 0."""
     objects: NDArray[np.uint16] | None
-    """[H, W]: 0 where no object is, else the object's number, which it keeps; None where it was not asked for."""
+    """[H, W]: 0 on the background, else the object's number, the same in every frame; None if not requested."""
 
 
 class MaskMaker:
-    """Makes the masks of one camera, frame after frame; remembers the frame before. Not for several threads."""
+    """Makes the masks of one camera, frame after frame, and remembers the previous frame. Not thread-safe."""
 
     def __init__(self) -> None:
         self._motion = MotionEstimator()
@@ -49,27 +49,27 @@ class MaskMaker:
         self._cut: NDArray[np.float32] | None = None
         self._soft: NDArray[np.float32] | None = None
         self._objects: NDArray[np.uint16] | None = None
-        self._following = 1
+        self._next_number = 1
 
     def __call__(
         self,
-        seen: Outputs,
+        outputs: Outputs,
         size: tuple[int, int],
         image: NDArray[np.uint8] | None,
         stamp: int,
         parameters: MaskParameters,
         objects: bool = False,
     ) -> Masks:
-        """Masks of an image of `size` (height and width) taken at `stamp` ns.
+        """The masks of an image of `size` (height and width), taken at `stamp` ns.
 
-        `seen` are the student's outputs that the method needs, `parameters` resolved for the student; the image
-        itself, RGB [H, W, 3], may be None where `parameters.needs_image(objects)` says so. Raises UserError for
-        outputs that are not finite.
+        `outputs` holds the student's outputs that the method needs, and `parameters` is resolved for the student. The
+        image itself, RGB [H, W, 3], may be None if `parameters.needs_image(objects)` is False. Objects are numbered
+        only if `objects` is True. Raises UserError for outputs that are not finite.
         """
         if not 0 <= stamp - self._stamp <= JUMP:
             self._cut = None
         self._stamp = stamp
-        grid = self._method(seen, parameters)
+        grid = self._grid_mask(outputs, parameters)
         if parameters.components:
             left_out = (grid > 0.5) & ~largest_components(grid > 0.5, parameters.components)
             grid = np.where(left_out, 0, grid).astype(np.float32)
@@ -92,34 +92,34 @@ class MaskMaker:
         before = None
         if self._objects is not None and motion is not None:
             before = motion.carry_labels(self._objects)
-        numbers, self._following = number_objects(mask, SMALLEST * mask.size / grid.size, before, self._following)
+        numbers, self._next_number = number_objects(mask, SMALLEST * mask.size / grid.size, before, self._next_number)
         self._objects = cv2.resize(numbers, small.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint16)
         return Masks(mask, numbers)
 
-    def _method(self, seen: Outputs, parameters: MaskParameters) -> NDArray[np.float32]:
-        """Soft mask on the patch grid."""
+    def _grid_mask(self, outputs: Outputs, parameters: MaskParameters) -> NDArray[np.float32]:
+        """Soft mask [h, w] on the patch grid, by the chosen method."""
         for name in METHODS[parameters.method]:
-            if not np.isfinite(seen[name]).all():
+            if not np.isfinite(outputs[name]).all():
                 raise UserError(
-                    f"The output {name} of the student is not finite (NaN or infinite): export the student with "
+                    f"The student's output {name} is not finite (NaN or infinite): export the student with "
                     "--precision fp32."
                 )
         if parameters.method == "foreground":
-            return seen["foreground"]
+            return outputs["foreground"]
         if parameters.method == "background":
-            return background_mask(seen["features"], seen["attention"])
+            return background_mask(outputs["features"], outputs["attention"])
         if parameters.method == "normalized_cut":
-            soft, self._cut = normalized_cut_mask(seen["features"], seen["attention"], self._cut)
+            soft, self._cut = normalized_cut_mask(outputs["features"], outputs["attention"], self._cut)
             return soft
         if parameters.method == "lost":
-            return lost_mask(seen["features"])
-        return attention_mask(seen["attention"], parameters.attention_mass, parameters.attention_head).astype(
+            return lost_mask(outputs["features"])
+        return attention_mask(outputs["attention"], parameters.attention_mass, parameters.attention_head).astype(
             np.float32
         )
 
 
 def _shrink(image: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:
-    """The image [H, W, 3], halved until its long side has so many pixels at most."""
+    """The image [H, W, 3], halved until its long side has at most `long_side` pixels."""
     while max(image.shape[:2]) > long_side:
         height, width = image.shape[:2]
         image = resize(image, max(height // 2, 1), max(width // 2, 1))

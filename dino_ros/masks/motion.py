@@ -1,4 +1,4 @@
-"""How the image moved since the frame before: what carries masks and objects from frame to frame."""
+"""How the image moved since the previous frame, to carry masks and objects along."""
 
 from __future__ import annotations
 
@@ -9,45 +9,48 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-JUMP = 1_000_000_000
-"""Nanoseconds between two frames above which the second is no continuation of the first."""
+from dino_ros.images.stamps import SECOND
+
+JUMP = SECOND
+"""Nanoseconds between two frames beyond which the second does not continue the first."""
 UNEXPLAINED = 12
-"""Gray levels by which a place may differ from where the motion says it came from, on average over SURROUNDINGS."""
+"""Gray levels by which a pixel may differ, on average over SURROUNDINGS, from where the motion says it came from."""
 SURROUNDINGS = (5, 5)
-"""Pixels of the small image."""
+"""Width and height in pixels of the small image."""
 LEAST = 32
-"""Pixels on a side that inverse search needs: on narrower images it crashes."""
+"""Fewest pixels on a side for dense inverse search: on narrower images it crashes."""
 
 
 @dataclass(frozen=True)
 class Motion:
-    """From the frame before to this one, on the small image."""
+    """Motion from the previous frame to this one, on the small image."""
 
     origin: NDArray[np.float32]
-    """[h, w, 2]: the x and y, in pixels of the frame before, that each pixel came from."""
+    """[h, w, 2]: the x and y, in pixels of the previous frame, that each pixel came from."""
     explained: NDArray[np.bool_]
-    """[h, w]: where the frame before, moved so, looks like this one."""
+    """[h, w]: where the previous frame, moved accordingly, looks like this one."""
 
     def carry(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Values [h, w] of the frame before, moved to where they are now."""
+        """Values [h, w] of the previous frame, moved to where they are now."""
         return move(values, self.origin).astype(np.float32, copy=False)
 
     def carry_labels(self, labels: NDArray[np.uint16]) -> NDArray[np.uint16]:
-        """Labels [h, w] of the frame before, moved to where they are now; 0 where the motion explains nothing."""
+        """Labels [h, w] of the previous frame, moved to where they are now; 0 where it is not explained."""
         return np.where(self.explained, move(labels, self.origin, cv2.INTER_NEAREST), 0).astype(np.uint16)
 
 
 class MotionEstimator:
-    """Follows one camera."""
+    """Follows the images of one camera."""
 
     def __init__(self) -> None:
         self._gray: NDArray[np.uint8] | None = None
         self._stamp = 0
 
     def __call__(self, small: NDArray[np.uint8], stamp: int) -> Motion | None:
-        """Motion to this frame, RGB [h, w, 3] of `stamp` ns, from the one before.
+        """Motion from the previous frame to this one, RGB [h, w, 3] taken at `stamp` ns.
 
-        None for the first frame, one of another size, and after a jump in the stamps: backwards, or by more than JUMP.
+        None for the first frame, for a frame of another size, and after a jump of the stamps, backwards or by more than
+        JUMP.
         """
         gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
         before, self._gray = self._gray, gray
@@ -60,7 +63,7 @@ class MotionEstimator:
 
 
 def find_origin(gray: NDArray[np.uint8], before: NDArray[np.uint8], preset: int) -> NDArray[np.float32]:
-    """Where the pixels of a gray image [h, w] were in the one before, x and y, [h, w, 2].
+    """Where each pixel of a gray image [h, w] was in the previous one: x and y, [h, w, 2].
 
     By dense inverse search (Kroeger et al. 2016); `preset` is one of OpenCV's DISOPTICAL_FLOW_PRESET.
     """
@@ -73,12 +76,12 @@ def find_origin(gray: NDArray[np.uint8], before: NDArray[np.uint8], preset: int)
 
 
 def move(values: NDArray[Any], origin: NDArray[np.float32], interpolation: int = cv2.INTER_LINEAR) -> NDArray[Any]:
-    """Values [h, w] of the frame before where they are now; beyond the edge those at the edge."""
+    """Values [h, w] of the previous frame, moved to where they are now; the edge is repeated beyond the edge."""
     x, y = cv2.split(origin)
     return cv2.remap(values, x, y, interpolation, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _widen(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image with its last row and column repeated up to LEAST."""
+    """The image with its last row and column repeated until each side has LEAST pixels."""
     below, right = (max(LEAST - side, 0) for side in gray.shape)
     return cv2.copyMakeBorder(gray, 0, below, 0, right, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)

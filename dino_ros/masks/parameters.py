@@ -1,9 +1,11 @@
-"""How masks are made."""
+"""How masks are made: the one place that knows the parameters, their defaults and their bounds."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from dino_ros.errors import UserError
 from dino_ros.student import StudentInfo
@@ -15,60 +17,110 @@ METHODS = {
     "lost": ("features",),
     "attention": ("attention",),
 }
-"""The methods by name, and the outputs of a student that each needs."""
+"""The methods by name, and the student's outputs that each needs."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a parameter means, and the values it may take."""
+
+    description: str
+    bounds: tuple[float, float] | None = None
+    """Smallest and largest value, both allowed."""
+    choices: tuple[str, ...] = ()
+    """The only values allowed."""
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise UserError, naming the parameter, for a value that it may not take."""
+        if self.choices and value not in self.choices:
+            raise UserError(f"{name} is {value!r}: choose one of {', '.join(self.choices)}.")
+        if self.bounds and not self.bounds[0] <= value <= self.bounds[1]:
+            raise UserError(f"{name} is {value}: it must be from {self.bounds[0]} to {self.bounds[1]}.")
+
+
+def _parameter(default: Any, rule: Rule) -> Any:
+    return field(default=default, metadata={"rule": rule})
 
 
 @dataclass(frozen=True)
 class MaskParameters:
-    """How a mask is made. Raises UserError for values out of range."""
+    """How a mask is made; RULES says what each field means. Raises UserError for a value that its rule forbids.
 
-    method: str = "auto"
-    """One of METHODS, or "auto": foreground where the student has such a head, else background."""
-    attention_mass: float = 0.6
-    """Share of the attention that the mask of the method attention keeps, above 0, at most 1."""
-    attention_head: int = -1
-    """Attention head of the method attention, counted from 0; -1 for the mean of all heads."""
-    components: int = 0
-    """Keep only so many of the largest 8-connected parts; 0 keeps all."""
-    refine: bool = True
-    """Follow the edges of the image at the camera's resolution; else the grid's mask is interpolated."""
-    steady: float = 0.5
-    """Share of the mask that is carried over from the frame before, from 0 (none) to below 1."""
+    The perception node has a parameter `mask_<field>` for each.
+    """
+
+    method: str = _parameter(
+        "auto",
+        Rule(
+            "How objects are found. foreground: by the student's own foreground head. background: as whatever is "
+            "unlike the patches that get little attention (FOUND). normalized_cut: by a cut of the graph of patches "
+            "(TokenCut). lost: by growing the patch that is like fewest others (LOST). attention: as the patches that "
+            "hold most of the attention (DINO). auto: foreground if the student has that head, else background.",
+            choices=("auto", *METHODS),
+        ),
+    )
+    attention_mass: float = _parameter(
+        0.6,
+        Rule(
+            "For the method attention: share of the attention that the mask keeps. More masks more of the image.",
+            bounds=(0.01, 1.0),
+        ),
+    )
+    attention_head: int = _parameter(
+        -1,
+        Rule(
+            "For the method attention: which attention head to use, counted from 0; -1 for the mean of all.",
+            bounds=(-1, 63),
+        ),
+    )
+    components: int = _parameter(
+        0,
+        Rule("Keep only this many of the mask's largest 8-connected parts; 0 keeps all.", bounds=(0, 1000)),
+    )
+    refine: bool = _parameter(
+        True,
+        Rule(
+            "Follow the image's edges at the camera's resolution; if false, the patch grid's mask is only interpolated."
+        ),
+    )
+    steady: float = _parameter(
+        0.5,
+        Rule(
+            "Share of the mask that is carried over from the previous frame, against flicker; 0 treats each frame "
+            "alone.",
+            bounds=(0.0, 0.95),
+        ),
+    )
 
     def __post_init__(self) -> None:
-        if self.method not in ("auto", *METHODS):
-            raise UserError(f"mask_method is {self.method!r}: choose one of auto, {', '.join(METHODS)}.")
-        if not 0 < self.attention_mass <= 1:
-            raise UserError(f"mask_attention_mass is {self.attention_mass}: it must be above 0 and at most 1.")
-        if self.attention_head < -1:
-            raise UserError(
-                f"mask_attention_head is {self.attention_head}: it must be a head counted from 0, or -1 for the "
-                "mean of all."
-            )
-        if self.components < 0:
-            raise UserError(f"mask_components is {self.components}: it must be 0 (all parts) or more.")
-        if not 0 <= self.steady < 1:
-            raise UserError(f"mask_steady is {self.steady}: it must be at least 0 and below 1.")
+        for name, rule in RULES.items():
+            rule.check(f"mask_{name}", getattr(self, name))
 
     def needs_image(self, objects: bool) -> bool:
-        """Whether masks, and with `objects` numbered objects, need the image beside what the student sees in it."""
+        """Whether masks, and with `objects` numbered objects, need the image besides the student's outputs."""
         return self.refine or self.steady > 0 or objects
 
     def resolve(self, info: StudentInfo) -> MaskParameters:
-        """The same for a student, with its method chosen. Raises UserError if they do not suit it."""
+        """The same parameters with "auto" replaced by the method that suits the student.
+
+        Raises UserError if the student lacks the attention head or the foreground head that they name.
+        """
         if self.attention_head >= info.heads:
             raise UserError(
                 f"mask_attention_head is {self.attention_head}, but the student has the heads 0 to {info.heads - 1}."
             )
         if self.method == "foreground" and not info.foreground_head:
             raise UserError(
-                "mask_method is foreground, but the student has no such head: make one with `dino-train head`, or "
-                "choose another method."
+                "mask_method is foreground, but the student has no foreground head: add one with `dino-train head`, "
+                "or choose another method."
             )
         if self.method != "auto":
             return self
         return dataclasses.replace(self, method="foreground" if info.foreground_head else "background")
 
 
+RULES: Mapping[str, Rule] = {f.name: f.metadata["rule"] for f in dataclasses.fields(MaskParameters)}
+"""The rule of each field of MaskParameters."""
+
 ATTENTION = MaskParameters("attention", refine=False, steady=0.0)
-"""The paper's mask."""
+"""The mask of the DINO paper."""

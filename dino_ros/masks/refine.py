@@ -1,7 +1,8 @@
 """From the patch grid to the camera's resolution, along the image's edges.
 
-The guided filter with a color guide (He, Sun and Tang 2010), whose coefficients are computed on a small image and
-applied at full resolution (He and Sun 2015, "Fast Guided Filter").
+The guided filter with a color guide (He, Sun and Tang 2010); its coefficients are computed on a small image and applied
+at full resolution (He and Sun 2015, "Fast Guided Filter"). `cv2.ximgproc.guidedFilter` is no substitute: opencv-python
+lacks it, and it has no such fast variant. The tests compare results with it where it exists; speed was not compared.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 RADIUS = 1.5
-"""Of the filter's window, in patches: edges are looked for so far around a patch."""
+"""Of the filter's window, in patches: how far from a patch an edge may be."""
 COARSE_RADIUS = 4
-"""Pixels of that radius which are enough: He and Sun subsample by a quarter of the radius."""
+"""Pixels to which that radius is reduced by subsampling; He and Sun subsample by a quarter of the radius."""
 EPSILON = 1e-3
-"""How much contrast counts as an edge: the variance, of colors in 0 to 1, below which the filter smooths."""
+"""How much contrast makes an edge: the variance, of colors in 0 to 1, below which the filter smooths."""
 
 
 def guided_coefficients(
     soft: NDArray[np.float32], guide: NDArray[np.uint8], radius: int, epsilon: float = EPSILON
 ) -> NDArray[np.float32]:
-    """Coefficients [h, w, 4] of the filter: a pixel of RGB (r, g, b) in 0 to 1 becomes c0 r + c1 g + c2 b + c3.
+    """Coefficients [h, w, 4] of the filter: a pixel of color (r, g, b) in 0 to 1 becomes c0 r + c1 g + c2 b + c3.
 
-    `soft` is what is filtered, [h, w]; `guide` RGB [h, w, 3]; the window's side is 2 * radius + 1 pixels.
+    Filters `soft`, [h, w], guided by `guide`, RGB [h, w, 3]; the window's side is 2 * radius + 1 pixels.
     """
     window = (2 * radius + 1, 2 * radius + 1)
     colors = guide.astype(np.float32) * np.float32(1 / 255)
@@ -53,9 +54,9 @@ def guided_coefficients(
 def refine(
     soft: NDArray[np.float32], small: NDArray[np.uint8], image: NDArray[np.uint8], patch: float
 ) -> NDArray[np.float32]:
-    """Soft mask [H, W] along the edges of an image, RGB [H, W, 3]; it may be a little below 0 and above 1.
+    """Soft mask [H, W] that follows the edges of an image, RGB [H, W, 3]; slightly below 0 or above 1 in places.
 
-    `soft` is the soft mask [h, w] at the size of `small`, the image made smaller, RGB [h, w, 3]; `patch` is the side
+    `soft` is the soft mask [h, w] at the size of `small`, the same image reduced to RGB [h, w, 3]; `patch` is the side
     of a patch in pixels of `small`.
     """
     radius = RADIUS * patch

@@ -1,4 +1,4 @@
-"""Soft masks: from a score per patch to one, and from one to yes and no."""
+"""Soft masks: made from a score per patch, and turned into binary masks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 
 def otsu_threshold(scores: NDArray[np.float32]) -> float:
-    """The score that parts the scores into two classes of least variance within (Otsu 1979), to 1/255 of their range.
+    """The threshold that splits scores [h, w] with the least variance within the two classes (Otsu 1979).
 
-    A percent of the scores may lie outside that range, so that an outlier does not decide.
+    Precise to 1/255 of their range, which leaves out one percent of the scores so that outliers do not decide.
     """
     low, high = np.percentile(scores, (0.5, 99.5))
     levels = np.rint(np.clip((scores - low) * (255 / max(high - low, 1e-12)), 0, 255)).astype(np.uint8)
@@ -19,10 +19,10 @@ def otsu_threshold(scores: NDArray[np.float32]) -> float:
 
 
 def soft_mask(scores: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
-    """Soft mask [h, w] of 0 to 1 from scores [h, w], which is one half where they are at the threshold.
+    """Soft mask [h, w] in 0 to 1 from scores [h, w]: one half at the threshold.
 
-    On either side it is linear, up to the mean of the scores on that side: there it is 0 or 1. It is 0 where all scores
-    that are not above the threshold are at it.
+    On either side it is linear up to the mean of the scores on that side, where it reaches 0 or 1. If no score is below
+    the threshold, scores at the threshold become 0.
     """
     above = scores > threshold
     high = scores[above].mean() - threshold if above.any() else 1.0
@@ -33,6 +33,6 @@ def soft_mask(scores: NDArray[np.float32], threshold: float) -> NDArray[np.float
 
 
 def upsample(soft: NDArray[np.float32], height: int, width: int) -> NDArray[np.uint8]:
-    """A soft mask interpolated linearly to [height, width] and cut at one half: 255 above it, else 0."""
+    """A soft mask [h, w] interpolated linearly to [height, width] and cut at one half: 255 above it, else 0."""
     large = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.multiply(large > 0.5, 255, dtype=np.uint8)

@@ -1,1 +1,1 @@
-"""The ROS nodes, and all that knows ROS: parameters, messages, topics, diagnostics, transport."""
+"""The ROS nodes and everything that depends on ROS: parameters, messages, topics, diagnostics, transport."""

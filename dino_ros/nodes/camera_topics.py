@@ -1,4 +1,4 @@
-"""One camera of the perception node: its subscription, the topics of its results, its rate, its diagnostics."""
+"""The topics of one camera: the subscription to its images and the publishers of its results."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from dino_ros.errors import UserError
 from dino_ros.images.overlay import overlay
-from dino_ros.nodes.camera_thread import CameraThread
+from dino_ros.images.stamps import stamp_ns
+from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.detections import detections_message, vision
 from dino_ros.nodes.diagnostics import Diagnostics
 from dino_ros.nodes.messages import labels_message, mask_message, rgb_message, tensor_message
 from dino_ros.nodes.throttle import Throttle
 from dino_ros.nodes.wire import header_of, read_image
 from dino_ros.perception.perceiver import Perception
-from dino_ros.perception.pipeline import IMAGE, Frame, Pipeline
+from dino_ros.perception.pipeline import IMAGE, Pipeline, PreparedFrame
 
 OUTPUT_TOPICS: dict[str, type] = {
     "attention_mask": Image,
@@ -33,7 +34,7 @@ OUTPUT_TOPICS: dict[str, type] = {
     "overlay": Image,
     **({"detections": vision.Detection2DArray} if vision else {}),
 }
-"""The results' topics and their types."""
+"""Result topics and their message types."""
 NEEDS = {
     "attention_mask": {"mask"},
     "objects": {"objects"},
@@ -43,19 +44,19 @@ NEEDS = {
     "embedding": {"embedding"},
     "overlay": {"mask", "attention", IMAGE},
 }
-"""What the pipeline must make for each topic."""
+"""What the pipeline has to make for each topic."""
 WARN_EVERY = 5.0
-"""Seconds between two warnings about frames that cannot be used."""
+"""Seconds between two warnings about unusable frames."""
 
 
-class RosCamera:
-    """Implements `pipeline.Camera`.
+class CameraTopics:
+    """The topics of one camera, with its throttle and its diagnostics. Implements `pipeline.Camera`.
 
-    The results' topics are there from the beginning to `destroy`. The camera itself is subscribed to only between
-    `activate` and `deactivate`, and only while somebody subscribes to one of its results.
+    The result topics exist until `destroy`. The image topic is subscribed to only between `activate` and `deactivate`,
+    and only while somebody subscribes to a result.
     """
 
-    def __init__(self, node: Any, name: str, compressed: bool, reliability: str, thread: CameraThread) -> None:
+    def __init__(self, node: Any, name: str, compressed: bool, reliability: str, thread: CallbackThread) -> None:
         prefix = f"{name}/" if name else ""
         self.name = name
         self.throttle = Throttle()
@@ -79,23 +80,23 @@ class RosCamera:
 
     @property
     def image_topic(self) -> str:
-        """Full name of the camera's topic."""
+        """Full name of the image topic."""
         return str(self._node.resolve_topic_name(self._topic))
 
     def activate(self, pipeline: Pipeline) -> None:
-        """Send frames into a pipeline from now on."""
+        """Feed frames to a pipeline from now on."""
         with self._lock:
             self._pipeline = pipeline
         self.look_for_listeners()
 
     def deactivate(self) -> None:
-        """Leave the camera."""
+        """Unsubscribe from the images; the result topics stay."""
         with self._lock:
             self._pipeline = None
         self.look_for_listeners()
 
     def destroy(self) -> None:
-        """Leave the camera and let the topics go."""
+        """Unsubscribe from the images and remove the result topics."""
         self.deactivate()
         with self._lock:
             outputs, self._outputs = self._outputs, {}
@@ -103,21 +104,21 @@ class RosCamera:
             self._node.destroy_lifecycle_publisher(publisher)
 
     def look_for_listeners(self) -> None:
-        """See who subscribes to what, and subscribe to the camera or leave it accordingly."""
+        """Check which results have subscribers, and subscribe to the images or unsubscribe accordingly."""
         with self._lock:
             listened = [topic for topic, output in self._outputs.items() if self._is_heard(output)]
             self._listened = frozenset(listened)
             self._wanted = frozenset().union(*(NEEDS[topic] for topic in listened))
             needed = self._pipeline is not None and bool(listened)
             if needed and self._subscription is None:
-                # Raw: the bytes as they came, which `wire` reads without another copy.
+                # Raw: the serialized bytes, which `wire` reads without another copy.
                 self._subscription = self._node.create_subscription(
                     self._type,
                     self._topic,
                     self._receive,
                     self._qos,
                     callback_group=self._thread.group,
-                    event_callbacks=SubscriptionEventCallbacks(message_lost=self._lose),
+                    event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),
                     raw=True,
                 )
             elif not needed and self._subscription is not None:
@@ -131,7 +132,7 @@ class RosCamera:
         return bool(self._node.context.ok() and output.get_subscription_count() > 0)
 
     def _receive(self, data: bytes) -> None:
-        """Take a frame in; runs in the cameras' thread."""
+        """Take in a serialized image message; runs in the callback thread."""
         pipeline = self._pipeline
         self.diagnostics.received(len(data))
         try:
@@ -139,47 +140,44 @@ class RosCamera:
         except UserError as error:
             self.failed(str(error))
             return
-        stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
         if pipeline is not None and self.throttle.lets_pass(time.monotonic()):
-            pipeline.offer(self, message, stamp)
+            pipeline.offer(self, message, stamp_ns(message))
 
-    def _lose(self, event: QoSMessageLostInfo) -> None:
-        """Count what DDS lost; runs in the cameras' thread."""
+    def _on_lost(self, event: QoSMessageLostInfo) -> None:
+        """Count the frames that DDS lost; runs in the callback thread."""
         self.diagnostics.lost(event.total_count_change)
 
     def listened(self) -> bool:
-        """Whether anybody subscribes to a result."""
+        """Whether any result has a subscriber."""
         return bool(self._listened)
 
     def wanted(self) -> frozenset[str]:
-        """What the present subscribers need."""
+        """What the current subscribers need."""
         return self._wanted
 
     def superseded(self) -> None:
-        """Count it."""
         self.diagnostics.superseded()
 
     def failed(self, sentence: str) -> None:
-        """Warn of it."""
         self.diagnostics.problem(sentence)
         self._node.get_logger().warning(sentence, throttle_duration_sec=WARN_EVERY)
 
-    def deliver(self, frame: Frame, seen: Perception) -> None:
-        """Publish what is subscribed to, the mask first."""
-        header = header_of(frame.message)
+    def deliver(self, frame: PreparedFrame, perception: Perception) -> None:
+        """Publish the results that have subscribers, the mask first."""
+        header = header_of(frame.arrived.message)
         for topic, make in MESSAGES.items():
             if topic in self._listened and NEEDS[topic] <= frame.wanted:
-                self._outputs[topic].publish(make(frame, seen, header))
-        self.diagnostics.published(time.monotonic() - frame.arrived)
+                self._outputs[topic].publish(make(perception, frame.image.rgb, header))
+        self.diagnostics.published(time.monotonic() - frame.arrived.received_at)
 
 
 MESSAGES: dict[str, Callable[[Any, Any, Any], Any]] = {
-    "attention_mask": lambda frame, seen, header: mask_message(seen.mask, header),
-    "objects": lambda frame, seen, header: labels_message(seen.objects, header),
-    "detections": lambda frame, seen, header: detections_message(seen.objects, header),
-    "attention": lambda frame, seen, header: tensor_message(seen.attention.transpose(1, 2, 0), header),
-    "features": lambda frame, seen, header: tensor_message(seen.features, header),
-    "embedding": lambda frame, seen, header: tensor_message(seen.embedding[None, None], header),
-    "overlay": lambda frame, seen, header: rgb_message(overlay(frame.rgb, seen.mask, seen.attention), header),
+    "attention_mask": lambda p, rgb, header: mask_message(p.mask, header),
+    "objects": lambda p, rgb, header: labels_message(p.objects, header),
+    "detections": lambda p, rgb, header: detections_message(p.objects, header),
+    "attention": lambda p, rgb, header: tensor_message(p.attention.transpose(1, 2, 0), header),
+    "features": lambda p, rgb, header: tensor_message(p.features, header),
+    "embedding": lambda p, rgb, header: tensor_message(p.embedding[None, None], header),
+    "overlay": lambda p, rgb, header: rgb_message(overlay(rgb, p.mask, p.attention), header),
 }
-"""How the message of each topic is made of a frame, its Perception and its header."""
+"""How each topic's message is made from a Perception, the RGB image and the frame's header."""

@@ -1,4 +1,4 @@
-"""Boxes of objects, as vision_msgs has them where it is installed."""
+"""Bounding boxes of objects, as vision_msgs messages if that package is installed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from std_msgs.msg import Header
 
 vision: Any = importlib.import_module("vision_msgs.msg") if importlib.util.find_spec("vision_msgs") else None
-"""The package's messages, None where it is not installed."""
+"""The package's messages; None if it is not installed."""
 
 
 def boxes(objects: NDArray[np.uint16]) -> dict[int, tuple[int, int, int, int]]:
-    """Left, top, width and height in pixels of every object, by its number, from numbers [H, W] (0: no object)."""
+    """Left, top, width and height of every object in pixels, by its number, from numbers [H, W] (0: background)."""
     ys, xs = np.nonzero(objects)
     numbers, which = np.unique(objects[ys, xs], return_inverse=True)
     low = np.full((2, len(numbers)), max(objects.shape))
@@ -31,7 +31,7 @@ def boxes(objects: NDArray[np.uint16]) -> dict[int, tuple[int, int, int, int]]:
 
 
 def detections_message(objects: NDArray[np.uint16], header: Header) -> Any:
-    """A Detection2DArray of the boxes of numbered objects [H, W]; each `id` is the object's number."""
+    """A Detection2DArray with the box of every object in numbers [H, W]; each `id` is the object's number."""
     message = vision.Detection2DArray(header=header)
     for number, (left, top, width, height) in boxes(objects).items():
         detection = vision.Detection2D(header=header, id=str(number))

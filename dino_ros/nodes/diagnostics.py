@@ -1,4 +1,4 @@
-"""What the node knows about itself, once a second, as a diagnostic_msgs/DiagnosticArray."""
+"""What a camera's frames go through, for the node's report on /diagnostics once a second."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 SHARED_MEMORY_SEGMENT = 512 * 1024
-"""Bytes of Fast DDS's default shared-memory segment; larger frames go over UDP and may be lost there."""
+"""Bytes in Fast DDS's default shared-memory segment; larger frames go over UDP, which may lose them."""
 ARRIVALS_KEPT = 100
-"""Frames over which the share of lost ones is taken."""
+"""Latest frames over which the share of lost ones is computed."""
 FEWEST_ARRIVALS = 20
-"""Frames that say something about that share."""
+"""Fewest frames for which that share means anything."""
 RECEIVED, SUPERSEDED, UNUSABLE = "frames received", "frames superseded", "frames unusable"
-"""Keys of the frames counted since the node started: those that arrived, those dropped because a newer one had, and
-those that could not be processed."""
+"""The report's keys for the frames counted since the node started: those that arrived, those that a newer one replaced,
+and those that could not be processed."""
 LOSS_TOLERATED = 0.1
-"""Share of frames that may be lost before the node warns."""
+"""Share of lost frames above which the node warns."""
 
 
 class Diagnostics:
-    """Counts frames and times, and reports them. All methods may be called from any thread."""
+    """Counts a camera's frames and their latency, and reports them. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -34,7 +34,7 @@ class Diagnostics:
         self._total_received = self._total_problems = 0
 
     def received(self, size: int) -> None:
-        """A frame of so many bytes came in."""
+        """A frame of `size` bytes came in."""
         with self._lock:
             self._received += 1
             self._total_received += 1
@@ -42,7 +42,7 @@ class Diagnostics:
             self._arrivals.append(True)
 
     def lost(self, count: int) -> None:
-        """DDS lost so many of the camera's frames on their way."""
+        """DDS lost `count` of the camera's frames in transport."""
         with self._lock:
             self._arrivals.extend([False] * count)
 
@@ -53,41 +53,41 @@ class Diagnostics:
             self._latencies.append(latency)
 
     def superseded(self) -> None:
-        """A frame that came in was given up for a newer one."""
+        """A frame that came in was replaced by a newer one."""
         with self._lock:
             self._superseded += 1
 
     def problem(self, sentence: str) -> None:
-        """A frame could not be used; the sentence is part of the next report."""
+        """A frame could not be used; the next report shows the sentence."""
         with self._lock:
             self._problem = sentence
             self._total_problems += 1
 
     def lost_in_transport(self) -> float:
-        """Share of the camera's last frames, 0 to 1, that never came in."""
+        """Share of the camera's latest frames, 0 to 1, that never came in."""
         with self._lock:
             arrivals = list(self._arrivals)
         return arrivals.count(False) / len(arrivals) if len(arrivals) >= FEWEST_ARRIVALS else 0.0
 
     def transport_warning(self) -> str:
-        """One sentence if many frames are lost, else empty."""
+        """A sentence that says what to do if many frames are lost, else empty."""
         lost = self.lost_in_transport()
         if lost <= LOSS_TOLERATED:
             return ""
-        size = f" (each has {self._frame_bytes / 1e6:.1f} MB)" if self._frame_bytes else ""
+        size = f" ({self._frame_bytes / 1e6:.1f} MB each)" if self._frame_bytes else ""
         advice = (
             "give the camera's process the large-frame profile too "
             "(FASTRTPS_DEFAULT_PROFILES_FILE=.../config/fastdds.xml)"
         )
         if 0 < self._frame_bytes <= SHARED_MEMORY_SEGMENT:
             advice = "set reliability to reliable, here and in the camera's driver"
-        return f"{lost:.0%} of the camera's frames are lost on their way{size}: {advice}."
+        return f"{lost:.0%} of the camera's frames are lost in transport{size}: {advice}."
 
     def report(self, name: str, state: str, seconds: float, wanted: bool, facts: dict[str, str]) -> DiagnosticStatus:
-        """Status since the last report.
+        """The status since the last report, which was `seconds` ago.
 
-        `name` is that of the status, `state` the node's lifecycle state, `seconds` the time since the last report,
-        `wanted` whether anybody subscribes to a result, `facts` more to show (model, backend, topic).
+        `name` is the name of the status, `state` the node's lifecycle state, `wanted` says whether any result has a
+        subscriber, and `facts` are further values to show (model, backend, topic).
         """
         warning = self.transport_warning()
         lost = self.lost_in_transport()
@@ -105,7 +105,7 @@ class Diagnostics:
         elif warning:
             level, message = DiagnosticStatus.WARN, warning
         elif state == "active" and not wanted:
-            message = "active, nobody subscribes: the camera is left alone"
+            message = "active, no subscribers: not subscribed to the camera"
         elif state == "active" and not received:
             level, message = DiagnosticStatus.WARN, f"no images on {facts.get('image topic', 'the image topic')}"
         values = {

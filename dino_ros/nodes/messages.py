@@ -1,4 +1,4 @@
-"""NumPy arrays to ROS messages; `dino_ros.messages` reads them.
+"""NumPy arrays to ROS messages; `dino_ros.messages` reads them back.
 
 A message's `data` is set from `bytes`: Jazzy's generated setter checks anything else byte by byte.
 """
@@ -26,19 +26,19 @@ def mask_message(mask: NDArray[np.uint8], header: Header) -> Image:
 
 
 def labels_message(labels: NDArray[np.uint16], header: Header) -> Image:
-    """Numbers of objects [H, W] uint16 as an Image of encoding 16UC1."""
+    """Object numbers [H, W] uint16 as an Image of encoding 16UC1."""
     height, width = labels.shape
     return _image(labels.astype("<u2", copy=False).tobytes(), header, height, width, "16UC1", width * 2)
 
 
 def rgb_message(rgb: NDArray[np.uint8], header: Header) -> Image:
-    """An image RGB [H, W, 3] uint8 as an Image of encoding rgb8."""
+    """An RGB image [H, W, 3] uint8 as an Image of encoding rgb8."""
     height, width, _ = rgb.shape
     return _image(rgb.tobytes(), header, height, width, "rgb8", width * 3)
 
 
 def jpeg_message(rgb: NDArray[np.uint8], header: Header, quality: int = 95) -> CompressedImage:
-    """An image RGB [H, W, 3] uint8 as a JPEG CompressedImage."""
+    """An RGB image [H, W, 3] uint8 as a JPEG CompressedImage; `quality` is 0 to 100."""
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return CompressedImage(header=header, format="jpeg", data=encoded.tobytes())

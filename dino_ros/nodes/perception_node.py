@@ -1,4 +1,4 @@
-"""The lifecycle node: cameras in, what a student sees in them out. Thin: the work is done by the pipeline."""
+"""The lifecycle node: camera images in, what a student sees in them out. The pipeline does the work."""
 
 from __future__ import annotations
 
@@ -17,49 +17,49 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from dino_ros.errors import UserError
 from dino_ros.masks.parameters import MaskParameters
-from dino_ros.nodes.camera_thread import CameraThread
-from dino_ros.nodes.camera_topics import RosCamera
+from dino_ros.nodes.callback_thread import CallbackThread
+from dino_ros.nodes.camera_topics import CameraTopics
 from dino_ros.nodes.diagnostics import Diagnostics
-from dino_ros.nodes.parameters import declare_parameters, why_refused
+from dino_ros.nodes.parameters import PERCEPTION_PARAMETERS, declare_parameters, why_refused
+from dino_ros.nodes.rclpy_internals import RCLError
 from dino_ros.perception.perceiver import Perceiver
 from dino_ros.perception.pipeline import Pipeline
 
 
 class PerceptionNode(LifecycleNodeMixin, Node):
-    """Publishes what a student sees in the images of one or several cameras, in the namespace /dino unless remapped.
+    """Publishes what a student sees in the images of one or more cameras, in the namespace /dino unless remapped.
 
-    Configuring loads the student, activating starts the pipeline. Only the newest frame of a camera is looked at, only
-    what somebody subscribes to is computed, and a camera whose results nobody wants is not subscribed to. A frame that
-    cannot be used is warned of and passed over.
+    Configuring loads the student, activating starts the pipeline. Only the newest frame of each camera is processed,
+    only results with subscribers are computed, and a camera whose results have none is not subscribed to. A frame that
+    cannot be used is skipped with a warning. Raises UserError for a parameter that cannot be used.
     """
 
     def __init__(self) -> None:
         Node.__init__(self, "perception", namespace="dino")
-        # A transition may take minutes (an engine is built): parameters and diagnostics do not wait for it.
-        # LifecycleNode itself does not pass a group on.
+        # A transition may take minutes (building an engine): parameters and diagnostics must not wait for it.
+        # LifecycleNode has no way to pass a callback group, the mixin has.
         LifecycleNodeMixin.__init__(self, callback_group=MutuallyExclusiveCallbackGroup())
-        declare_parameters(self)
+        declare_parameters(self, PERCEPTION_PARAMETERS)
         self._perceiver: Perceiver | None = None
         self._next: Perceiver | None = None
         self._pipeline: Pipeline | None = None
-        self._cameras: list[RosCamera] = []
-        self._thread = CameraThread(self)
+        self._cameras: list[CameraTopics] = []
+        self._camera_callbacks = CallbackThread(self)
         self._loading = threading.RLock()
-        """Held while a student is loaded, by a transition or by a parameter."""
+        """Held while a transition or a parameter loads a student."""
         self._state = "unconfigured"
         self._unconfigured = Diagnostics()
         self._reported_at = time.monotonic()
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._take_parameters)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        # Steady time: diagnostics go on when simulated time stands still.
+        # Steady time: diagnostics continue when simulated time stands still.
         self.create_timer(
             1.0,
             self._report,
@@ -68,7 +68,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         )
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the student and advertise the topics; a student that cannot be used leaves the node unconfigured."""
+        """Load the student and advertise the topics; if either fails the node stays unconfigured."""
         try:
             with self._loading:
                 perceiver = self._load(self._value("model"))
@@ -85,11 +85,11 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start the pipeline and listen to the cameras."""
+        """Start the pipeline and subscribe to the cameras."""
         super().on_activate(state)
         assert self._perceiver is not None  # configured before
         self._pipeline = Pipeline(self._perceiver, self._mask_parameters([], self._perceiver))
-        self._thread.start()
+        self._camera_callbacks.start()
         for camera in self._cameras:
             camera.activate(self._pipeline)
         self._state = "active"
@@ -98,46 +98,46 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Leave the cameras and stop the pipeline."""
+        """Unsubscribe from the cameras and stop the pipeline."""
         self.stop()
         self._state = "inactive"
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Let the student and the topics go."""
+        """Release the student and the topics."""
         self._release()
         self._state = "unconfigured"
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """End from any state."""
+        """Release everything, from any state."""
         self._release()
         self._state = "finalized"
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Go back to unconfigured after a transition that raised."""
+        """Return to unconfigured after a transition that raised."""
         self._release()
         self._state = "unconfigured"
         return TransitionCallbackReturn.SUCCESS
 
-    def _make_cameras(self, names: list[str]) -> list[RosCamera]:
-        """Advertise the topics of every camera. Raises UserError for names that cannot be used."""
+    def _make_cameras(self, names: list[str]) -> list[CameraTopics]:
+        """Advertise the topics of every camera. Raises UserError for a name that cannot be part of a topic."""
         if not names or len(set(names)) < len(names):
-            raise UserError(f"cameras is {names}: name at least one, and none twice.")
+            raise UserError(f"cameras is {names}: name at least one camera, and none twice.")
         compressed = self._value("image_transport") == "compressed"
-        cameras: list[RosCamera] = []
+        cameras: list[CameraTopics] = []
         try:
             for name in names:
-                cameras.append(RosCamera(self, name, compressed, self._value("reliability"), self._thread))
+                cameras.append(CameraTopics(self, name, compressed, self._value("reliability"), self._camera_callbacks))
         except InvalidTopicNameException as error:
             for camera in cameras:
                 camera.destroy()
-            raise UserError(f"cameras has {name!r}, which is no topic's name: use letters, digits and _.") from error
+            raise UserError(f"cameras has {name!r}, which is not a topic name: use letters, digits and _.") from error
         return cameras
 
     def _load(self, model: str) -> Perceiver:
-        """Load and warm a student for the present backend and number of cameras. Raises UserError."""
+        """Load a student for the current backend and number of cameras, and warm it up. Raises UserError."""
         self._state, before = "loading the student", self._state
         try:
             largest_batch = len(self._value("cameras"))
@@ -149,15 +149,15 @@ class PerceptionNode(LifecycleNodeMixin, Node):
             self._state = before
 
     def _tell(self, sentence: str) -> None:
-        """Say what takes long while a student is loaded."""
+        """Show a slow step of loading a student in the diagnostics and the log."""
         self._state = sentence
         self.get_logger().info(sentence, throttle_duration_sec=5.0)
 
     def stop(self) -> None:
-        """Leave the cameras and end the threads; the student and the topics stay."""
+        """Unsubscribe from the cameras and end the threads; the student and the topics stay."""
         for camera in self._cameras:
             camera.deactivate()
-        self._thread.stop()
+        self._camera_callbacks.stop()
         if self._pipeline is not None:
             self._pipeline.stop()
             self._pipeline = None
@@ -173,9 +173,9 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         return self.get_parameter(name).value
 
     def _check_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        """Say whether the values can be taken; a new student is loaded here, beside the one that runs."""
+        """Whether the new values can be taken; a new student is loaded here, while the old one keeps running."""
         models = [parameter.value for parameter in parameters if parameter.name == "model"]
-        # Only a model waits for the student that is being loaded: the others can be set meanwhile.
+        # Only a new model waits for a student that is being loaded; other parameters can be set meanwhile.
         with self._loading if models else contextlib.nullcontext():
             self._next = None
             reason = why_refused(parameters, configured=self._perceiver is not None)
@@ -191,7 +191,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
     def _take_parameters(self, parameters: list[Parameter]) -> None:
         if self._next is not None:
             self._perceiver, self._next = self._next, None
-            self.get_logger().info(f"Went on with {self._perceiver.path.name} on {self._perceiver.chosen}.")
+            self.get_logger().info(f"Switched to {self._perceiver.path.name} on {self._perceiver.chosen}.")
         if self._pipeline is not None and self._perceiver is not None:
             self._pipeline.use(self._perceiver, self._mask_parameters([], self._perceiver))
         for camera in self._cameras:
@@ -199,7 +199,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
             camera.throttle.decimation = self._value("input_decimation")
 
     def _mask_parameters(self, changes: list[Parameter], perceiver: Perceiver | None) -> MaskParameters:
-        """Mask parameters with these changes; raises UserError if they do not suit the student."""
+        """The mask parameters after these changes. Raises UserError if they do not suit the student."""
         values = {field.name: self._value(f"mask_{field.name}") for field in dataclasses.fields(MaskParameters)}
         values |= {p.name.removeprefix("mask_"): p.value for p in changes if p.name.startswith("mask_")}
         parameters = MaskParameters(**values)
@@ -216,7 +216,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         if not self._cameras:
             array.status = [self._unconfigured.report(name, self._state, seconds, False, {})]
         for camera in list(self._cameras):
-            camera.look_for_listeners()  # here too, should an event have been missed
+            camera.look_for_listeners()  # also here, in case an event was missed
             facts = {**self._facts(), "image topic": camera.image_topic}
             status = camera.diagnostics.report(
                 f"{name} {camera.name}".strip(), self._state, seconds, camera.listened(), facts
@@ -241,19 +241,19 @@ class PerceptionNode(LifecycleNodeMixin, Node):
 def spin(executor: Executor, node: Node) -> None:
     """Spin until ROS is shut down.
 
-    rclpy raises out of the executor when somebody asks for a transition that the present state does not have: that is
-    logged, and does not end the node.
+    rclpy raises out of the executor when somebody requests a transition that the current state does not have. That is
+    logged and does not end the node.
     """
     while rclpy.ok():
         try:
             executor.spin()
-        except rclpy_implementation.RCLError as error:
+        except RCLError as error:
             node.get_logger().error(f"A request could not be served: {error}")
 
 
 def main() -> None:
     """Run the node until it is interrupted; a bad parameter prints one sentence and exits with code 2."""
-    cv2.setNumThreads(1)  # the images are small, and its threads would be in the way of the engine's
+    cv2.setNumThreads(1)  # the images are small, and its threads would get in the way of the engine's
     rclpy.init(args=sys.argv)
     node: PerceptionNode | None = None
     try:

@@ -1,16 +1,16 @@
-"""Which frames of a camera are looked at: every n-th, and not more often than a rate."""
+"""Which frames of a camera are processed: every n-th, and at most so many per second."""
 
 from __future__ import annotations
 
 
 class Throttle:
-    """Lets frames pass. `decimation` and `max_rate` may be changed at any time."""
+    """Decides which frames pass. `decimation` and `max_rate` may be changed at any time."""
 
     def __init__(self, decimation: int = 1, max_rate: float = 0.0) -> None:
         self.decimation = decimation
-        """Of so many frames one passes, the first of all being one; at least 1."""
+        """Every n-th frame passes, starting with the first; at least 1."""
         self.max_rate = max_rate
-        """Frames per second that pass at most, on average; 0 for no limit."""
+        """Most frames per second that pass, on average; 0 for no limit."""
         self._seen = 0
         self._due = float("-inf")
 
@@ -23,8 +23,8 @@ class Throttle:
             return True
         if now < self._due:
             return False
-        # What passes late does not push the next one back, or a camera that is not quite regular would be slowed down
-        # to a fraction of its rate; after a pause the rate starts anew.
+        # A frame that passes late does not delay the next one: otherwise jitter would slow a camera down to a fraction
+        # of its rate. After a pause the schedule starts over.
         period = 1 / self.max_rate
         self._due = (self._due if now < self._due + period else now) + period
         return True

@@ -1,4 +1,4 @@
-"""Fast DDS profiles: how large frames get from one process to another."""
+"""Fast DDS profiles, which decide how large frames travel between processes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES
 
 
 def profile_environment(profile: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables that make Fast DDS use the profile; none where the user has a profile of their own."""
+    """Environment variables that make Fast DDS use the profile; none if `environment` already names one."""
     if any(environment.get(variable) for variable in PROFILE_VARIABLES):
         return {}
     return dict.fromkeys(PROFILE_VARIABLES, str(profile))
 
 
 def loopback_profile() -> Path:
-    """The profile that keeps all traffic on this machine."""
+    """Path of the profile that keeps all traffic on this machine."""
     return Path(str(resources.files("dino_ros") / "demo" / "fastdds_loopback.xml"))

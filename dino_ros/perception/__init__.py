@@ -1,1 +1,1 @@
-"""Image in, result out, without ROS: a student, the stages around it, and how fast they are."""
+"""From an image to its results without ROS: a student, the stages around it, and how fast they are."""

@@ -1,4 +1,4 @@
-"""The work of `dino-ros bench`: how fast a student runs here, and where the time goes. Without ROS."""
+"""What `dino-ros bench` does: measure how fast a student runs on this machine and where the time goes. Without ROS."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from numpy.typing import NDArray
 
 from dino_ros.backends.parity import shipped_images
 from dino_ros.errors import UserError
-from dino_ros.files import write_whole
+from dino_ros.files import replacing, write_whole
 from dino_ros.images.encodings import resize
 from dino_ros.masks.maker import MaskMaker
-from dino_ros.masks.parameters import MaskParameters
 from dino_ros.perception.perceiver import Perceiver
 
 WARM_UP = 5
-"""Runs before the measured ones."""
+"""Unmeasured runs before the measured ones."""
 BATCHES = (1, 2, 4, 8)
 PERCENTILES = (50, 90, 99)
 STAGES = ("prepare", "infer", "mask")
-"""Resize to the student's input; engine; mask at the camera's resolution."""
+"""Resize to the student's input size; run the engine; make the mask at the camera's resolution."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one student on one engine."""
+    """Measurements of one student on one engine."""
 
     student: str
     backend: str
-    """Which engine, and why no faster one."""
+    """Which engine runs it, and why no faster one does."""
     image: str
-    """Width and height of the images, in pixels."""
+    """WIDTHxHEIGHT of the camera's images, in pixels."""
     runs: int
+    """Images measured one at a time."""
     stages: dict[str, dict[str, float]]
-    """Milliseconds of each stage and of "all", by percentile (p50, p90, p99), one image at a time."""
+    """Milliseconds by stage, and for "all", at each percentile (p50, p90, p99), one image at a time."""
     throughput: dict[int, float]
-    """Images per second of the engine by batch size."""
+    """Images per second through the engine, by batch size."""
     load_seconds: float
-    """Until the student was loaded and warm."""
+    """To load the student and warm it up."""
     memory_mb: float
-    """By which the process grew in main memory at its highest; what an engine takes on a GPU is not in it."""
+    """Peak growth of the process's resident memory, MB; GPU memory is not included."""
 
 
 def bench(path: str | Path, backend: str, width: int, height: int, runs: int, say: Callable[[str], None]) -> Measured:
-    """Measure a student on images of `width` x `height` pixels; `say` hears how far it is.
+    """Measure a student on images of `width` x `height` pixels; `say` receives progress, a sentence at a time.
 
-    Raises UserError as `Perceiver.load` does, and for a size or number of runs that cannot be.
+    Raises UserError as `Perceiver.load` does, and for a size or number of runs below 1.
     """
     if width < 1 or height < 1 or runs < 1:
         raise UserError(f"Images of {width}x{height} and {runs} runs cannot be measured: all must be at least 1.")
@@ -89,38 +89,39 @@ def bench(path: str | Path, backend: str, width: int, height: int, runs: int, sa
 
 
 def stage_times(perceiver: Perceiver, maker: MaskMaker, rgb: NDArray[np.uint8]) -> list[float]:
-    """Milliseconds that each of STAGES takes for one image."""
-    mask = MaskParameters().resolve(perceiver.info)
+    """Milliseconds of each of STAGES for one RGB image [H, W, 3]."""
+    request = perceiver.request(["mask"])
+    outputs = sorted(request.student_outputs)
     clock = [time.perf_counter()]
-    prepared = perceiver.prepare(rgb)
+    image = perceiver.prepare_image(rgb)
     clock.append(time.perf_counter())
-    result = perceiver.infer([prepared], perceiver.needs(["mask"], mask))[0]
+    result = perceiver.infer([image.input], outputs)[0]
     clock.append(time.perf_counter())
-    perceiver.finish(result, ["mask"], rgb.shape[:2], rgb, 0, mask, maker)
+    perceiver.finish(result, image, request, maker)
     clock.append(time.perf_counter())
     return [1e3 * (end - start) for start, end in pairwise(clock)]
 
 
 def batch_rate(perceiver: Perceiver, images: list[NDArray[np.uint8]], size: int, runs: int) -> float:
-    """Images per second through the engine in batches of a size."""
-    batch = [perceiver.prepare(images[number % len(images)]) for number in range(size)]
-    needed = perceiver.needs(["mask"], MaskParameters().resolve(perceiver.info))
+    """Images per second through the engine in batches of `size`: the median of `runs`."""
+    batch = [perceiver.prepare_image(images[number % len(images)]).input for number in range(size)]
+    outputs = sorted(perceiver.request(["mask"]).student_outputs)
     seconds = []
     for _ in range(runs):
         start = time.perf_counter()
-        perceiver.infer(batch, needed)
+        perceiver.infer(batch, outputs)
         seconds.append(time.perf_counter() - start)
     return size / float(np.median(seconds))
 
 
 def resident_mb() -> float:
-    """Main memory that this process holds, MB."""
+    """Resident memory of this process, MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def table(measured: Measured) -> Iterable[str]:
-    """Lines of text for people."""
+    """The measurements as lines of text."""
     yield f"{measured.student}, {measured.image}, {measured.backend}"
     yield f"{'ms':<10}" + "".join(f"{f'p{p}':>9}" for p in PERCENTILES) + f"{'share':>9}"
     total = measured.stages["all"]["p50"]
@@ -133,7 +134,7 @@ def table(measured: Measured) -> Iterable[str]:
 
 
 def write(measured: Measured, out: Path) -> None:
-    """Write bench.json and bench.png to a folder. Raises UserError where matplotlib is missing."""
+    """Write bench.json and bench.png into the folder `out`. Raises UserError where matplotlib is missing."""
     write_whole(out / "bench.json", json.dumps(asdict(measured), indent=2).encode())
     try:
         import matplotlib
@@ -146,7 +147,7 @@ def write(measured: Measured, out: Path) -> None:
 
 
 def draw(measured: Measured, path: Path) -> None:
-    """Draw the stages' latency and the throughput by batch size."""
+    """Draw latency by stage and throughput by batch size."""
     from matplotlib import pyplot
 
     figure: Any
@@ -162,7 +163,6 @@ def draw(measured: Measured, path: Path) -> None:
     sizes = [str(size) for size in measured.throughput]
     right.bar(sizes, list(measured.throughput.values()), color="tab:green")
     right.set(xlabel="batch size", ylabel="images per second", title="throughput of the engine")
-    temporary = path.with_name(f"{path.stem}.tmp.png")
-    figure.savefig(temporary, dpi=120)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
     pyplot.close(figure)
-    os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""A hand-over between threads that keeps the newest item of each key and lets older ones go."""
+"""A hand-over between threads that keeps only the newest item of each key."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Item = TypeVar("Item")
 
 
 class NewestItemsWorker(Generic[Key, Item]):
-    """Calls `process` with what waits, the newest item of every key, in a thread of its own.
+    """A thread that calls `process` with the items that wait: the newest one of each key.
 
-    While `process` is busy, an item replaces an older one of the same key that still waits. Keys come in the order in
-    which their first waiting item came, so that none is starved. `process` must not raise.
+    While `process` is busy, an item replaces an older one of the same key that still waits. Keys are passed in the
+    order in which they began to wait, so that none starves. `process` must not raise.
     """
 
     def __init__(self, process: Callable[[dict[Key, Item]], None], name: str) -> None:
@@ -26,9 +26,9 @@ class NewestItemsWorker(Generic[Key, Item]):
         self._thread.start()
 
     def offer(self, key: Key, item: Item) -> Item | None:
-        """Hand over the newest item of a key; returns at once, with the one that it replaced, if any.
+        """Hand over the newest item of a key. Returns at once, with the item it replaced, if any.
 
-        After `stop` it returns the item itself: nobody will take it.
+        After `stop` it returns the item itself: nothing will process it.
         """
         with self._changed:
             if self._stopped:
@@ -39,7 +39,7 @@ class NewestItemsWorker(Generic[Key, Item]):
             return replaced
 
     def stop(self) -> list[Item]:
-        """End the thread after the items it is busy with; returns those that still waited."""
+        """End the thread once it finishes the items in hand; returns those that still waited."""
         with self._changed:
             self._stopped = True
             left, self._waiting = list(self._waiting.values()), {}

@@ -1,4 +1,4 @@
-"""Images in, what the student sees out: the whole runtime, without ROS."""
+"""The whole runtime without ROS: RGB images in, what the student sees in them out."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from dino_ros.masks.parameters import METHODS, MaskParameters
 from dino_ros.student import StudentInfo, find_student, read_student
 
 OUTPUTS = ("features", "attention", "embedding", "mask", "objects")
+MASK_OUTPUTS = frozenset({"mask", "objects"})
+"""Those that a MaskMaker makes; the others come straight from the student."""
 
 
 @dataclass(frozen=True)
 class Perception:
-    """What a student sees in one image; None where it was not asked for."""
+    """What a student sees in one image; None for outputs that were not requested."""
 
     features: NDArray[np.float32] | None
     """[h, w, C]: the patch tokens of the last block after the final norm."""
@@ -32,25 +34,60 @@ class Perception:
     embedding: NDArray[np.float32] | None
     """[C]: the CLS token after the final norm, a descriptor of the whole image."""
     mask: NDArray[np.uint8] | None
-    """[H, W] at the image's own resolution: 255 where objects are, else 0."""
+    """[H, W] at the image's own resolution: 255 on objects, else 0."""
     objects: NDArray[np.uint16] | None = None
-    """[H, W] at the image's own resolution: 0 where no object is, else the object's number, from 1."""
+    """[H, W] at the image's own resolution: 0 on the background, else the object's number, from 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """An image resized for a student, with what the masks need from the original."""
+
+    input: NDArray[np.uint8]
+    """RGB [h, w, 3] at the student's input size."""
+    size: tuple[int, int]
+    """Height and width of the original, in pixels."""
+    rgb: NDArray[np.uint8] | None
+    """The original, RGB [H, W, 3]; may be None where `Request.needs_image` is False."""
+    stamp: int = 0
+    """When it was taken, in nanoseconds: how a MaskMaker tells consecutive frames of a camera."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compute from an image; made by `Perceiver.request`."""
+
+    outputs: frozenset[str]
+    """Names from OUTPUTS."""
+    mask: MaskParameters
+    """Resolved for the student."""
+
+    @property
+    def student_outputs(self) -> frozenset[str]:
+        """The student's outputs that the requested ones are made from."""
+        masks = METHODS[self.mask.method] if self.outputs & MASK_OUTPUTS else ()
+        return (self.outputs - MASK_OUTPUTS).union(masks)
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether the masks need the original image."""
+        return bool(self.outputs & MASK_OUTPUTS) and self.mask.needs_image("objects" in self.outputs)
 
 
 class Perceiver:
     """A student, ready to look at images.
 
-    Example: `Perceiver.load("student.onnx")(rgb).mask`. Calling it does all at once; the node calls the three steps,
-    `prepare`, `infer` and `finish`, in threads of their own, with a MaskMaker for each camera.
+    Example: `Perceiver.load("student.onnx")(rgb).mask`. A call does everything; the node runs the steps,
+    `prepare_image`, `infer` and `finish`, in threads of their own, with one MaskMaker per camera.
     """
 
     def __init__(self, info: StudentInfo, backend: Backend, path: Path = Path(), chosen: str = "") -> None:
         self.info = info
         self.backend = backend
         self.path = path
-        """Of the student's file."""
+        """Of the student file."""
         self.chosen = chosen or backend.description
-        """Which engine runs it, and why no faster one, in one line."""
+        """One line: which engine runs the student, and why no faster one does."""
 
     @classmethod
     def load(
@@ -62,20 +99,21 @@ class Perceiver:
     ) -> Perceiver:
         """Load a student file, or a bundled student by name (empty: the default one).
 
-        `backend` is a name of BACKENDS, or "auto" for the fastest that works here; `largest_batch` the most images
-        that go in at once; `report` hears what takes long. Raises UserError if there is no such student, if it cannot
-        be used, or if there is no such backend.
+        `backend` is a name from BACKENDS, or "auto" for the fastest that works on this machine; `largest_batch` is the
+        most images that one batch may hold; `report` receives a sentence about each slow step. Raises UserError if
+        there is no such student or backend, or if it cannot be loaded.
         """
-        found = find_student(str(path))
-        info = read_student(found)
-        choice = choose_backend(found, backend, largest_batch, report)
-        return cls(info, choice.backend, found, str(choice))
+        student = find_student(str(path))
+        info = read_student(student)
+        choice = choose_backend(student, backend, largest_batch, report)
+        return cls(info, choice.backend, student, str(choice))
 
     def warm_up(self, largest_batch: int = 1) -> None:
-        """Make a mask of every batch size once: an engine's first run takes longer than those that follow."""
+        """Run every batch size up to `largest_batch` once: an engine's first run is slower than the rest."""
         blank = np.zeros((self.info.height, self.info.width, 3), dtype=np.uint8)
+        outputs = sorted(self.request(["mask"]).student_outputs)
         for size in range(1, largest_batch + 1):
-            self.infer([blank] * size, self.needs(["mask"], MaskParameters().resolve(self.info)))
+            self.infer([blank] * size, outputs)
 
     @overload
     def __call__(
@@ -95,66 +133,68 @@ class Perceiver:
     ) -> Perception | list[Perception]:
         """Look at one RGB image [H, W, 3] uint8 of any size, or at several (of any sizes) in one batch.
 
-        Each image is resized to the student's input, its aspect ratio with it, and is looked at for itself: nothing
-        is carried from one to the next. Only `outputs` (of OUTPUTS) are computed. Returns a Perception per image.
-        Raises UserError for an unknown output, for arrays that are not RGB images, and for mask parameters that do
-        not suit the student.
+        Each image is stretched to the student's input size. Images are independent: nothing is carried from one to the
+        next. Only `outputs` (names from OUTPUTS) are computed. Returns one Perception per image. Raises UserError for
+        an unknown output, for arrays that are not RGB images, and for mask parameters that do not suit the student.
         """
         if isinstance(images, np.ndarray) and images.ndim != 4:
             return self([images], outputs, mask)[0]
+        request = self.request(outputs, mask)
+        if not len(images):
+            return []
+        prepared = [self.prepare_image(image) for image in images]
+        results = self.infer([image.input for image in prepared], sorted(request.student_outputs))
+        return [
+            self.finish(result, image, request, MaskMaker()) for result, image in zip(results, prepared, strict=True)
+        ]
+
+    def request(
+        self,
+        outputs: Collection[str],
+        mask: MaskParameters = MaskParameters(),  # noqa: B008 - frozen
+    ) -> Request:
+        """A request for `outputs` (names from OUTPUTS) to this student.
+
+        Raises UserError for an unknown output, and for mask parameters that do not suit the student.
+        """
         unknown = set(outputs) - set(OUTPUTS)
         if unknown:
             raise UserError(f"There is no output {', '.join(sorted(unknown))}: choose among {', '.join(OUTPUTS)}.")
-        if not len(images):
-            return []
-        mask = mask.resolve(self.info)
-        results = self.infer([self.prepare(image) for image in images], self.needs(outputs, mask))
-        return [
-            self.finish(result, outputs, image.shape[:2], image, 0, mask, MaskMaker())
-            for result, image in zip(results, images, strict=True)
-        ]
+        return Request(frozenset(outputs), mask.resolve(self.info))
 
-    def needs(self, outputs: Collection[str], mask: MaskParameters) -> list[str]:
-        """The student's outputs that `outputs` (of OUTPUTS) are made of; `mask` is resolved for this student."""
-        masks = METHODS[mask.method] if {"mask", "objects"} & {*outputs} else ()
-        return sorted(({*outputs} - {"mask", "objects"}) | {*masks})
+    def prepare_image(self, rgb: NDArray[np.uint8], stamp: int = 0) -> PreparedImage:
+        """Resize an RGB image [H, W, 3] uint8, taken at `stamp` ns, to the student's input size.
 
-    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize an RGB image [H, W, 3] uint8 to the student's input [h, w, 3].
-
-        Raises UserError for an array that is no such image.
+        Raises UserError for an array that is not such an image.
         """
-        is_array = isinstance(image, np.ndarray)
-        if not is_array or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            kind = f"{image.dtype} {list(image.shape)}" if is_array else type(image).__name__
+        is_array = isinstance(rgb, np.ndarray)
+        if not is_array or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
+            kind = f"{rgb.dtype} {list(rgb.shape)}" if is_array else type(rgb).__name__
             raise UserError(f"An image must be a uint8 RGB array [H, W, 3], not {kind}.")
-        return resize(image, self.info.height, self.info.width)
+        resized = resize(rgb, self.info.height, self.info.width)
+        return PreparedImage(resized, (rgb.shape[0], rgb.shape[1]), rgb, stamp)
 
     def infer(
-        self, prepared: Sequence[NDArray[np.uint8]], needed: Sequence[str]
+        self, inputs: Sequence[NDArray[np.uint8]], outputs: Sequence[str]
     ) -> list[dict[str, NDArray[np.float32]]]:
-        """Run prepared RGB images as one batch; returns per image the student's outputs that are `needed`."""
-        if not needed:
-            return [{} for _ in prepared]
-        batch = prepared[0][None] if len(prepared) == 1 else np.stack(prepared)
-        results = self.backend(batch, needed)
-        return [{name: values[i] for name, values in results.items()} for i in range(len(prepared))]
+        """Run RGB images [h, w, 3] of the student's input size as one batch.
+
+        Returns for each image the named outputs of the student, without the batch dimension.
+        """
+        if not outputs:
+            return [{} for _ in inputs]
+        batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
+        results = self.backend(batch, outputs)
+        return [{name: values[i] for name, values in results.items()} for i in range(len(inputs))]
 
     def finish(
-        self,
-        result: dict[str, NDArray[np.float32]],
-        outputs: Collection[str],
-        size: tuple[int, ...],
-        image: NDArray[np.uint8] | None,
-        stamp: int,
-        mask: MaskParameters,
-        maker: MaskMaker,
+        self, result: dict[str, NDArray[np.float32]], image: PreparedImage, request: Request, maker: MaskMaker
     ) -> Perception:
-        """Make of one image's result the Perception; the other arguments are those of MaskMaker."""
+        """Make the Perception of an image from its `result`, as `infer` returned it, with the camera's MaskMaker."""
         names = ("features", "attention", "embedding")
-        features, attention, embedding = (result[name] if name in outputs else None for name in names)
-        if not {"mask", "objects"} & {*outputs}:
+        features, attention, embedding = (result[name] if name in request.outputs else None for name in names)
+        if not request.outputs & MASK_OUTPUTS:
             return Perception(features, attention, embedding, None)
-        made = maker(result, (size[0], size[1]), image, stamp, mask, "objects" in outputs)
-        mask_or_none = made.mask if "mask" in outputs else None
-        return Perception(features, attention, embedding, mask_or_none, made.objects)
+        masks = maker(result, image.size, image.rgb, image.stamp, request.mask, "objects" in request.outputs)
+        mask = masks.mask if "mask" in request.outputs else None
+        return Perception(features, attention, embedding, mask, masks.objects)

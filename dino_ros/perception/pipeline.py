@@ -1,14 +1,14 @@
-"""From frames to results in three stages: prepare, infer, deliver. Each has a thread of its own, so that they overlap.
+"""From frames to results in three stages: prepare, infer, deliver. Each has its own thread, so that they overlap.
 
-Between the stages only the newest frame of each camera waits: one that a newer one overtakes is superseded. The frames
-of several cameras that wait together go through the student as one batch; none waits for a camera that sends nothing.
+Between two stages only the newest frame of each camera waits: a newer one supersedes it. Frames of several cameras that
+wait together go through the student as one batch; nobody waits for a camera that sends nothing.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,52 +19,70 @@ from dino_ros.images.encodings import resize, to_resized_rgb, to_rgb
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.perception.latest import NewestItemsWorker
-from dino_ros.perception.perceiver import Perceiver, Perception
+from dino_ros.perception.perceiver import Perceiver, Perception, PreparedImage, Request
 
 IMAGE = "image"
-"""What a camera adds to the outputs it wants if it needs the frame in RGB too."""
+"""What a camera adds to the outputs it wants if it needs the decoded frame as well."""
 
 
 class Camera(Protocol):
     """Where frames come from and results go to. Its methods are called from the stages' threads and must not raise."""
 
     def wanted(self) -> Collection[str]:
-        """What to make of the next frame: names of the Perceiver's OUTPUTS, and IMAGE."""
+        """What to make of the next frame: names from the Perceiver's OUTPUTS, and IMAGE."""
 
-    def deliver(self, frame: Frame, seen: Perception) -> None:
+    def deliver(self, frame: PreparedFrame, perception: Perception) -> None:
         """Take the results of a frame."""
 
     def superseded(self) -> None:
-        """Hear that a newer frame took the place of one of this camera's."""
+        """A newer frame of this camera replaced one that was still waiting."""
 
     def failed(self, sentence: str) -> None:
-        """Hear that a frame could not be used."""
+        """A frame could not be used; `sentence` says why."""
 
 
-@dataclass(eq=False)
-class Frame:
-    """One image on its way; each stage adds to it."""
+@dataclass(frozen=True, eq=False)
+class ArrivedFrame:
+    """What a camera handed over."""
 
     camera: Camera
     message: Any
     """An image message, see `encodings`."""
     stamp: int
     """Of the message's header, nanoseconds."""
-    arrived: float
-    """When, by time.monotonic()."""
-    wanted: frozenset[str] = frozenset()
-    perceiver: Perceiver | None = None
-    """Which it was prepared for: another one may have been taken up meanwhile."""
-    mask: MaskParameters = MaskParameters()  # noqa: RUF009 - frozen
-    """Resolved for that perceiver."""
-    size: tuple[int, int] = (0, 0)
-    """Height and width of the image."""
-    rgb: NDArray[np.uint8] | None = field(default=None, repr=False)
-    """[H, W, 3], where IMAGE is wanted or the mask needs it."""
-    prepared: NDArray[np.uint8] | None = field(default=None, repr=False)
-    """[h, w, 3]: at the student's size."""
-    result: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
-    """The student's outputs."""
+    received_at: float
+    """When it came in, seconds of time.monotonic()."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedFrame:
+    """An arrived frame, decoded and resized for one student."""
+
+    arrived: ArrivedFrame
+    wanted: frozenset[str]
+    """What the camera wanted when the frame was decoded; IMAGE may be among it."""
+    perceiver: Perceiver
+    """The one it was prepared for: another may have taken over since."""
+    request: Request
+    """What the perceiver is to compute."""
+    image: PreparedImage
+
+    @property
+    def camera(self) -> Camera:
+        return self.arrived.camera
+
+
+@dataclass(frozen=True, eq=False)
+class InferredFrame:
+    """A prepared frame and the student's outputs for it."""
+
+    prepared: PreparedFrame
+    result: dict[str, NDArray[np.float32]]
+    """As `Perceiver.infer` returns it."""
+
+    @property
+    def camera(self) -> Camera:
+        return self.prepared.camera
 
 
 class Pipeline:
@@ -73,80 +91,79 @@ class Pipeline:
     def __init__(self, perceiver: Perceiver, mask: MaskParameters) -> None:
         self.use(perceiver, mask)
         self._makers: dict[Camera, MaskMaker] = {}
-        self._delivering = NewestItemsWorker[Camera, Frame](self._deliver, "deliver")
-        self._inferring = NewestItemsWorker[Camera, Frame](self._infer, "infer")
-        self._preparing = NewestItemsWorker[Camera, Frame](self._prepare, "prepare")
+        self._delivering = NewestItemsWorker[Camera, InferredFrame](self._deliver_frames, "deliver")
+        self._inferring = NewestItemsWorker[Camera, PreparedFrame](self._infer_frames, "infer")
+        self._preparing = NewestItemsWorker[Camera, ArrivedFrame](self._prepare_frames, "prepare")
 
     def use(self, perceiver: Perceiver, mask: MaskParameters) -> None:
-        """Go on with these, from the next frame on; those on their way keep what they were prepared for.
+        """Use these from the next frame on; frames already prepared stay with what they were prepared for.
 
         Raises UserError if the parameters do not suit the student.
         """
         self._used = (perceiver, mask.resolve(perceiver.info))
 
     def offer(self, camera: Camera, message: Any, stamp: int) -> None:
-        """Hand over a camera's newest frame, taken at `stamp` ns; returns at once."""
-        _hand_over(Frame(camera, message, stamp, time.monotonic()), self._preparing)
+        """Hand over a camera's newest frame, an image message taken at `stamp` ns; returns at once."""
+        frame = ArrivedFrame(camera, message, stamp, time.monotonic())
+        _count_superseded(self._preparing.offer(camera, frame))
 
     def stop(self) -> None:
-        """End the stages after the frames they are busy with; those that wait are superseded."""
+        """End the stages once they finish the frames in hand; frames still waiting count as superseded."""
         for stage in (self._preparing, self._inferring, self._delivering):
             for frame in stage.stop():
-                frame.camera.superseded()
+                _count_superseded(frame)
 
-    def _prepare(self, frames: dict[Camera, Frame]) -> None:
-        for frame in frames.values():
-            frame.wanted = frozenset(frame.camera.wanted())
-            if not frame.wanted:
+    def _prepare_frames(self, frames: dict[Camera, ArrivedFrame]) -> None:
+        for camera, frame in frames.items():
+            wanted = frozenset(camera.wanted())
+            if not wanted:
                 continue
-            frame.perceiver, frame.mask = self._used
-            height, width = frame.perceiver.info.height, frame.perceiver.info.width
-            masks = frame.wanted & {"mask", "objects"}
-            needs_image = IMAGE in frame.wanted or (masks and frame.mask.needs_image("objects" in masks))
+            perceiver, mask = self._used
+            request = Request(wanted - {IMAGE}, mask)
             try:
-                if needs_image:
-                    frame.rgb = to_rgb(frame.message)
-                    frame.size = (frame.rgb.shape[0], frame.rgb.shape[1])
-                    frame.prepared = resize(frame.rgb, height, width)
-                else:
-                    frame.prepared, frame.size = to_resized_rgb(frame.message, height, width)
-            except Exception as error:  # a message must never end a stage
-                frame.camera.failed(_sentence(error))
+                image = _decode(frame, perceiver, keep_rgb=IMAGE in wanted or request.needs_image)
+            except Exception as error:  # a bad message must not end the stage
+                camera.failed(_sentence(error))
                 continue
-            _hand_over(frame, self._inferring)
+            prepared = PreparedFrame(frame, wanted, perceiver, request, image)
+            _count_superseded(self._inferring.offer(camera, prepared))
 
-    def _infer(self, frames: dict[Camera, Frame]) -> None:
-        # Just after a swap, frames for the old and for the new student may wait together.
+    def _infer_frames(self, frames: dict[Camera, PreparedFrame]) -> None:
+        # Just after a swap, frames for the old student and for the new one may wait together.
         for perceiver in {frame.perceiver for frame in frames.values()}:
             batch = [frame for frame in frames.values() if frame.perceiver is perceiver]
             try:
-                assert perceiver is not None  # the stage before has set it
-                needed = {name for frame in batch for name in perceiver.needs(frame.wanted - {IMAGE}, frame.mask)}
-                prepared = [frame.prepared for frame in batch if frame.prepared is not None]
-                results = perceiver.infer(prepared, sorted(needed))
+                outputs = frozenset().union(*(frame.request.student_outputs for frame in batch))
+                results = perceiver.infer([frame.image.input for frame in batch], sorted(outputs))
             except Exception as error:
                 for frame in batch:
                     frame.camera.failed(_sentence(error))
                 continue
             for frame, result in zip(batch, results, strict=True):
-                frame.result = result
-                _hand_over(frame, self._delivering)
+                _count_superseded(self._delivering.offer(frame.camera, InferredFrame(frame, result)))
 
-    def _deliver(self, frames: dict[Camera, Frame]) -> None:
-        for frame in frames.values():
+    def _deliver_frames(self, frames: dict[Camera, InferredFrame]) -> None:
+        for camera, inferred in frames.items():
+            frame = inferred.prepared
             try:
-                assert frame.perceiver is not None
-                maker = self._makers.setdefault(frame.camera, MaskMaker())
-                seen = frame.perceiver.finish(
-                    frame.result, frame.wanted, frame.size, frame.rgb, frame.stamp, frame.mask, maker
-                )
-                frame.camera.deliver(frame, seen)
+                maker = self._makers.setdefault(camera, MaskMaker())
+                perception = frame.perceiver.finish(inferred.result, frame.image, frame.request, maker)
+                camera.deliver(frame, perception)
             except Exception as error:
-                frame.camera.failed(_sentence(error))
+                camera.failed(_sentence(error))
 
 
-def _hand_over(frame: Frame, stage: NewestItemsWorker[Camera, Frame]) -> None:
-    replaced = stage.offer(frame.camera, frame)
+def _decode(frame: ArrivedFrame, perceiver: Perceiver, keep_rgb: bool) -> PreparedImage:
+    """Decode and resize; the full-size RGB image is made only where it is kept."""
+    height, width = perceiver.info.height, perceiver.info.width
+    if not keep_rgb:
+        resized, size = to_resized_rgb(frame.message, height, width)
+        return PreparedImage(resized, size, None, frame.stamp)
+    rgb = to_rgb(frame.message)
+    return PreparedImage(resize(rgb, height, width), (rgb.shape[0], rgb.shape[1]), rgb, frame.stamp)
+
+
+def _count_superseded(replaced: ArrivedFrame | PreparedFrame | InferredFrame | None) -> None:
     if replaced is not None:
         replaced.camera.superseded()
 

@@ -11,7 +11,6 @@ from dino_train.config import DataConfig, MachineConfig, absolute
 
 
 def parser() -> ArgumentParser:
-    """Options of `dino-train compare`."""
     parser = ArgumentParser(
         description="Run several recipes one after another with the same seed, data, order and budget, and compare "
         "their k-NN accuracy. Repeat the command to resume an interrupted comparison."
@@ -37,7 +36,6 @@ def parser() -> ArgumentParser:
 
 
 def run(options: Namespace) -> None:
-    """`dino-train compare`."""
     import dataclasses
 
     from dino_train.compare.plan import read_runs

@@ -10,7 +10,6 @@ from dino_train.commands.data_options import add_data_arguments
 
 
 def parser() -> ArgumentParser:
-    """Options of `dino-train data`."""
     parser = ArgumentParser(
         description="Show what training would see: a table of the sources, and a contact sheet of frames that are "
         "kept and left out."
@@ -21,7 +20,6 @@ def parser() -> ArgumentParser:
 
 
 def run(options: Namespace) -> None:
-    """`dino-train data`."""
     from dino_train.data.selection import SelectionParameters
     from dino_train.data.survey import survey
 

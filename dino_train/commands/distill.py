@@ -12,7 +12,6 @@ from dino_train.config import ComparisonConfig, absolute, parse_size
 
 
 def parser() -> ArgumentParser:
-    """Options of `dino-train distill`."""
     parser = ArgumentParser(
         description="Train a small student to reproduce the features and attention of a frozen teacher, without "
         "labels, and compare the two. --resume continues a run that was stopped."
@@ -28,7 +27,6 @@ def parser() -> ArgumentParser:
 
 
 def run(options: Namespace) -> None:
-    """`dino-train distill`."""
     from dino_train.export.teacher_comparison import compare_with_teacher, show
 
     if Path(options.teacher).is_file():

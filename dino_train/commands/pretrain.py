@@ -10,7 +10,6 @@ from dino_train.commands.training_run import add_run_arguments, train
 
 
 def parser() -> ArgumentParser:
-    """Options of `dino-train pretrain`."""
     parser = ArgumentParser(
         description="Pretrain a ViT without labels by DINO, BYOL, MoCo or SwAV; the recipe's section decides which. "
         "After Ctrl-C, --resume continues from a checkpoint at most two minutes old. "
@@ -21,7 +20,6 @@ def parser() -> ArgumentParser:
 
 
 def run(options: Namespace) -> None:
-    """`dino-train pretrain`."""
     if checkpoint := train(options, "pretrain"):
         print(
             f"Wrote {checkpoint} and {checkpoint.with_name('report.html')}. "

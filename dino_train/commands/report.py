@@ -8,14 +8,12 @@ from jsonargparse import ArgumentParser, Namespace
 
 
 def parser() -> ArgumentParser:
-    """Options of `dino-train report`."""
     parser = ArgumentParser(description="Rewrite the report.html of a run. Training writes it too, every minute.")
     parser.add_argument("run", type=Path, help="folder of the run")
     return parser
 
 
 def run(options: Namespace) -> None:
-    """`dino-train report`."""
     from dino_train.runs.report import write_report
 
     print(f"Wrote {write_report(options.run)}.")

@@ -144,7 +144,8 @@ def write_student(student: Path, out: Path, info: StudentInfo, weights: NDArray[
 def check(path: Path, paths: Sequence[str], topics: Sequence[str], weights: NDArray[np.float32], bias: float) -> None:
     """Raise UserError if the file's foreground is not the trained layer's output for its features."""
     perceiver = Perceiver.load(path, backend="onnxruntime")
-    seen = perceiver.infer([perceiver.prepare(open_frames(paths, topics)[0])], ["features", "foreground"])[0]
+    image = perceiver.prepare_image(open_frames(paths, topics)[0])
+    seen = perceiver.infer([image.input], ["features", "foreground"])[0]
     error = float(np.abs(seen["foreground"] - foreground(seen["features"], weights, bias)).max())
     log.info("parity: foreground differs from that of the trained layer by %.1e", error)
     if not error <= TOLERANCE:

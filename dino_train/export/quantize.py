@@ -85,13 +85,13 @@ def quantize(path: Path, frames: MixedFrames, labeled: ClassFolder | None = None
     """
     before = Perceiver.load(path, REFERENCE)
     calibration, held_out = choose_frames(frames)
-    model = quantized(onnx.load(path), [before.prepare(frames[number])[None] for number in calibration])
+    model = quantized(onnx.load(path), [before.prepare_image(frames[number]).input[None] for number in calibration])
     info = dataclasses.replace(before.info, precision="int8")
     with replacing(path) as temporary:
         write_description(model, info)
         onnx.save(model, temporary)
         after = Perceiver.load(temporary, REFERENCE)
-        batch = np.stack([before.prepare(frames[number]) for number in held_out])
+        batch = np.stack([before.prepare_image(frames[number]).input for number in held_out])
         knn = (accuracy(before, labeled), accuracy(after, labeled)) if labeled else None
         cost = Cost(compare(after.backend, before.backend, batch), len(held_out), len(calibration), knn)
         if not cost.acceptable:

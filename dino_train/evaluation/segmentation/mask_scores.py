@@ -96,7 +96,7 @@ def methods_of(encoder: Encoder) -> list[str]:
 def look(encoder: Encoder, rgb: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
     """Run an encoder on an image; returns its outputs by name, of student files "foreground" as well."""
     if isinstance(encoder, Perceiver):
-        return encoder.infer([encoder.prepare(rgb)], outputs)[0]
+        return encoder.infer([encoder.prepare_image(rgb).input], outputs)[0]
     seen = encoder(rgb, outputs)
     return {name: getattr(seen, name) for name in outputs}
 

@@ -1,0 +1,27 @@
+"""What the nodes take from inside rclpy, here and nowhere else: Jazzy has no public name for either.
+
+`rclpy.exceptions` re-exports other exceptions of the C++ binding but not RCLError, and its base class RuntimeError is
+too wide to catch around callbacks. An Executor has no option to stay out of signal handling.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rclpy.executors import Executor
+from rclpy.guard_condition import GuardCondition
+from rclpy.impl.implementation_singleton import rclpy_implementation
+
+RCLError: type[Exception] = rclpy_implementation.RCLError
+"""Raised by a call into ROS that fails, such as publishing after ROS was shut down."""
+
+
+def ignore_signals(executor: Executor) -> None:
+    """Take an executor that was just made off the list of those that rclpy wakes on SIGINT and SIGTERM.
+
+    rclpy crashes if an executor on that list is destroyed while the signal is being handled, so one that comes and goes
+    while the node runs must not be on it.
+    """
+    internals: Any = executor
+    internals._sigint_gc.destroy()
+    internals._sigint_gc = GuardCondition(callback=None, callback_group=None, context=executor.context)
