@@ -26,6 +26,8 @@ ROS = {
     "vision_msgs",
 }
 """Modules that come with ROS."""
+STANDARD = sys.stdlib_module_names | {"compression"}
+"""Python's own modules; `compression` came with 3.14."""
 
 
 def python_files(*places: str) -> list[Path]:
@@ -61,7 +63,7 @@ def imported_modules(file: Path) -> frozenset[str]:
 def third_party(file: Path) -> set[str]:
     """Top-level modules that a file imports and that are neither Python's own nor ours."""
     tops = {module.partition(".")[0] for module in imported_modules(file)}
-    return {top for top in tops if top not in sys.stdlib_module_names and top not in PACKAGES}
+    return {top for top in tops if top not in STANDARD and top not in PACKAGES}
 
 
 @cache

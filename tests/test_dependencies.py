@@ -21,6 +21,7 @@ ROSDEP_KEYS = {
 
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "backports": "backports.zstd",
     "colcon_core": "colcon-common-extensions",
     "cuda": "cuda-bindings",
     "cv2": "opencv-python-headless",

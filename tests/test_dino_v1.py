@@ -109,26 +109,26 @@ def changed(**settings: Any) -> DinoRecipe:
 
 @pytest.mark.parametrize("file", ["checkpoint.pth", "checkpoint.pt"])
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "named"),
     [
-        ({"out_dim": 64}, r"dino.out_dim is 48 there and 64 in the recipe: start with --dino.out_dim 48\."),
-        ({"hidden_dim": 64, "bottleneck_dim": 8}, "start with --dino.bottleneck_dim 24 --dino.hidden_dim 40"),
-        ({"use_bn_in_head": True}, "start with --dino.use_bn_in_head false"),
-        ({"patch_size": 16}, "start with --backbone.patch_size 8"),
-        ({"name": "vit_small_patch16_224"}, "start with --backbone.embed_dim 192 --backbone.num_heads 3"),
-        ({"num_heads": 2}, "start with --backbone.num_heads 3"),
-        ({"depth": 3}, "start with --backbone.depth 2"),
+        ({"out_dim": 64}, r"dino.out_dim is 48 .*--dino.out_dim 48\."),
+        ({"hidden_dim": 64, "bottleneck_dim": 8}, "--dino.bottleneck_dim 24 --dino.hidden_dim 40"),
+        ({"use_bn_in_head": True}, "--dino.use_bn_in_head false"),
+        ({"patch_size": 16}, "--backbone.patch_size 8"),
+        ({"name": "vit_small_patch16_224"}, "--backbone.embed_dim 192 --backbone.num_heads 3"),
+        ({"num_heads": 2}, "--backbone.num_heads 3"),
+        ({"depth": 3}, "--backbone.depth 2"),
         (
             {"name": "vit_small_patch14_dinov2", "embed_dim": 192, "num_heads": 3},
-            "student.backbone.blocks.0.ls1.gamma is missing: start with --backbone.name vit_tiny_patch16_224",
+            r"blocks.0.ls1.gamma is missing.*--backbone.name vit_tiny_patch16_224",
         ),
     ],
 )
-def test_what_does_not_match_is_named(tmp_path: Path, file: str, settings: dict[str, Any], sentence: str) -> None:
+def test_what_does_not_match_is_named(tmp_path: Path, file: str, settings: dict[str, Any], named: str) -> None:
     own_checkpoint(tmp_path / file, RECIPE) if file.endswith(".pt") else official_file(tmp_path / file)
     dino = Dino(changed(**settings))
     before = copy.deepcopy(dino.state_dict())
-    with pytest.raises(UserError, match=sentence) as caught:
+    with pytest.raises(UserError, match=named) as caught:
         initialize(dino, tmp_path / file)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in dino.state_dict().items())
