@@ -8,6 +8,7 @@ It measures the reader, not the disk: the files are in the page cache. $DINO_ROS
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
 import pickle
@@ -38,6 +39,7 @@ DEMO_BAG = Path(__file__).resolve().parents[1] / "dino_ros" / "demo" / "table_ba
 
 def main() -> None:
     """Write the bags, measure, print the tables."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     cv2.setNumThreads(1)
     console = Console()
     with tempfile.TemporaryDirectory() as folder:

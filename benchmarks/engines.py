@@ -26,7 +26,7 @@ TARGETS = ("sm86", "sm89", "sm120")
 
 def main() -> None:
     """Measure, print the table and write the file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="JSON file to write")
     out = parser.parse_args().out
     rows = []

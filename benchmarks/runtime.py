@@ -15,7 +15,6 @@ import dataclasses
 import json
 import math
 import os
-import random
 import subprocess
 import sys
 import time
@@ -37,6 +36,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from students import random_student
 
+from dino_ros.demo.domain import free_domain
 from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.run import running
 from dino_ros.demo.table import TABLE, TOPIC
@@ -327,7 +327,13 @@ def main() -> None:
     parser.add_argument("--int8", type=Path, help="the quantized ViT-S/16, for its rows")
     options = parser.parse_args()
     os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())))
-    os.environ["ROS_DOMAIN_ID"] = str(random.randint(1, 100))
+    with free_domain() as domain:
+        os.environ["ROS_DOMAIN_ID"] = str(domain)
+        measure(options)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Print the tables that are asked for, and write the file."""
     students = {name: options.out / f"{name}.onnx" for name in ("vit_s_16", "vit_ti_16")}
     for name, path in students.items():
         random_student(path, name)

@@ -76,7 +76,7 @@ def train(recipe: Recipe, data: DataConfig, out: Path) -> None:
     if (out / "last.pt").exists():
         trainer.resume_run(out)
     else:
-        trainer.pretrain(recipe, data, out, evaluation=EvaluationConfig(every=1))
+        trainer.train(recipe, data, out, evaluation=EvaluationConfig(every=1))
 
 
 def curve(
@@ -123,7 +123,7 @@ def main() -> None:
     train(distill, data, options.out / "distilled")
     trial = options.out / "reference_trial"  # one epoch, to measure how many fit into the same time
     if not (trial / "last.pt").exists():
-        trainer.pretrain(reference(recipe, 1), data, trial, evaluation=EvaluationConfig(every=0))
+        trainer.train(reference(recipe, 1), data, trial, evaluation=EvaluationConfig(every=0))
     epochs = max(round(seconds / load_checkpoint(trial / "last.pt").seconds), 2)
     train(reference(recipe, epochs), data, options.out / "reference")
 

@@ -74,7 +74,7 @@ def trainer_steps(recipe: DinoRecipe, data: DataConfig, machine: MachineConfig, 
     Dino.after_step = stamped  # type: ignore[method-assign]
     try:
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
-            trainer.pretrain(recipe, data, Path(folder) / "run", machine, EvaluationConfig(every=0))
+            trainer.train(recipe, data, Path(folder) / "run", machine, EvaluationConfig(every=0))
     finally:
         Dino.after_step = after_step  # type: ignore[method-assign]
     return np.diff(times)[5:].tolist()

@@ -66,7 +66,7 @@ def run_demo_command(options: argparse.Namespace) -> int:
         from dino_ros.demo.run import run_demo
     except ImportError as error:
         raise UserError(
-            f"The demo needs ROS 2 ({error}): source its setup.bash, or run `pip install 'dino_ros[ros]'`."
+            f"The demo needs ROS 2 ({error}): source its setup.bash, or run `make demo` in a clone, which installs it."
         ) from error
     summary = run_demo(options.path, options.topic, options.out, options.model, options.backend, options.transport)
     for name, value in flatten(summary):

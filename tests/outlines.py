@@ -2,6 +2,10 @@
 
 import math
 
+import pytest
+
+pytest.importorskip("scipy")
+
 import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray

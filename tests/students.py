@@ -3,6 +3,10 @@
 import dataclasses
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("onnx")
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray

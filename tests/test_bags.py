@@ -8,6 +8,9 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+
+pytest.importorskip("rich")
+
 import yaml
 from bags import Fields, encoded, raw, rewrite_mcap, write_bag, write_topics
 from numpy.typing import NDArray

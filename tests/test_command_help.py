@@ -3,8 +3,13 @@
 import subprocess
 import sys
 
+import pytest
+
+pytest.importorskip("jsonargparse")
+
 HELP = """
 import sys
+
 from dino_train.cli import COMMANDS, run
 
 for arguments in [["--help"], *([command, "--help"] for command in COMMANDS)]:

@@ -58,7 +58,7 @@ def recipe(folder: Path, **changes: object) -> DistillRecipe:
 
 
 def distilled(folder: Path, out: Path, machine: MachineConfig = CPU, **changes: object) -> Path:
-    return trainer.pretrain(recipe(folder, **changes), DataConfig([str(folder / "images")]), out, machine, QUIET)
+    return trainer.train(recipe(folder, **changes), DataConfig([str(folder / "images")]), out, machine, QUIET)
 
 
 def read_log(out: Path) -> list[dict[str, float]]:

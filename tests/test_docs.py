@@ -10,8 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import jsonargparse
 import pytest
+
+pytest.importorskip("jsonargparse")
+
+import jsonargparse
 import yaml
 
 import dino_ros.cli

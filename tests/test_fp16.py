@@ -9,8 +9,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx
 import pytest
+
+pytest.importorskip("onnx")
+
+import onnx
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 

@@ -37,7 +37,7 @@ def recipe() -> DinoRecipe:
 
 def losses(images: Path, out: Path, **machine: object) -> list[float]:
     settings = MachineConfig(device="cuda", workers=2, **machine)  # type: ignore[arg-type]
-    trainer.pretrain(recipe(), DataConfig([str(images)]), out, settings, EvaluationConfig(every=0))
+    trainer.train(recipe(), DataConfig([str(images)]), out, settings, EvaluationConfig(every=0))
     return [json.loads(line)["loss"] for line in (out / LOG_NAME).read_text().splitlines()]
 
 
@@ -68,7 +68,7 @@ def test_crops_colored_on_the_gpu_are_those_of_the_cpu(images: Path) -> None:
 def test_every_precision_learns_about_the_same(images: Path, tmp_path: Path, machine: dict[str, object]) -> None:
     on_cpu = tmp_path / "cpu"
     settings = MachineConfig(device="cpu", precision="fp32", workers=2)
-    trainer.pretrain(recipe(), DataConfig([str(images)]), on_cpu, settings, EvaluationConfig(every=0))
+    trainer.train(recipe(), DataConfig([str(images)]), on_cpu, settings, EvaluationConfig(every=0))
     expected = [json.loads(line)["loss"] for line in (on_cpu / LOG_NAME).read_text().splitlines()]
     np.testing.assert_allclose(losses(images, tmp_path / "gpu", **machine), expected, rtol=0.1)
 

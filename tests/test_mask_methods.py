@@ -4,6 +4,9 @@ import warnings
 
 import numpy as np
 import pytest
+
+pytest.importorskip("scipy")
+
 import scipy.linalg
 import scipy.ndimage
 from numpy.typing import NDArray

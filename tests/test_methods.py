@@ -82,7 +82,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pretrain(recipe: PretrainRecipe, images: Path, out: Path) -> Checkpoint:
-    return load_checkpoint(trainer.pretrain(recipe, DataConfig([str(images)]), out, CPU, QUIET))
+    return load_checkpoint(trainer.train(recipe, DataConfig([str(images)]), out, CPU, QUIET))
 
 
 def read_log(out: Path) -> list[dict[str, float]]:

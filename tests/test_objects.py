@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+
+pytest.importorskip("scipy")
+
 import scipy.ndimage
 from numpy.typing import NDArray
 from scenes import rectangle

@@ -60,14 +60,6 @@ def test_configuration_of_the_forge_is_yaml(file: Path) -> None:
     assert isinstance(yaml.safe_load(file.read_text()), dict)
 
 
-def test_the_parameters_file_is_the_table() -> None:
-    pytest.importorskip("rclpy")
-    from dino_ros.nodes.parameters import PERCEPTION_PARAMETERS
-
-    file = yaml.safe_load((ROOT / "config" / "perception.yaml").read_text())
-    assert file["/**/perception"]["ros__parameters"] == {row.name: row.default for row in PERCEPTION_PARAMETERS}
-
-
 def test_the_loopback_profile_is_the_shipped_one_held_to_the_loopback() -> None:
     def transports(path: Path) -> dict[str, dict[str, str]]:
         tags = "{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}"

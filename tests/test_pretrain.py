@@ -44,7 +44,7 @@ def cpu(**changes: object) -> MachineConfig:
 
 
 def pretrain(recipe: DinoRecipe, images: Path, out: Path, **machine: object) -> Checkpoint:
-    last = trainer.pretrain(recipe, DataConfig([str(images)]), out, cpu(**machine), QUIET)
+    last = trainer.train(recipe, DataConfig([str(images)]), out, cpu(**machine), QUIET)
     return load_checkpoint(last)
 
 
@@ -103,7 +103,7 @@ def save_and_die(checkpoint, path):
 
 trainer.SECONDS_BETWEEN_CHECKPOINTS, trainer.save_checkpoint = 0.0, save_and_die
 machine = MachineConfig(device="cpu", workers=2)
-trainer.pretrain(recipe, DataConfig([images]), Path(out), machine, EvaluationConfig(every=0))
+trainer.train(recipe, DataConfig([images]), Path(out), machine, EvaluationConfig(every=0))
 """
 
 
@@ -188,7 +188,7 @@ def test_a_run_tells_all_about_itself(images: Path, tmp_path: Path) -> None:
     )
     out = tmp_path / "run"
     data = DataConfig([str(images)])
-    trainer.pretrain(recipe, data, out, cpu(), EvaluationConfig(every=1))
+    trainer.train(recipe, data, out, cpu(), EvaluationConfig(every=1))
     written = yaml.safe_load((out / "recipe.yaml").read_text())
     assert (written["dino"]["out_dim"], written["dino"]["momentum_teacher"]) == (1024, 0.99)
     assert json.loads((out / "environment.json").read_text())["torch"] == torch.__version__
@@ -201,7 +201,7 @@ def test_a_run_tells_all_about_itself(images: Path, tmp_path: Path) -> None:
     assert [line["epoch"] for line in evaluated] == [0, 1, 2]
     assert (out / "report.html").is_file()
     with pytest.raises(UserError, match="--resume"):
-        trainer.pretrain(recipe, data, out, cpu(), QUIET)
+        trainer.train(recipe, data, out, cpu(), QUIET)
 
 
 def test_a_run_starts_from_another_ones_weights(images: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from dino_train.recipes import (
 )
 from dino_train.runs.log import LAST_NAME, LOG_NAME
 from dino_train.training import trainer
-from dino_train.training.slurm import PretrainJob, slurm_executor, submit
+from dino_train.training.slurm import TrainingJob, slurm_executor, submit
 
 RECIPE = DinoRecipe(
     backbone=BackboneConfig(
@@ -61,7 +61,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process."""
     out = tmp_path_factory.mktemp("runs") / "alone"
-    trainer.pretrain(RECIPE, DataConfig([str(images)]), out, CPU, QUIET)
+    trainer.train(RECIPE, DataConfig([str(images)]), out, CPU, QUIET)
     return out
 
 
@@ -120,7 +120,7 @@ def test_what_is_over_the_whole_batch_is_so_over_processes(
     images: Path, tmp_path: Path, recipe: PretrainRecipe
 ) -> None:
     """MoCo's queue of keys, in its order, and the equal shares of Sinkhorn-Knopp."""
-    trainer.pretrain(recipe, DataConfig([str(images)]), tmp_path / "one", CPU, QUIET)
+    trainer.train(recipe, DataConfig([str(images)]), tmp_path / "one", CPU, QUIET)
     two_processes(recipe, images, tmp_path)
     for our, their in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
         for name in ("step", "loss", "gradient_norm", "lr"):
@@ -177,11 +177,11 @@ def test_a_job_that_was_stopped_goes_on(
             raise Stopped
 
     save = trainer.save_checkpoint
-    job = PretrainJob(RECIPE, DataConfig([str(images)]), tmp_path / "run", CPU, QUIET)
+    job = TrainingJob(RECIPE, DataConfig([str(images)]), tmp_path / "run", CPU, QUIET)
     monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     monkeypatch.setattr(trainer, "save_checkpoint", save_and_stop)
     with pytest.raises(Stopped):
-        trainer.pretrain(job.recipe, job.data, job.out, job.machine, job.evaluation)
+        trainer.train(job.recipe, job.data, job.out, job.machine, job.evaluation)
 
     again = job.checkpoint()
     assert isinstance(again, submitit.helpers.DelayedSubmission)
@@ -198,7 +198,7 @@ def test_what_slurm_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\necho '{answer}'\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    job = PretrainJob(RECIPE, DataConfig(["bag"]), tmp_path / "run", CPU, QUIET)
+    job = TrainingJob(RECIPE, DataConfig(["bag"]), tmp_path / "run", CPU, QUIET)
     with pytest.raises(UserError, match="srun"):
         slurm_executor(SlurmConfig("gpu"), job.out)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("jsonargparse")
+
+
 from dino_ros.errors import UserError
 from dino_train.config import DataConfig, EvaluationConfig
 from dino_train.recipes import ByolRecipe, DinoConfig, DinoRecipe, DistillRecipe, resolved

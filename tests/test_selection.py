@@ -6,6 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
+pytest.importorskip("rich")
+
 from bags import Fields, encoded, raw, write_bag, write_topics
 from numpy.typing import NDArray
 

@@ -6,8 +6,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import onnx
 import pytest
+
+pytest.importorskip("onnx")
+
+import onnx
 from onnx import GraphProto, TensorProto
 from onnx.helper import make_node, make_tensor_value_info
 from students import INFO, changed, write_student

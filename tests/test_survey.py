@@ -5,6 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
+pytest.importorskip("rich")
+
 from bags import raw, write_bag, write_topics
 
 from dino_ros.errors import UserError

@@ -5,8 +5,11 @@ import json
 import sys
 from pathlib import Path
 
-import onnx
 import pytest
+
+pytest.importorskip("onnx")
+
+import onnx
 from onnx import helper
 
 trt = pytest.importorskip("tensorrt_rtx")

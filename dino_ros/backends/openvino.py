@@ -17,9 +17,9 @@ from dino_ros.student import read_student
 class OpenVinoBackend:
     """Runs a student in OpenVINO on the CPU. Implements `Backend`.
 
-    The batch stays dynamic: models of fixed shape were not faster (docs/runtime.md), and each would hold its own copy
-    of the weights. Two models are compiled, each when it is first needed: one for the attention alone, which skips the
-    end of the last block, and one for all outputs.
+    The batch stays dynamic: models of fixed shape were not faster (benchmarks/results/runtime.md), and each would hold
+    its own copy of the weights. Two models are compiled, each when it is first needed: one for the attention alone,
+    which skips the end of the last block, and one for all outputs.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""ROS domains that nobody else uses, so that what runs at the same time on one machine does not meet."""
+"""Claims a free ROS_DOMAIN_ID, so that what runs at the same time on one machine stays separate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dino_ros.errors import UserError
 
 DOMAINS = range(1, 102)
-"""Those whose ports lie below Linux's range of ephemeral ports; 0 is everybody's."""
+"""Those whose ports lie below Linux's range of ephemeral ports; 0 is the default domain."""
 DISCOVERY, CLAIM, FIRST_PARTICIPANT = 0, 9, 10
 """Offsets of UDP ports in a domain: two that DDS uses as soon as anybody takes part, and between them one that it never
 uses."""
@@ -17,7 +17,7 @@ uses."""
 
 @contextmanager
 def free_domain() -> Iterator[int]:
-    """Yield a ROS domain without participants on this machine, and keep it from others who ask until the end.
+    """Yield an unused ROS domain ID, reserved on this machine until the block ends.
 
     The claim is a bound port, so it ends with the process at the latest. Raises UserError if no domain is free.
     """

@@ -68,7 +68,7 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
 
     A side of at least twice the target is halved, by averaging pairs of pixels, until it is less than that; the rest is
     interpolated. That is seven times as fast as averaging to the target at once, and differs from it about as much as
-    torchvision's antialiased resize does (docs/runtime.md).
+    torchvision's antialiased resize does (benchmarks/results/runtime.md).
     """
     rows, columns = image.shape[:2]
     halved = False

@@ -1,4 +1,4 @@
-"""Which frames stand for a recording when there is no time to look at all."""
+"""Evenly spaced frame numbers."""
 
 from __future__ import annotations
 

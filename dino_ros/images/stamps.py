@@ -1,4 +1,4 @@
-"""Message stamps as one number of nanoseconds, and back."""
+"""Message stamps to nanoseconds and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thread of its own for some of a node's callbacks, whatever executor spins the node.
+"""Runs one callback group in a thread of its own, whatever executor spins the node.
 
 The subscriptions to cameras live in one: frames never wait for a slow service call, such as loading another student,
 and the wait set that is rebuilt for every frame holds those few entities instead of all of the node's.

@@ -1,4 +1,4 @@
-"""What a camera's frames go through, for the node's report on /diagnostics once a second."""
+"""Statistics of a camera's frames, published on /diagnostics once a second."""
 
 from __future__ import annotations
 

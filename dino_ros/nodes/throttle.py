@@ -1,4 +1,4 @@
-"""Which frames of a camera are processed: every n-th, and at most so many per second."""
+"""Which frames pass: every n-th, and at most `max_rate` per second."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ class Perceiver:
         outputs: Collection[str] = OUTPUTS,
         mask: MaskParameters = MaskParameters(),  # noqa: B008 - frozen
     ) -> Perception | list[Perception]:
-        """Look at one RGB image [H, W, 3] uint8 of any size, or at several (of any sizes) in one batch.
+        """Run on one RGB image [H, W, 3] uint8 of any size, or on several (of any sizes) in one batch.
 
         Each image is stretched to the student's input size. Images are independent: nothing is carried from one to the
         next. Only `outputs` (names from OUTPUTS) are computed. Returns one Perception per image. Raises UserError for

@@ -43,7 +43,7 @@ class Camera(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ArrivedFrame:
-    """What a camera handed over."""
+    """A message from a camera, not decoded yet."""
 
     camera: Camera
     message: Any
@@ -96,7 +96,7 @@ class Pipeline:
         self._preparing = NewestItemsWorker[Camera, ArrivedFrame](self._prepare_frames, "prepare")
 
     def use(self, perceiver: Perceiver, mask: MaskParameters) -> None:
-        """Use these from the next frame on; frames already prepared stay with what they were prepared for.
+        """Switch student and mask parameters; frames that are already prepared finish with the old ones.
 
         Raises UserError if the parameters do not suit the student.
         """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from dino_train.commands.training_run import add_run_arguments, train
+from dino_train.commands.training_run import add_run_arguments, run_training
 from dino_train.config import ComparisonConfig, absolute, parse_size
 
 
@@ -33,7 +33,7 @@ def run(options: Namespace) -> None:
         options.teacher = absolute(options.teacher)
     if options.comparison.size:
         parse_size(options.comparison.size)
-    if checkpoint := train(options, "distill"):
+    if checkpoint := run_training(options, "distill"):
         # The loaders have ended but leave torch's handler behind, which has crashed Python when a child process ended
         # while this process had OpenVINO's threads.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

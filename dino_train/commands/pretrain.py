@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from dino_train.commands.training_run import add_run_arguments, train
+from dino_train.commands.training_run import add_run_arguments, run_training
 
 
 def parser() -> ArgumentParser:
@@ -20,7 +20,7 @@ def parser() -> ArgumentParser:
 
 
 def run(options: Namespace) -> None:
-    if checkpoint := train(options, "pretrain"):
+    if checkpoint := run_training(options, "pretrain"):
         print(
             f"Wrote {checkpoint} and {checkpoint.with_name('report.html')}. "
             f"Next: `dino-train export {checkpoint} --size HxW`."

@@ -28,14 +28,14 @@ def add_run_arguments(parser: ArgumentParser, command: str, out: Path) -> None:
     add_recipe_arguments(parser, command)
 
 
-def train(options: Namespace, command: str) -> Path | None:
+def run_training(options: Namespace, command: str) -> Path | None:
     """Train, resume or submit a run; returns its last checkpoint in the main process, otherwise None."""
     from dino_train.machine.distributed import is_main
     from dino_train.models.checkpoint import load_checkpoint
     from dino_train.runs.log import LAST_NAME
     from dino_train.training import trainer
     from dino_train.training.checks import check_no_run
-    from dino_train.training.slurm import PretrainJob, slurm_executor, submit
+    from dino_train.training.slurm import TrainingJob, slurm_executor, submit
 
     out = options.resume or options.out
     if options.resume:
@@ -43,17 +43,17 @@ def train(options: Namespace, command: str) -> Path | None:
             raise UserError(f"--resume takes the data from the checkpoint: leave {' '.join(options.data)} out.")
         run = load_checkpoint(out / LAST_NAME)
         machine = run.machine if options.machine == MachineConfig() else options.machine
-        job = PretrainJob(run.recipe, run.data, out, machine, run.evaluation)
+        job = TrainingJob(run.recipe, run.data, out, machine, run.evaluation)
     else:
         check_no_run(out)
         recipe = recipe_from_options(vars(options), command)
-        job = PretrainJob(recipe, data_config(options), out, options.machine, options.evaluation)
+        job = TrainingJob(recipe, data_config(options), out, options.machine, options.evaluation)
     if options.slurm:
         print(f"Submitted job {submit(job, slurm_executor(options.slurm, out))}; its output is in {out}/slurm.")
         return None
     checkpoint = (
         trainer.resume_run(out, job.machine)
         if options.resume
-        else trainer.pretrain(job.recipe, job.data, out, job.machine, job.evaluation)
+        else trainer.train(job.recipe, job.data, out, job.machine, job.evaluation)
     )
     return checkpoint if is_main() else None

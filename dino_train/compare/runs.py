@@ -117,14 +117,14 @@ def run_one(recipe: Recipe, shared: SharedSettings, out: Path, steps_per_epoch: 
     epochs = max(images // recipe.batch_size, 1) / steps_per_epoch
     evaluation = EvaluationConfig(every=epochs / shared.points, while_training=False, knn=shared.knn)
     recipe = dataclasses.replace(recipe, epochs=epochs)
-    in_own_process(trainer.pretrain, recipe, shared.data, out, shared.machine, evaluation)
+    in_own_process(trainer.train, recipe, shared.data, out, shared.machine, evaluation)
 
 
 def images_per_second(recipe: Recipe, data: DataConfig, machine: MachineConfig, steps_per_epoch: int) -> float:
     """Measure a recipe's speed in a trial run that leaves nothing behind."""
     trial = dataclasses.replace(recipe, epochs=TRIAL_STEPS / steps_per_epoch)
     with tempfile.TemporaryDirectory() as folder:
-        trainer.pretrain(trial, data, Path(folder) / "trial", machine, EvaluationConfig(every=0))
+        trainer.train(trial, data, Path(folder) / "trial", machine, EvaluationConfig(every=0))
         lines = read_lines(Path(folder) / "trial" / LOG_NAME)
     return float(statistics.median(line["images_per_second"] for line in lines[1:]))
 

@@ -1,4 +1,4 @@
-"""What is known about a recording, kept between runs in one small file."""
+"""A cache file with the index and the thumbnails of a recording."""
 
 from __future__ import annotations
 

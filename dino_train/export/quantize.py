@@ -141,13 +141,13 @@ def quantized(model: onnx.ModelProto, batches: Sequence[NDArray[np.uint8]]) -> o
     try:
         import nncf
     except ImportError as error:
-        raise UserError("--precision int8 needs the package nncf: run `pip install 'dino_ros[quantize]'`.") from error
+        raise UserError("--precision int8 needs the package nncf: run `pip install nncf`.") from error
     nncf.set_log_level(logging.ERROR)
     log.info("calibrating on %d frames", len(batches))
     result: Any = nncf.quantize(
         model,
         nncf.Dataset(batches, lambda batch: {"images": batch}),
-        preset=nncf.QuantizationPreset.PERFORMANCE,  # symmetric activations: docs/training.md has the comparison
+        preset=nncf.QuantizationPreset.PERFORMANCE,  # symmetric activations, see benchmarks/results/training.md
         model_type=nncf.ModelType.TRANSFORMER,
         ignored_scope=nncf.IgnoredScope(types=["Conv"]),
         subset_size=len(batches),

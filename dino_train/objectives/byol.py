@@ -53,7 +53,6 @@ class Byol(Objective):
         return {"momentum_teacher": cosine_schedule(step, steps, self.config.momentum, 1.0)}
 
     def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, TeacherOutput]:
-        """See `Objective`."""
         with torch.no_grad():
             tokens, projections = self.teacher(groups[:1], views=2)
         crops = count_crops(groups)

@@ -103,7 +103,6 @@ class Dino(Objective):
         return {"momentum_teacher": momentum, "teacher_temp": temperature}
 
     def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, TeacherOutput]:
-        """See `Objective`."""
         with torch.no_grad():
             tokens, logits = self.teacher(groups[:1])
             targets = self.targets(logits, scheduled["teacher_temp"])

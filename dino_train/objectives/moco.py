@@ -95,7 +95,6 @@ class MocoV2(Moco):
         return {"momentum_teacher": self.config.momentum}
 
     def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, ContrastiveOutput]:
-        """See `Objective`."""
         first, second = groups[0].chunk(2)
         with torch.no_grad():
             tokens, keys = self.teacher([second])
@@ -131,7 +130,6 @@ class MocoV3(Moco):
         return {"momentum_teacher": cosine_schedule(step, steps, self.config.momentum, 1.0)}
 
     def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, ContrastiveOutput]:
-        """See `Objective`."""
         with torch.no_grad():
             tokens, keys = self.teacher(groups[:1], views=2)
             keys = functional.normalize(keys, dim=-1)

@@ -64,7 +64,6 @@ class Swav(Objective):
         return {"uses_queue": float(step >= self.config.queue_from_epochs * steps_per_epoch)}
 
     def forward(self, groups: list[Tensor], scheduled: Mapping[str, float]) -> tuple[Tensor, Assignments]:
-        """See `Objective`."""
         crops = count_crops(groups)
         tokens, embeddings = self.student(groups)
         with torch.autocast(tokens.device.type, enabled=False):

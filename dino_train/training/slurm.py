@@ -13,7 +13,7 @@ from dino_train.runs.log import LAST_NAME
 
 
 @dataclass(frozen=True)
-class PretrainJob:
+class TrainingJob:
     """What every process of a job does; a job that starts again resumes the run in its folder."""
 
     recipe: Recipe
@@ -31,7 +31,7 @@ class PretrainJob:
         submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
         if (self.out / LAST_NAME).is_file():
             return trainer.resume_run(self.out, self.machine)
-        return trainer.pretrain(self.recipe, self.data, self.out, self.machine, self.evaluation)
+        return trainer.train(self.recipe, self.data, self.out, self.machine, self.evaluation)
 
     def checkpoint(self) -> Any:
         """Resubmit the job: submitit calls this when SLURM is about to stop it."""
@@ -48,7 +48,7 @@ def slurm_executor(config: SlurmConfig, out: Path) -> Any:
     try:
         import submitit
     except ImportError as error:
-        raise UserError("--slurm needs the package submitit: run `pip install 'dino_ros[slurm]'`.") from error
+        raise UserError("--slurm needs the package submitit: run `pip install submitit`.") from error
     try:
         executor = submitit.SlurmExecutor(folder=out / "slurm", max_num_timeout=config.requeues)
     except RuntimeError as error:
@@ -66,7 +66,7 @@ def slurm_executor(config: SlurmConfig, out: Path) -> Any:
     return executor
 
 
-def submit(job: PretrainJob, executor: Any) -> str:
+def submit(job: TrainingJob, executor: Any) -> str:
     """Submit a job; returns its number. Raises UserError if SLURM rejects it."""
     job.out.mkdir(parents=True, exist_ok=True)
     try:

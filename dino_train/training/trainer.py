@@ -53,7 +53,7 @@ STEPS_BETWEEN_LINES = 10
 NON_FINITE_NAME = "non_finite.pt"
 
 
-def pretrain(
+def train(
     recipe: Recipe,
     data: DataConfig,
     out: Path,
@@ -237,7 +237,7 @@ def resume_run(run: Path, machine: MachineConfig | None = None) -> Path:
     `machine` replaces the run's machine settings; only with the same ones does it continue bit for bit.
     """
     checkpoint = load_checkpoint(run / LAST_NAME)
-    return pretrain(
+    return train(
         checkpoint.recipe, checkpoint.data, run, machine or checkpoint.machine, checkpoint.evaluation, checkpoint
     )
 

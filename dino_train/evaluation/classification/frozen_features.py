@@ -74,7 +74,6 @@ class CropFeatures:
         return torch.cat(parts, dim=1).float()
 
     def of_files(self, files: Sequence[Path], mirrored: bool = False) -> Tensor:
-        """See `FrozenFeatures`; of center crops."""
         batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
         crops = (torch.stack([center_crop(file, self.side) for file in batch]) for batch in batches)
         shown = track(crops, "features", len(batches), console=Console(stderr=True), transient=True)
@@ -97,7 +96,6 @@ class WholeFeatures:
         return "embedding" + PATCHES * self.patches
 
     def of_files(self, files: Sequence[Path], mirrored: bool = False) -> Tensor:
-        """See `FrozenFeatures`."""
         images = (np.ascontiguousarray(p[:, ::-1]) if mirrored else p for p in read_images(files))
         seen = perceive_all(self.encoder, images, ("embedding", "features"))
         features = []

@@ -45,9 +45,9 @@ class LinearSettings:
     """A new random crop of each training image in each epoch; or its center crop and the mirror image of that, for
     which the encoder runs only once each."""
     blocks: int | None = None
-    """See CropFeatures."""
+    """Last blocks whose CLS tokens are concatenated; None as `CropFeatures` chooses."""
     patches: bool | None = None
-    """See CropFeatures."""
+    """Whether the mean of the patch tokens is appended; None as `CropFeatures` chooses."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ FRAMES = 6
 HEADS = 6
 """Attention heads drawn one by one, at most."""
 LARGEST = 4
-"""Long side of a picture at most, in global crops: the cost of attention grows with the square of the patches."""
+"""Long side of an image at most, in global crops: the cost of attention grows with the square of the patches."""
 TILE, GAP = (240, 320), 6
 """Height and width of a sheet's large tiles, and the gap between tiles, in pixels."""
 BACKGROUND = 24
@@ -38,14 +38,14 @@ BACKGROUND = 24
 
 @dataclass(frozen=True)
 class Attended:
-    """A picture at the size that the ViT saw it in, and where the ViT's CLS token looked."""
+    """An image at the size that the ViT saw it in, and where the ViT's CLS token looked."""
 
     image: Image
     attention: NDArray[np.float32]
     """[heads, h, w]: attention to the patches, after softmax."""
 
     def drawn(self) -> Image:
-        """The picture with the mean attention of all heads as heat, and the outline of the paper's mask."""
+        """The image with the mean attention of all heads as heat, and the outline of the paper's mask."""
         mask = attention_mask(self.attention, ATTENTION.attention_mass)
         mean = self.attention.mean(axis=0)
         # Only what is above the average: early in training attention is nearly uniform, and would show no heat.
@@ -62,25 +62,25 @@ def fixed_frames(paths: Sequence[str], topics: Sequence[str] = (), count: int = 
     return [frames[number] for number in evenly_spaced(len(frames), count)]
 
 
-def attend(vit: VisionTransformer, picture: Image) -> Attended:
-    """Run the ViT, in evaluation mode and on its device, on the whole picture.
+def attend(vit: VisionTransformer, image: Image) -> Attended:
+    """Run the ViT, in evaluation mode and on its device, on the whole image.
 
-    The picture keeps its aspect ratio, up to whole patches. Its long side becomes at least the ViT's own size, that of
+    The image keeps its aspect ratio, up to whole patches. Its long side becomes at least the ViT's own size, that of
     its global crops in training, and at most LARGEST times that.
     """
     patch, own = patch_size(vit), int(vit.patch_embed.img_size[0])
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     scale = min(max(max(height, width), own), LARGEST * own) / max(height, width)
     rows, columns = (max(round(side * scale / patch), 1) for side in (height, width))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    resized = cv2.resize(picture, (columns * patch, rows * patch), interpolation=interpolation).astype(np.uint8)
+    resized = cv2.resize(image, (columns * patch, rows * patch), interpolation=interpolation).astype(np.uint8)
     attention = TorchEncoder(vit)(resized, ("attention",)).attention
     assert attention is not None  # it was asked for
     return Attended(resized, attention)
 
 
 def attention_sheet(attended: Sequence[Attended]) -> Image:
-    """Draw a row for each picture: itself, `Attended.drawn`, and the attention of each of the first HEADS heads."""
+    """Draw a row for each image: itself, `Attended.drawn`, and the attention of each of the first HEADS heads."""
     return np.concatenate([sheet_row([one.image, one.drawn()], one.attention) for one in attended])
 
 

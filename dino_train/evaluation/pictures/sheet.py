@@ -22,26 +22,26 @@ from dino_train.evaluation.pictures.colors import Colors, fit_colors
 
 @dataclass(frozen=True)
 class Seen:
-    """A picture, and what an encoder sees in it."""
+    """An image, and what an encoder sees in it."""
 
     attended: Attended
     features: NDArray[np.float32]
     """[h, w, C]"""
 
     def row(self, colors: Colors) -> Image:
-        """Draw side by side the picture, its mask and attention, its tokens as colors, and each attention head."""
-        picture = self.attended.image
-        tokens = cv2.resize(colors(self.features), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-        large = [picture, self.attended.drawn(), tokens.astype(np.uint8, copy=False)]
+        """Draw side by side the image, its mask and attention, its tokens as colors, and each attention head."""
+        image = self.attended.image
+        tokens = cv2.resize(colors(self.features), image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        large = [image, self.attended.drawn(), tokens.astype(np.uint8, copy=False)]
         return sheet_row(large, self.attended.attention)
 
 
-def see(encoder: Encoder, picture: Image) -> Seen:
-    """Run an encoder on an RGB picture [H, W, 3]."""
-    seen = encoder(picture, ("features", "attention"))
+def see(encoder: Encoder, image: Image) -> Seen:
+    """Run an encoder on an RGB image [H, W, 3]."""
+    seen = encoder(image, ("features", "attention"))
     assert seen.features is not None  # they were asked for
     assert seen.attention is not None
-    return Seen(Attended(picture, seen.attention), seen.features)
+    return Seen(Attended(image, seen.attention), seen.features)
 
 
 def draw(name: str, encoder: Encoder, source: Source, folder: Path, frames: int) -> Iterator[Path]:
@@ -52,7 +52,7 @@ def draw(name: str, encoder: Encoder, source: Source, folder: Path, frames: int)
     """
     if frames < 1:
         raise UserError(f"--frames is {frames}: it must be 1 or more.")
-    some = [see(encoder, picture) for picture in sheet_frames(source, frames)]
+    some = [see(encoder, image) for image in sheet_frames(source, frames)]
     if not some:
         raise UserError(f"{source.name} has no frames to draw.")
     colors = fit_colors([one.features for one in some])
