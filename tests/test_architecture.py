@@ -53,6 +53,12 @@ def module_of(file: Path) -> str:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
+def test_the_docs_quote_the_order(package: str) -> None:
+    order = " < ".join(", ".join(sorted(level)) for level in ORDER[package])
+    assert f"- `{package}`: {order}\n" in (ROOT / "docs" / "architecture.md").read_text()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_a_room_imports_only_from_rooms_below_it(package: str) -> None:
     level = {name: number for number, names in enumerate(ORDER[package]) for name in names}
     for file in python_files(package):

@@ -43,7 +43,7 @@ def test_accuracies_are_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch) ->
     expected = {k: slow_accuracy(train, labels, test, truth, k) for k in neighbors}
     assert len(set(expected.values())) > 2, "the case tells the k apart"
     assert knn.knn_accuracies(*tensors, neighbors) == pytest.approx(expected)
-    assert knn.knn_accuracy(*tensors) == pytest.approx(expected[20])
+    assert knn.knn_accuracies(*tensors, [20])[20] == pytest.approx(expected[20])
 
 
 def test_accuracies_are_those_of_scikit_learn() -> None:

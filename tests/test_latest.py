@@ -2,7 +2,7 @@
 
 import threading
 
-from dino_ros.perception.latest import NewestItemsWorker
+from dino_ros.perception.latest import LatestItemsWorker
 
 
 class Busy:
@@ -20,7 +20,7 @@ class Busy:
 
 def test_a_newer_item_replaces_the_one_of_its_key_that_waits() -> None:
     busy = Busy()
-    worker = NewestItemsWorker[str, int](busy, "test")
+    worker = LatestItemsWorker[str, int](busy, "test")
     assert worker.offer("front", 1) is None
     busy.started.acquire()  # busy with 1
     assert worker.offer("front", 2) is None
@@ -37,7 +37,7 @@ def test_a_newer_item_replaces_the_one_of_its_key_that_waits() -> None:
 
 def test_stopping_waits_for_the_item_at_work_and_returns_what_waits() -> None:
     busy = Busy()
-    worker = NewestItemsWorker[str, int](busy, "test")
+    worker = LatestItemsWorker[str, int](busy, "test")
     worker.offer("front", 1)
     busy.started.acquire()
     worker.offer("front", 2)

@@ -21,7 +21,7 @@ from dino_ros.errors import UserError
 from dino_train.cli import run
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.data.multicrop import normalize
-from dino_train.evaluation.classification.knn import knn_accuracy
+from dino_train.evaluation.classification.knn import knn_accuracies
 from dino_train.models.backbones import mean_and_std
 from dino_train.models.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint
 from dino_train.objectives.dino import Dino
@@ -60,7 +60,7 @@ def shapes_accuracy(vit: torch.nn.Module) -> float:
     inputs = normalize(torch.from_numpy(rgb).permute(0, 3, 1, 2), *mean_and_std(vit))
     with torch.inference_mode():
         embeddings = vit.eval()(inputs)
-    return knn_accuracy(embeddings[:200], kinds[:200], embeddings[200:], kinds[200:])
+    return knn_accuracies(embeddings[:200], kinds[:200], embeddings[200:], kinds[200:], [20])[20]
 
 
 def test_a_run_learns(images: Path, tmp_path: Path) -> None:

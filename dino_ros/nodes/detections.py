@@ -15,7 +15,7 @@ vision: Any = importlib.import_module("vision_msgs.msg") if importlib.util.find_
 
 
 def boxes(objects: NDArray[np.uint16]) -> dict[int, tuple[int, int, int, int]]:
-    """Left, top, width and height of every object in pixels, by its number, from numbers [H, W] (0: background)."""
+    """Left, top, width and height in pixels of each object, by its number, from numbers [H, W] (0: background)."""
     ys, xs = np.nonzero(objects)
     numbers, which = np.unique(objects[ys, xs], return_inverse=True)
     low = np.full((2, len(numbers)), max(objects.shape))

@@ -10,7 +10,7 @@ Key = TypeVar("Key")
 Item = TypeVar("Item")
 
 
-class NewestItemsWorker(Generic[Key, Item]):
+class LatestItemsWorker(Generic[Key, Item]):
     """A thread that calls `process` with the items that wait: the newest one of each key.
 
     While `process` is busy, an item replaces an older one of the same key that still waits. Keys are passed in the

@@ -18,7 +18,7 @@ from dino_ros.errors import UserError
 from dino_ros.images.encodings import resize, to_resized_rgb, to_rgb
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import MaskParameters
-from dino_ros.perception.latest import NewestItemsWorker
+from dino_ros.perception.latest import LatestItemsWorker
 from dino_ros.perception.perceiver import Perceiver, Perception, PreparedImage, Request
 
 IMAGE = "image"
@@ -91,9 +91,9 @@ class Pipeline:
     def __init__(self, perceiver: Perceiver, mask: MaskParameters) -> None:
         self.use(perceiver, mask)
         self._makers: dict[Camera, MaskMaker] = {}
-        self._delivering = NewestItemsWorker[Camera, InferredFrame](self._deliver_frames, "deliver")
-        self._inferring = NewestItemsWorker[Camera, PreparedFrame](self._infer_frames, "infer")
-        self._preparing = NewestItemsWorker[Camera, ArrivedFrame](self._prepare_frames, "prepare")
+        self._delivering = LatestItemsWorker[Camera, InferredFrame](self._deliver_frames, "deliver")
+        self._inferring = LatestItemsWorker[Camera, PreparedFrame](self._infer_frames, "infer")
+        self._preparing = LatestItemsWorker[Camera, ArrivedFrame](self._prepare_frames, "prepare")
 
     def use(self, perceiver: Perceiver, mask: MaskParameters) -> None:
         """Switch student and mask parameters; frames that are already prepared finish with the old ones.

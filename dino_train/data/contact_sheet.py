@@ -38,7 +38,7 @@ def write_contact_sheet(sources: Sequence[Frames], out: Path) -> None:
     Shows at most 20 sources. Raises UserError if `out` does not end in .png or cannot be written.
     """
     if out.suffix.lower() != ".png":
-        raise UserError(f"The contact sheet is a PNG file: let the name {out} end in .png.")
+        raise UserError(f"{out} cannot be a contact sheet, which is a PNG: give a name that ends in .png.")
     shown = [sources[number] for number in evenly_spaced(len(sources), MAX_SOURCES)]
     if len(shown) < len(sources):
         log.info("the sheet shows %d of %d sources", len(shown), len(sources))

@@ -72,7 +72,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         fields = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(
-            f"{path} cannot be read as a checkpoint ({first_line(error)}): it is truncated or of another program."
+            f"{path} cannot be read as a checkpoint ({first_line(error)}): it is truncated, or not of `dino-train`."
         ) from error
     if not isinstance(fields, dict) or "format_version" not in fields:
         raise UserError(f"{path} is not a checkpoint of `dino-train pretrain` or `distill`: give one.")

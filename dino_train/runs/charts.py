@@ -97,8 +97,7 @@ def line_chart(
 
 
 def inline(svg: str, title: str) -> str:
-    """An SVG file of matplotlib's as an element of a page, with the page's colors and without a style sheet and
-    names that others on the page have too."""
+    """Turn an SVG file of matplotlib's into an inline element: the page's colors, no style sheet, ids of its own."""
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' id="[a-z0-9.]+_\d+"', "", svg)

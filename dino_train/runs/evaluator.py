@@ -254,7 +254,7 @@ def fresh_report(run: Path) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def alone(run: Path) -> Iterator[None]:
-    """Wait until no other evaluator is at work in the run's folder, as one may be if a run is resumed at once."""
+    """Wait for a previous evaluator of this run to exit: one may still be at work where a run is resumed at once."""
     with (run / MESSAGES_NAME).open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed, however the process ends
         yield

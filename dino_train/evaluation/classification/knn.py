@@ -50,11 +50,6 @@ def knn_accuracies(
     return {k: count / len(test) for k, count in correct.items()}
 
 
-def knn_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int = 20) -> float:
-    """`knn_accuracies` for a single k."""
-    return knn_accuracies(train, train_labels, test, test_labels, [k])[k]
-
-
 def knn_on_folder(vit: VisionTransformer, folder: ClassFolder, size: int) -> dict[int, float]:
     """k-NN accuracies, 0 to 1, by k, of embeddings of a folder's center crops of `size` pixels.
 
