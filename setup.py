@@ -68,7 +68,7 @@ setup(
     install_requires=["numpy>=1.24", "onnxruntime>=1.18", "opencv-python-headless>=4.11", "rosbags>=0.11,<0.12"],
     extras_require={
         # For machines without a ROS installation: real rclpy, Fast DDS and messages.
-        "ros": ["ros-jazzy-rclpy", "ros-jazzy-rmw-fastrtps-cpp", "ros-jazzy-common-interfaces"],
+        "ros": ["ros-jazzy-rclpy>=7.1,<7.2", "ros-jazzy-rmw-fastrtps-cpp", "ros-jazzy-common-interfaces"],
         "openvino": OPENVINO,
         "bench": ["matplotlib"],  # the chart of `dino-ros bench`
         "train": TRAIN,
