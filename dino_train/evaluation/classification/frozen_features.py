@@ -50,6 +50,11 @@ class CropFeatures:
         self.side = side
         self.blocks = blocks or (1 if is_base else min(4, len(vit.blocks)))
         self.patches = is_base if patches is None else patches
+        if vit.cls_token is None:
+            raise UserError(
+                "The paper's protocol needs a CLS token, which this ViT does not have: classify its embeddings of whole "
+                "images, from its student file."
+            )
         if self.blocks > len(vit.blocks):
             raise UserError(f"--blocks {blocks} is more than the {len(vit.blocks)} blocks of the ViT: give fewer.")
 
