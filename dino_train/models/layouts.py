@@ -87,7 +87,7 @@ CLIP = Layout(
         (r"\.mlp\.c_fc\.", ".mlp.fc1."),
         (r"\.mlp\.c_proj\.", ".mlp.fc2."),
     ),
-    r"proj|(transformer|token_embedding|ln_final)\..*|text_projection|logit_scale",
+    r"proj",
 )
 LAYOUTS = (TIMM, TRANSFORMERS, CLIP)
 

@@ -84,7 +84,7 @@ class VitShape:
             "rotary positions" * bool(self.rope_temperature),
             "norm before the blocks" * self.pre_norm,
             "attention pooling" * self.attention_pooling,
-            self.activation if self.activation != "gelu" else "",
+            self.activation if self.activation not in ("gelu", "silu") else "",
         ]
         return ", ".join(part for part in parts if part)
 
@@ -165,6 +165,8 @@ def infer_shape(
         raise UserError(f"{path} holds a ViT with neither CLS token nor attention pooling: give one that has either.")
     registers = int(state["reg_token"].shape[1]) if "reg_token" in state else 0
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    if not depth:
+        raise UserError(f"{path} holds the beginning of a ViT without blocks: give the whole file.")
     rotary = is_dinov3(state)
     prefix = has_class + distilled + registers
     grid, prefix_positions = (0, False) if rotary else position_grid(state, prefix, path)
@@ -182,7 +184,7 @@ def infer_shape(
         hidden=hidden,
         grid=grid,
         norm_eps=float(config.get("layer_norm_eps") or (1e-5 if rotary or pre_norm else 1e-6)),
-        activation="silu" if swiglu else activation(encoder, config, path, pre_norm, pooling),
+        activation=activation(encoder, config, path, pre_norm, pooling, swiglu),
         mean=mean or family_mean,
         std=std or family_std,
         class_token=has_class,
@@ -231,10 +233,15 @@ def default_heads(width: int, rotary: bool) -> int:
     return width // 64 if rotary and width == 1280 else HEADS.get(width, max(width // 64, 1))
 
 
-def activation(encoder: Encoder, config: Mapping[str, Any], path: object, pre_norm: bool, pooling: bool) -> str:
+def activation(
+    encoder: Encoder, config: Mapping[str, Any], path: object, pre_norm: bool, pooling: bool, swiglu: str
+) -> str:
     """timm's name of the activation; CLIP's comes in two kinds, which the names of the weights do not tell apart."""
-    if stated := config.get("hidden_act"):
-        if stated not in ACTIVATIONS:
+    stated = config.get("hidden_act")
+    if swiglu == "packed" or (swiglu and stated in (None, "silu")):
+        return "silu"  # whatever config.json says: DINOv2's states the one that it does not use
+    if stated:
+        if swiglu or stated not in ACTIVATIONS:
             raise UserError(f"{path} has the activation {stated!r}: name its timm model with --architecture.")
         return ACTIVATIONS[stated]
     if "model_cfg" in config:  # OpenCLIP's

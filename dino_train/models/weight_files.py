@@ -152,8 +152,9 @@ def read_pickled(file: Path) -> dict[Any, Any]:
                     "the same model's Hugging Face folder, or its timm name."
                 )
     try:
-        with torch.serialization.safe_globals(PLAIN_VALUES):
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        # An opened file, since torch takes a path that ends in .safetensors for one.
+        with torch.serialization.safe_globals(PLAIN_VALUES), file.open("rb") as opened:
+            content = torch.load(opened, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(
             f"{file} is not a weights file that can be read safely, it is truncated, of another format, or holds more "

@@ -22,9 +22,8 @@ def initialize(objective: Objective, path: Path) -> None:
     `path` is a checkpoint of `dino-train` or an official DINO v1 file, told apart by their content. A training
     checkpoint of the same method replaces everything: backbones, heads, and center or queue. From another method's
     checkpoint, or a file with a single backbone, only backbones are taken; a single one initializes both networks. A
-    position embedding of another
-    size is resized as the authors do. Raises UserError, naming the recipe's setting to change, if the file's network
-    differs from the objective's.
+    position embedding of another size is resized as the authors do. Raises UserError, naming the recipe's setting to
+    change, if the file's network differs from the objective's.
     """
     if is_checkpoint(path):
         checkpoint = load_checkpoint(path)

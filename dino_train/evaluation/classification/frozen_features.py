@@ -52,8 +52,8 @@ class CropFeatures:
         self.patches = is_base if patches is None else patches
         if vit.cls_token is None:
             raise UserError(
-                "The paper's protocol needs a CLS token, which this ViT does not have: classify its embeddings of whole "
-                "images, from its student file."
+                "This protocol needs a CLS token, which the ViT does not have: export a student, whose embeddings of "
+                "whole images are classified."
             )
         if self.blocks > len(vit.blocks):
             raise UserError(f"--blocks {blocks} is more than the {len(vit.blocks)} blocks of the ViT: give fewer.")
