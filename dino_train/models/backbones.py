@@ -114,9 +114,9 @@ def create_vit(name: str, pretrained: bool = False, **options: Any) -> VisionTra
     options = {"num_classes": 0, "dynamic_img_size": True, **options}
     try:
         try:
-            vit: VisionTransformer = timm.create_model(name, pretrained, global_pool="token", **options)
+            vit: VisionTransformer = timm.create_model(name, pretrained=pretrained, global_pool="token", **options)
         except AssertionError:  # it has no CLS token: accepted below if its own pooling is by attention
-            vit = timm.create_model(name, pretrained, **options)
+            vit = timm.create_model(name, pretrained=pretrained, **options)
     except TypeError as error:  # the options only exist for ViTs
         raise no_vit from error
     except (EntryNotFoundError, HfHubHTTPError, ConnectionError) as error:

@@ -106,7 +106,7 @@ class Encoder:
 
 
 def find_encoder(file: WeightFile, network: str | None = None) -> Encoder:
-    """Find a file's ViT; `network` is a word in its prefix, to choose among several, such as "student".
+    """Find a file's ViT; `network` is "teacher" or "student", to choose between the two where a file names them.
 
     Raises UserError if there is none, or none of that name, or if it is unclear which one is meant.
     """
@@ -116,7 +116,9 @@ def find_encoder(file: WeightFile, network: str | None = None) -> Encoder:
             f"{file.path} holds no ViT whose names are those of timm, torch.hub, transformers or CLIP (its first "
             f"weight is {min(file.state)}): give another file."
         )
-    words = [network] if network else [word for word in AVERAGED if any(contains(prefix, word) for prefix in found)][:1]
+    named = any(contains(prefix, word) for prefix in found for word in ("teacher", "student"))
+    averaged = [word for word in AVERAGED if any(contains(prefix, word) for prefix in found)]
+    words = [network] if network and named else averaged[:1]
     chosen = {prefix: layout for prefix, layout in found.items() if all(contains(prefix, word) for word in words)}
     if len(chosen) != 1:
         listed = ", ".join(repr(prefix) for prefix in found)
