@@ -57,10 +57,12 @@ def parser() -> ArgumentParser:
 
 
 def run(options: Namespace) -> None:
+    height, width = parse_size(options.size)
+    refuse_early(options.weights, options.network)
+    out = options.out or default_out(options.weights)
+
     from dino_train.export.student import export as export_student
 
-    height, width = parse_size(options.size)
-    out = options.out or default_out(options.weights)
     info = export_student(
         options.weights,
         out,
@@ -78,6 +80,16 @@ def run(options: Namespace) -> None:
         show_cost(info.quantization)
     print(f"{out}: {info.architecture}, {height}x{width}, {info.precision}, {out.stat().st_size / 1e6:.1f} MB.")
     print(f"Run it: ros2 launch dino_ros perception.launch.py model:={out.resolve()}")
+
+
+def refuse_early(weights: str, network: str | None) -> None:
+    """Raise UserError for a file that holds no ViT before timm and ONNX are imported, which takes seconds."""
+    from dino_train.models.layouts import find_encoder
+    from dino_train.models.weight_files import find_weights, is_checkpoint, read_weights
+
+    path = find_weights(weights)
+    if path is not None and not is_checkpoint(path) and network != "random":
+        find_encoder(read_weights(path), network)
 
 
 def default_out(weights: str) -> Path:
