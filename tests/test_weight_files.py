@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 import safetensors.torch
 from dino_v1_files import RECIPE, official_file, own_checkpoint
 from reference_vit import assert_close, shake
-from weight_layouts import LAYOUTS, State, as_hub_dinov2, as_openai_clip, write_folder
+from weight_layouts import LAYOUTS, State, as_classifier, as_hub_dinov2, as_openai_clip, write_folder
 
 from dino_ros.errors import UserError
 from dino_train.models.backbones import VitOutputs, create_vit, patch_size
@@ -221,6 +221,21 @@ def test_dinos_own_files_and_checkpoints_whatever_they_are_called(tmp_path: Path
     assert opened.origin["source"] == "official DINO v1 file dino.pt, teacher"
     assert (opened.architecture, opened.license) == ("vit_tiny_patch8_224.dino", "Apache-2.0")
     assert open_weights(str(tmp_path / "ours.pth")).origin["source"] == "dino-train pretrain, teacher"
+
+
+def test_a_plain_vit_is_dinos_only_as_its_authors_publish_it(tmp_path: Path) -> None:
+    source = shake(create_vit("vit_tiny_patch16_224", depth=1))
+    torch.save(source.state_dict(), tmp_path / "alone.pth")
+    torch.save({"model": source.state_dict()}, tmp_path / "mae.pth")
+    torch.save(as_classifier(source.state_dict()), tmp_path / "supervised.pth")
+    write(tmp_path / "converted.safetensors", source.state_dict())
+    for name, license in (
+        ("alone.pth", "Apache-2.0"),
+        ("mae.pth", "not stated"),
+        ("supervised.pth", "not stated"),
+        ("converted.safetensors", "not stated"),
+    ):
+        assert open_weights(str(tmp_path / name)).license == license
 
 
 VIT = {

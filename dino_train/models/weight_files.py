@@ -129,17 +129,26 @@ def parts_of(file: Path) -> list[Path]:
 
 def read_tensors(file: Path) -> dict[Any, Any]:
     """Read a file of safetensors or of torch, recognized by its first bytes."""
-    with file.open("rb") as opened:
-        start = opened.read(64)
-    if start.startswith(b"version https://git-lfs"):
+    if start_of(file).startswith(b"version https://git-lfs"):
         raise UserError(f"{file} is only Git LFS's pointer to the weights: fetch them with `git lfs pull`.")
-    if start[8:9] == b"{":
+    if is_safetensors(file):
         try:
             tensors: dict[Any, Any] = safetensors.torch.load_file(file)
         except Exception as error:
             raise UserError(f"{file} is a damaged safetensors file: download it again.") from error
         return tensors
     return read_pickled(file)
+
+
+def start_of(file: Path) -> bytes:
+    """The first bytes of a file."""
+    with file.open("rb") as opened:
+        return opened.read(64)
+
+
+def is_safetensors(file: Path) -> bool:
+    """Whether a file is of safetensors: the length of its JSON head, and the head."""
+    return start_of(file)[8:9] == b"{"
 
 
 def read_pickled(file: Path) -> dict[Any, Any]:

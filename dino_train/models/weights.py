@@ -20,7 +20,7 @@ from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint
 from dino_train.models.dino_v1 import SIZES, first_difference
 from dino_train.models.layouts import TIMM, Encoder, find_encoder, is_dinov3
 from dino_train.models.vit_shape import VitShape, infer_shape
-from dino_train.models.weight_files import WeightFile, find_weights, is_checkpoint, read_weights
+from dino_train.models.weight_files import WeightFile, find_weights, is_checkpoint, is_safetensors, read_weights
 from dino_train.recipes import BackboneConfig, PretrainRecipe
 
 NOT_STATED = "not stated"
@@ -133,7 +133,7 @@ def _of_shape(file: WeightFile, encoder: Encoder) -> Weights:
     """A file's ViT by the names and shapes of its weights."""
     shape = infer_shape(encoder, file.config, file.mean, file.std, file.path)
     architecture, source, license = str(shape), _source(file, encoder), file.license
-    if _is_dino_v1(encoder, shape):
+    if _is_dino_v1(file, encoder, shape):
         shape = dataclasses.replace(shape, resized_as_dino=True)
         architecture = f"vit_{SIZES[shape.embed_dim]}_patch{shape.patch_size}_224.dino"
         network = "student" if "student" in encoder.prefix else "teacher"
@@ -155,13 +155,15 @@ def _load(vit: VisionTransformer, encoder: Encoder, what: str, path: Path) -> No
     vit.load_state_dict(encoder.state)
 
 
-def _is_dino_v1(encoder: Encoder, shape: VitShape) -> bool:
-    """Whether a ViT is as DINO's authors publish theirs: alone in its file, or in a training checkpoint."""
+def _is_dino_v1(file: WeightFile, encoder: Encoder, shape: VitShape) -> bool:
+    """Whether a ViT is as DINO's authors publish theirs: alone in a file of torch, or in a training checkpoint."""
     plain = dataclasses.replace(shape, patch_size=8, embed_dim=384, depth=1, num_heads=6, hidden=1536, grid=28)
     expected = VitShape(8, 384, 1, 6, 1536, 28, 1e-6, "gelu", shape.mean, shape.std)
     published = shape.embed_dim in SIZES and shape.patch_size in (8, 16) and plain == expected
     in_training = re.fullmatch(r"(teacher|student)\.(module\.)?backbone\.", encoder.prefix)
-    return published and encoder.layout is TIMM and not encoder.unused and (not encoder.prefix or bool(in_training))
+    alone = not encoder.prefix and shape.grid * shape.patch_size == 224 and file.path.is_file()
+    as_theirs = bool(in_training) or (alone and not is_safetensors(file.path))
+    return published and encoder.layout is TIMM and not encoder.unused and as_theirs
 
 
 def _source(file: WeightFile, encoder: Encoder) -> str:
