@@ -21,6 +21,7 @@ TRAIN = [
     "pillow",
     "pyyaml",
     "rich>=13",
+    "safetensors>=0.4",
     "scikit-learn>=1.5",
     "tensorboard",
     "timm>=1.0.20",
@@ -86,7 +87,6 @@ setup(
             "pybullet; python_version < '3.12'",  # has no wheels for later ones
             "pytest",
             "ruff",
-            "safetensors",
             "scipy",
             "submitit>=1.5",
             "types-PyYAML",

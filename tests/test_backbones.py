@@ -15,6 +15,7 @@ from reference_vit import (
     plain_vit,
     resized,
     shake,
+    softmax,
     weights_of,
 )
 
@@ -160,13 +161,36 @@ def test_attention_is_found_where_timm_does_not_fuse_it(monkeypatch: pytest.Monk
     [
         ("resnet18", "CLS token"),
         ("beit_base_patch16_224", "CLS token"),
-        ("vit_base_patch16_siglip_224", "class token"),
+        ("vit_base_patch16_siglip_gap_224", "attention pooling"),
         ("vit_nothing", "list_models"),
     ],
 )
 def test_models_without_a_cls_token_are_refused(name: str, reason: str) -> None:
     with pytest.raises(UserError, match=f"'{name}'.*{reason}"):
         create_vit(name)
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_siglip_224", "vit_so150m_patch16_reg4_map_256"])
+def test_attention_pooling_takes_the_place_of_cls(name: str) -> None:
+    """The attention is that of the pooling query, over patches alone, and the embedding what it pools: written out."""
+    vit = shake(create_vit(name, embed_dim=96, num_heads=3, depth=2)).double()
+    images = torch.randn(2, 3, 48, 80, dtype=torch.float64)
+    prefix, weights = vit.num_prefix_tokens, weights_of(vit.attn_pool)
+    with torch.no_grad():
+        tokens = vit.forward_features(images)[:, prefix:].numpy()
+        features, attention, embedding = VitOutputs(vit)(images)
+        assert torch.equal(vit(images), embedding)
+    key, value = (
+        (tokens @ weights["kv.weight"].T + weights["kv.bias"]).reshape(2, 15, 2, 3, 32).transpose(2, 0, 3, 1, 4)
+    )
+    query = (weights["latent"][0, 0] @ weights["q.weight"].T + weights["q.bias"]).reshape(3, 1, 32)
+    expected = softmax(query @ key.transpose(0, 1, 3, 2) / 32**0.5)
+    pooled = (expected @ value).reshape(2, 96) @ weights["proj.weight"].T + weights["proj.bias"]
+    assert_close(features.flatten(1, 2), tokens)
+    assert_close(attention.flatten(2), expected[:, :, 0])
+    with torch.no_grad():
+        hidden = vit.attn_pool.mlp(vit.attn_pool.norm(torch.from_numpy(pooled))).numpy()
+    assert_close(embedding, pooled + hidden)
 
 
 def test_two_attentions_in_a_block_are_refused() -> None:

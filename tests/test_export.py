@@ -22,6 +22,7 @@ import timm
 from dino_v1_files import own_checkpoint
 from reference_vit import FAMILIES, attention_matrix, shake
 from tiny_recipe import RECIPE
+from weight_layouts import LAYOUTS, write_folder
 
 from dino_ros.demo.table import TABLE
 from dino_ros.errors import UserError
@@ -30,7 +31,7 @@ from dino_ros.student import read_student
 from dino_train.cli import run
 from dino_train.export import student as export_module
 from dino_train.models import weights as weights_module
-from dino_train.models.backbones import build_backbone, create_vit, patch_size
+from dino_train.models.backbones import VitOutputs, build_backbone, create_vit, patch_size
 from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint
 from dino_train.recipes import BackboneConfig
 
@@ -219,7 +220,7 @@ def test_timm_names_are_downloaded(tmp_path: Path) -> None:
     [
         (["vit_nothing"], "cannot make the backbone 'vit_nothing'"),
         (["resnet18.a1_in1k", "--network", "random"], "takes the shape of a checkpoint"),
-        (["missing.pt"], "no checkpoint missing.pt"),
+        (["missing.pt"], "missing.pt"),
         (["CHECKPOINT", "--size", "30x40"], "--size 30x40 is not a multiple of the patch size 8: choose 24x40"),
         (["CHECKPOINT", "--size", "224"], "--size 224 is not HxW"),
     ],
@@ -234,12 +235,48 @@ def test_what_cannot_be_exported_gets_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_pth_file_that_is_no_dino_is_refused(tmp_path: Path) -> None:
+def test_weights_are_refused_before_any_data_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*arguments: object) -> None:
+        raise AssertionError("the data was opened")
+
+    monkeypatch.setattr(export_module, "open_frames", opened)
+    monkeypatch.setattr(export_module, "open_class_folder", opened)
     (tmp_path / "text.pth").write_text("rubbish")
     torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    for name, sentence in (("text.pth", "not a weights file"), ("other.pth", "holds no DINO v1 ViT")):
-        with pytest.raises(UserError, match=sentence):
-            run(["export", str(tmp_path / name), "--out", str(tmp_path / "x.onnx")])
+    for name in ("text.pth", "other.pth", "gone.pth"):
+        with pytest.raises(UserError, match=name):
+            run(["export", str(tmp_path / name), "--knn", str(tmp_path / "nowhere")])
+
+
+@pytest.mark.parametrize("family", ["torch.hub DINOv3", "OpenCLIP QuickGELU", "transformers SigLIP"])
+def test_students_of_encoders_from_disk(tmp_path: Path, family: str, caplog: pytest.LogCaptureFixture) -> None:
+    """They say what the encoder says, are written next to it, and their description holds no private path."""
+    name_weights, name, config = LAYOUTS[family]
+    source = shake(create_vit(name, embed_dim=128, num_heads=2, depth=2))
+    folder = write_folder(tmp_path / "encoder", name_weights(source.state_dict()), config)
+    with caplog.at_level("INFO"):
+        run(["export", str(folder), "--size", "48x80"])
+    student = tmp_path / "encoder.onnx"
+    info = read_student(student)
+    images = np.random.default_rng(0).integers(0, 256, (2, 48, 80, 3), dtype=np.uint8)
+    with torch.no_grad():
+        normalized = (torch.from_numpy(images) / 255 - torch.tensor(info.mean)) / torch.tensor(info.std)
+        expected = [output.numpy() for output in VitOutputs(source)(normalized.permute(0, 3, 1, 2))]
+    assert_says(student, images, tuple(expected), 1e-4)
+    assert (info.mean, info.std) == tuple(source.pretrained_cfg[part] for part in ("mean", "std"))
+    assert info.registers == (4 if "DINOv3" in family else 0)
+    assert str(tmp_path) not in info.to_json()
+    assert ("dinov3-license" in caplog.text) == ("DINOv3" in family)
+
+
+def test_a_license_that_is_named_is_not_warned_of_if_free(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = shake(create_vit("vit_small_patch14_dinov2", embed_dim=128, num_heads=2, depth=1))
+    safetensors.torch.save_file(source.state_dict(), tmp_path / "encoder.safetensors")
+    for license, warned in (("apache-2.0", False), ("cc-by-nc-4.0", True)):
+        caplog.clear()
+        run(["export", str(tmp_path / "encoder.safetensors"), "--size", "28x28", "--license", license])
+        assert read_student(tmp_path / "encoder.onnx").license == license
+        assert any(record.levelname == "WARNING" and license in record.message for record in caplog.records) == warned
 
 
 def test_a_student_that_differs_is_refused_and_not_kept(

@@ -29,7 +29,7 @@ def parser() -> ArgumentParser:
 def run(options: Namespace) -> None:
     from dino_train.export.teacher_comparison import compare_with_teacher, show
 
-    if Path(options.teacher).is_file():
+    if options.teacher and Path(options.teacher).exists():
         options.teacher = absolute(options.teacher)
     if options.comparison.size:
         parse_size(options.comparison.size)

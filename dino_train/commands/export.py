@@ -16,10 +16,17 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "weights",
         type=str,
-        help="checkpoint (.pt) of pretrain or distill, official DINO v1 file (.pth), or timm model (downloaded), such "
-        "as a DINOv2, DINOv3, MAE or DeiT encoder",
+        help="checkpoint of pretrain or distill; file or Hugging Face folder of another encoder, such as DINO, DINOv2, "
+        "DINOv3, MAE, DeiT, CLIP or SigLIP; or timm model (downloaded)",
     )
-    parser.add_argument("--out", type=Path | None, help="file to write (default: student.onnx next to a checkpoint)")
+    parser.add_argument(
+        "--architecture",
+        default="",
+        help="timm name of a file's ViT, where its weights do not tell it, such as vit_base_patch16_clip_224.openai",
+    )
+    parser.add_argument(
+        "--out", type=Path | None, help="file to write (default: next to the weights; student.onnx for a checkpoint)"
+    )
     parser.add_argument(
         "--size", type=str, default="224x224", help="HxW of the student's input, multiples of the patch size"
     )
@@ -50,13 +57,12 @@ def parser() -> ArgumentParser:
 
 
 def run(options: Namespace) -> None:
+    height, width = parse_size(options.size)
+    refuse_early(options.weights, options.network)
+    out = options.out or default_out(options.weights)
+
     from dino_train.export.student import export as export_student
 
-    height, width = parse_size(options.size)
-    weights = Path(options.weights)
-    folder = weights.parent if weights.suffix in {".pt", ".pth"} else Path()
-    name = "student" if weights.suffix == ".pt" else weights.name.removesuffix(".pth")
-    out = options.out or folder / f"{name}.onnx"
     info = export_student(
         options.weights,
         out,
@@ -68,11 +74,35 @@ def run(options: Namespace) -> None:
         options.license,
         options.topic,
         options.knn,
+        options.architecture,
     )
     if info.quantization:
         show_cost(info.quantization)
     print(f"{out}: {info.architecture}, {height}x{width}, {info.precision}, {out.stat().st_size / 1e6:.1f} MB.")
     print(f"Run it: ros2 launch dino_ros perception.launch.py model:={out.resolve()}")
+
+
+def refuse_early(weights: str, network: str | None) -> None:
+    """Raise UserError for a file that holds no ViT before timm and ONNX are imported, which takes seconds."""
+    from dino_train.models.layouts import find_encoder
+    from dino_train.models.weight_files import find_weights, is_checkpoint, read_weights
+
+    path = find_weights(weights)
+    if path is not None and not is_checkpoint(path) and network != "random":
+        find_encoder(read_weights(path), network)
+
+
+def default_out(weights: str) -> Path:
+    """Where the student is written: next to a file or folder, or in the current folder for a timm name."""
+    from dino_train.models.weight_files import find_weights, is_checkpoint
+
+    path = find_weights(weights)
+    if path is None:
+        return Path(f"{weights.split('/')[-1]}.onnx")
+    path = path.resolve()
+    return path.with_name(
+        "student.onnx" if is_checkpoint(path) else f"{path.stem if path.is_file() else path.name}.onnx"
+    )
 
 
 def show_cost(quantization: Mapping[str, str | int | float]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
@@ -16,13 +15,12 @@ from timm.models import VisionTransformer
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import resize
 from dino_ros.perception.perceiver import Perceiver, Perception
-from dino_ros.student import MODELS, StudentInfo, find_student, read_student
+from dino_ros.student import MODELS, find_student, read_student
 from dino_train.data.images import decode
 from dino_train.data.multicrop import normalize
-from dino_train.models.backbones import VitOutputs, build_backbone, create_vit, mean_and_std, patch_size
-from dino_train.models.checkpoint import load_checkpoint
-from dino_train.models.weights import open_weights
-from dino_train.recipes import BackboneConfig
+from dino_train.models.backbones import VitOutputs, mean_and_std, patch_size
+from dino_train.models.weight_files import find_weights
+from dino_train.models.weights import open_weights, random_like
 
 RANDOM = "random"
 SEED = 0
@@ -114,8 +112,8 @@ def open_encoders(
 ) -> dict[str, Encoder]:
     """Open encoders; returns them by name.
 
-    A name is a checkpoint (.pt), a student file (.onnx), a bundled student, an official DINO v1 file (.pth), a timm
-    model (downloaded), or "random": the previous encoder's ViT with random weights. `size` is that of `TorchEncoder`
+    A name is a student file (.onnx), a bundled student, weights that `open_weights` opens, or "random": the previous
+    encoder's ViT with random weights. `size` is that of `TorchEncoder`
     (student files have their own); `device` is "auto", "cpu" or "cuda". Raises UserError for a name that is none of
     these or is given twice, and for a file that cannot be used.
     """
@@ -153,33 +151,15 @@ def is_student(name: str) -> bool:
 
 
 def random_vit(like: str) -> VisionTransformer:
-    """Build an untrained ViT of the shape of a checkpoint, a student file, an official file or a timm model.
+    """Build an untrained ViT of the shape of a student file, or of weights that `open_weights` opens.
 
     The weights are the same each time. Raises UserError for a student file that does not say how its ViT was built.
     """
-    torch.manual_seed(SEED)
-    if like.endswith(".pt"):
-        recipe = load_checkpoint(Path(like)).recipe
-        return build_backbone(recipe.backbone, recipe.crops.global_crops_size, download=False)
-    if like.endswith(".pth"):
-        vit = open_weights(like).vit
-        for module in vit.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-        vit.init_weights("")
-        return vit
     if is_student(like):
-        return _shape_of_student(like, read_student(find_student(like)))
-    return create_vit(like)
-
-
-def _shape_of_student(name: str, info: StudentInfo) -> VisionTransformer:
-    source = str(info.weights.get("source", ""))
-    if "recipe" in info.weights:
-        recipe = json.loads(str(info.weights["recipe"]))
-        return build_backbone(
-            BackboneConfig(**recipe["backbone"]), recipe["crops"]["global_crops_size"], download=False
-        )
-    if source.startswith("timm "):
-        return create_vit(source.removeprefix("timm "))
-    raise UserError(f"{name} does not say how its ViT was built: name its checkpoint or timm model before `random`.")
+        origin = read_student(find_student(like)).weights
+    else:
+        origin = open_weights(like).origin if find_weights(like) else {"timm": like}
+    torch.manual_seed(SEED)
+    if vit := random_like(origin):
+        return vit
+    raise UserError(f"{like} does not say how its ViT was built: name its checkpoint or timm model before `random`.")

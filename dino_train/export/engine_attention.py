@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 PACKED_TO_FRONT = (2, 0, 3, 1, 4)
-"""How timm permutes [B, N, 3, heads, C / heads] before it unbinds query, key and value."""
+"""How timm permutes [B, N, 3, heads, C / heads] before it unbinds query, key and value; with 2, key and value."""
 SPECIAL = ("attn_mask", "is_causal", "scale", "enable_gqa")
 """Options that a ViT's attention does not have; attention with any of them is left to torch."""
 
@@ -49,6 +49,6 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def split(packed: Tensor) -> tuple[Tensor, ...]:
-    """Split [B, N, 3, heads, C / heads] into query, key and value [B, heads, N, C / heads]."""
-    heads = packed.shape[3]
-    return tuple(part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in packed.flatten(2).chunk(3, dim=-1))
+    """Split [B, N, 3, heads, C / heads] into query, key and value, or without a query, [B, heads, N, C / heads]."""
+    count, heads = packed.shape[2:4]
+    return tuple(part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in packed.flatten(2).chunk(count, dim=-1))

@@ -26,7 +26,7 @@ from dino_train.export.description import write_description
 from dino_train.export.engine_attention import EngineAttention
 from dino_train.export.quantize import quantize
 from dino_train.models.backbones import VitOutputs, mean_and_std, patch_size
-from dino_train.models.weights import open_weights, weights_hash
+from dino_train.models.weights import Weights, open_weights, weights_hash
 
 log = logging.getLogger(__name__)
 
@@ -102,14 +102,14 @@ def export(
     license: str = "",
     topics: Sequence[str] = (),
     knn: Path | None = None,
+    architecture: str = "",
 ) -> StudentInfo:
     """Write `weights` as a student for images of `height` x `width` pixels to `out`; return its description.
 
-    `weights` is a checkpoint of `pretrain` or `distill`, an official DINO v1 `.pth` file or a timm model name
-    (downloaded). `network` is "teacher" or "student", or "random" for a checkpoint's ViT with random weights (default:
-    the student of a distilled checkpoint, else the teacher). `license` replaces the license stated by the weights'
-    source. With "int8" the fp32 student is quantized on `data`, which is then required, and `knn` may name a folder for
-    k-NN before and after: see `quantize`.
+    `weights`, `network` and `architecture` are those of `open_weights`; the weights are opened before any data, and a
+    license that is known not to be free is warned of. `license` replaces the one stated by the weights' source. With
+    "int8" the fp32 student is quantized on `data`, which is then required, and `knn` may name a folder for k-NN before
+    and after: see `quantize`.
 
     The file is kept only if ONNX Runtime agrees with torch in fp32 within TOLERANCE, on images of `data` (default: the
     demo's bag; `topics` picks image topics of bags). Raises UserError where it does not, and for weights, sizes or data
@@ -119,11 +119,13 @@ def export(
         raise UserError(
             "--precision int8 needs --data: give a bag, video or folder of images like those that the robot sees."
         )
-    labeled = open_class_folder(knn) if knn else None
-    frames = open_frames(data or (TABLE,), topics)
-    opened = open_weights(weights, network)
+    opened = open_weights(weights, network, architecture)
+    opened.license = license or opened.license
     vit = fix_size(opened.vit.eval(), height, width)
     mean, std = mean_and_std(vit)
+    tell(opened, mean, std)
+    labeled = open_class_folder(knn) if knn else None
+    frames = open_frames(data or (TABLE,), topics)
     images = parity_images(frames, height, width)
     with torch.inference_mode():
         reference = StudentGraph(vit, "fp32")(torch.from_numpy(images))
@@ -134,14 +136,14 @@ def export(
         patch_size=patch_size(vit),
         embed_dim=int(vit.embed_dim),
         heads=reference[OUTPUTS.index("attention")].shape[1],
-        registers=int(vit.num_prefix_tokens) - 1,
+        registers=max(int(vit.num_prefix_tokens) - 1, 0),
         height=height,
         width=width,
         mean=mean,
         std=std,
         precision=written,
         weights={**opened.origin, "sha256": weights_hash(vit)},
-        license=license or opened.license,
+        license=opened.license,
     )
     with replacing(out) as temporary:
         write_onnx(StudentGraph(vit, written).eval(), info, temporary)
@@ -149,6 +151,18 @@ def export(
         if precision == "int8":
             info = quantize(temporary, frames, labeled)
     return info
+
+
+def tell(opened: Weights, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Log what was made of the weights, and warn of a license that is not free."""
+    numbers = [", ".join(f"{value:.3g}" for value in values) for values in (mean, std)]
+    log.info("%s: %s; normalizes by mean %s and std %s", opened.origin["source"], opened.architecture, *numbers)
+    if not opened.is_free:
+        log.warning(
+            "The license of these weights, %s, restricts what they may be used for, the student included: read it "
+            "before you use or share the student.",
+            opened.license,
+        )
 
 
 def fix_size(vit: VisionTransformer, height: int, width: int) -> VisionTransformer:

@@ -8,6 +8,7 @@ import timm
 import torch
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import PatchEmbed
 from timm.models import Eva, VisionTransformer, VisionTransformerDistilled
 from torch import Tensor, nn
 from torch.nn import functional
@@ -102,16 +103,20 @@ def build_backbone(
 def create_vit(name: str, pretrained: bool = False, **options: Any) -> VisionTransformer:
     """Create timm's ViT `name` without classifier, for images of any size; `options` are passed to timm.
 
-    Calling it returns the CLS token after the final norm. It is a timm VisionTransformer (DINO, DINOv2, MAE, DeiT) or
-    Eva (DINOv3). Raises UserError if timm does not know the name, the download fails, or the model has no CLS token.
+    Calling it returns the CLS token after the final norm, or without a CLS token (SigLIP) the pooled patches. It is a
+    timm VisionTransformer (DINO, DINOv2, MAE, DeiT, CLIP, SigLIP) or Eva (DINOv3, EVA02). Raises UserError if timm does
+    not know the name, the download fails, or the model has neither CLS token nor attention pooling.
     """
     no_vit = UserError(
-        f"The model {name!r} is not a plain ViT with a CLS token: choose one such as vit_small_patch16_224."
+        f"The model {name!r} is not a plain ViT with a CLS token or attention pooling: choose one such as "
+        "vit_small_patch16_224."
     )
+    options = {"num_classes": 0, "dynamic_img_size": True, **options}
     try:
-        vit: VisionTransformer = timm.create_model(
-            name, pretrained=pretrained, num_classes=0, global_pool="token", dynamic_img_size=True, **options
-        )
+        try:
+            vit: VisionTransformer = timm.create_model(name, pretrained=pretrained, global_pool="token", **options)
+        except AssertionError:  # it has no CLS token: accepted below if its own pooling is by attention
+            vit = timm.create_model(name, pretrained=pretrained, **options)
     except TypeError as error:  # the options only exist for ViTs
         raise no_vit from error
     except (EntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
@@ -126,7 +131,8 @@ def create_vit(name: str, pretrained: bool = False, **options: Any) -> VisionTra
             f"timm cannot make the backbone {name!r} ({first_line(error)}): check the name and its options{hint}."
         ) from error
     # A model without final norm has one after pooling instead, for the mean of the patches.
-    if not isinstance(vit, VisionTransformer | Eva) or vit.cls_token is None or isinstance(vit.norm, nn.Identity):
+    plain = isinstance(vit, VisionTransformer | Eva) and isinstance(vit.patch_embed, PatchEmbed)
+    if not plain or isinstance(vit.norm, nn.Identity) or (vit.cls_token is None and vit.attn_pool is None):
         raise no_vit
     tag = vit.pretrained_cfg.get("tag")
     if isinstance(vit, VisionTransformerDistilled):
@@ -152,24 +158,27 @@ class VitOutputs(nn.Module):
 
     Takes normalized images [B, 3, H, W] float32; returns features [B, h, w, C] (patch tokens after the final norm),
     attention [B, heads, h, w] (softmaxed CLS-to-patch attention of the last block, without CLS and registers) and
-    embedding [B, C] (the CLS token after the final norm). Raises UserError for a ViT whose blocks do not each compute
-    exactly one attention.
+    embedding [B, C] (the CLS token after the final norm). Where patches are pooled by attention instead (SigLIP), the
+    pooling query takes CLS's place: the attention is its own, the embedding is what it pools. Raises UserError for a
+    ViT whose blocks do not each compute exactly one attention.
 
-    The attention of the blocks stays fused: only its CLS row is computed again, in O(N).
+    The attention of the blocks stays fused: only one row is computed again, in O(N).
     """
 
     def __init__(self, vit: VisionTransformer) -> None:
         super().__init__()
         self.vit = vit
-        for module in vit.blocks.modules():
+        for module in vit.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = True  # TIMM_FUSED_ATTN=0 would hide query and key from LastAttention
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
+        pool = self.vit.attn_pool
         with LastAttention() as last:
             tokens = self.vit.forward_features(images)
-        if last.count != len(self.vit.blocks):
+            embedding = tokens[:, 0] if pool is None else self.vit.forward_head(tokens)
+        if last.count != len(self.vit.blocks) + (pool is not None):
             raise UserError(
                 f"The blocks of {self.vit.pretrained_cfg['architecture']} do not compute one attention each: choose "
                 "a ViT such as vit_small_patch16_224."
@@ -177,7 +186,8 @@ class VitOutputs(nn.Module):
         size, prefix = patch_size(self.vit), self.vit.num_prefix_tokens
         grid = (images.shape[-2] // size, images.shape[-1] // size)
         features = tokens[:, prefix:].unflatten(1, grid)
-        return features, last.cls_row()[:, :, prefix:].unflatten(2, grid), tokens[:, 0]
+        row = last.first_row()[:, :, -grid[0] * grid[1] :]  # the pooling query does not see the tokens before patches
+        return features, row.unflatten(2, grid), embedding
 
 
 class LastAttention(TorchFunctionMode):
@@ -207,8 +217,8 @@ class LastAttention(TorchFunctionMode):
             self.matrix = result
         return result
 
-    def cls_row(self) -> Tensor:
-        """Softmaxed attention of CLS, the first token, to all tokens: [B, heads, N]."""
+    def first_row(self) -> Tensor:
+        """Softmaxed attention of the first query, that of CLS or of the pooling, to all tokens: [B, heads, N]."""
         if self.matrix is not None:
             return self.matrix[:, :, 0]
         # At least fp32, whatever the ViT's precision: this row is cheap, and masks are made from it.

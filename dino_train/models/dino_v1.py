@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from timm.models import VisionTransformer
 from torch import Tensor
 
 from dino_ros.errors import UserError
 from dino_train.models.backbones import build_backbone, resize_position_embedding
+from dino_train.models.weight_files import read_pickled
 from dino_train.recipes import BackboneConfig
 
 SIZES = {192: "tiny", 384: "small", 768: "base"}
@@ -25,17 +24,6 @@ RENAMED = {
     "head.last_layer.weight_v": LAST_LAYER + "original1",
 }
 """Names of the last layer's norm [K, 1] and direction [K, bottleneck]: in the authors' files, and in `DinoHead`."""
-
-_scalar = np.float64(0).__reduce__()[0]
-PLAIN_VALUES: list[Any] = [
-    argparse.Namespace,
-    # The optimizer's learning rate and weight decay are NumPy scalars; NumPy 2 moved their constructor.
-    (_scalar, "numpy.core.multiarray.scalar"),
-    (_scalar, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    type(np.dtype(np.float64)),
-]
-"""Types in the authors' training checkpoints besides tensors, strings and numbers. None of them runs code."""
 
 
 @dataclass
@@ -59,13 +47,6 @@ class OfficialCheckpoint:
         """timm's name for the architecture, such as vit_small_patch16_224.dino."""
         return self.backbone.name.replace("patch16", f"patch{self.backbone.patch_size}") + ".dino"
 
-    def vit(self, network: str) -> VisionTransformer:
-        """Build the ViT of `network`, "teacher" or "student"."""
-        vit = build_backbone(self.backbone, self.image_size)
-        prefix = f"{network}.backbone."
-        vit.load_state_dict({k.removeprefix(prefix): v for k, v in self.state.items() if k.startswith(prefix)})
-        return vit
-
 
 def load_official(path: Path) -> OfficialCheckpoint:
     """Read an official DINO v1 `.pth` file: a ViT, or a training checkpoint of main_dino.py.
@@ -76,15 +57,7 @@ def load_official(path: Path) -> OfficialCheckpoint:
     """
     if not path.is_file():
         raise UserError(f"There is no weights file {path}: give an official DINO v1 .pth file.")
-    try:
-        with torch.serialization.safe_globals(PLAIN_VALUES):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"{path} is not a weights file that can be read safely, it is truncated or holds more than tensors and "
-            "plain values: give an official DINO v1 .pth file."
-        ) from error
-    content = content if isinstance(content, dict) else {}
+    content = read_pickled(path)
     teacher = own_names(content.get("teacher", content))
     student = own_names(content["student"]) if "student" in content else teacher
     weights = {k.removeprefix("backbone."): v for k, v in teacher.items() if k.startswith("backbone.")}

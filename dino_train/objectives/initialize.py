@@ -12,19 +12,20 @@ from dino_ros.errors import UserError
 from dino_train.models.backbones import build_backbone
 from dino_train.models.checkpoint import load_checkpoint
 from dino_train.models.dino_v1 import first_difference, fit_position_embedding, load_official, settings
+from dino_train.models.weight_files import is_checkpoint
 from dino_train.objectives.objective import Objective
 
 
 def initialize(objective: Objective, path: Path) -> None:
     """Load a file's weights into the networks of `objective`.
 
-    `path` is a checkpoint of `dino-train` (.pt) or an official DINO v1 file (.pth). A training checkpoint of the same
-    method replaces everything: backbones, heads, and center or queue. From another method's checkpoint, or a file with
-    a single backbone, only backbones are taken; a single one initializes both networks. A position embedding of another
-    size is resized as the authors do. Raises UserError, naming the recipe's setting to change, if the file's network
-    differs from the objective's.
+    `path` is a checkpoint of `dino-train` or an official DINO v1 file, told apart by their content. A training
+    checkpoint of the same method replaces everything: backbones, heads, and center or queue. From another method's
+    checkpoint, or a file with a single backbone, only backbones are taken; a single one initializes both networks. A
+    position embedding of another size is resized as the authors do. Raises UserError, naming the recipe's setting to
+    change, if the file's network differs from the objective's.
     """
-    if path.suffix == ".pt":
+    if is_checkpoint(path):
         checkpoint = load_checkpoint(path)
         config, state = checkpoint.recipe.backbone, dict(checkpoint.objective)
     else:

@@ -30,15 +30,17 @@ class DistillRecipe(Recipe):
     exported: ClassVar[Literal["teacher", "student"]] = "student"
 
     teacher: str = ""
-    """The frozen teacher: a checkpoint of `dino-train` (.pt), an official DINO v1 file (.pth), or the timm name of an
-    encoder (downloaded)."""
+    """The frozen teacher: a checkpoint of `dino-train`, a file or Hugging Face folder of another encoder, or the timm
+    name of one (downloaded)."""
     distill: DistillConfig = field(default_factory=DistillConfig)
 
     def check(self) -> None:
         """Raise UserError, naming the setting, if a value is missing or out of range."""
         super().check()
         if not self.teacher:
-            raise UserError("There is no teacher: give a checkpoint, a .pth file or a timm encoder with --teacher.")
+            raise UserError(
+                "There is no teacher: give a checkpoint, a file of weights or a timm encoder with --teacher."
+            )
         weights = dataclasses.asdict(self.distill)
         if min(weights.values()) < 0 or not any(weights.values()):
             raise UserError(f"distill is {weights}: its weights must be 0 or more, and at least one above 0.")

@@ -21,8 +21,8 @@ def add_encoder_arguments(
         "encoders",
         nargs="+",
         type=str,
-        help="checkpoints (.pt), student files (.onnx), bundled students, official DINO v1 files (.pth), timm models "
-        "(downloaded), and `random`: the previous encoder's ViT with random weights",
+        help="student files (.onnx), bundled students, checkpoints, files and Hugging Face folders of other encoders, "
+        "timm models (downloaded), and `random`: the previous encoder's ViT with random weights",
     )
     parser.add_argument(
         "--size",

@@ -50,6 +50,11 @@ class CropFeatures:
         self.side = side
         self.blocks = blocks or (1 if is_base else min(4, len(vit.blocks)))
         self.patches = is_base if patches is None else patches
+        if vit.cls_token is None:
+            raise UserError(
+                "This protocol needs a CLS token, which the ViT does not have: export a student, whose embeddings of "
+                "whole images are classified."
+            )
         if self.blocks > len(vit.blocks):
             raise UserError(f"--blocks {blocks} is more than the {len(vit.blocks)} blocks of the ViT: give fewer.")
 
