@@ -84,7 +84,7 @@ class MaskMaker:
             soft = ((1 - share) * soft + share * motion.carry(self._soft)).astype(np.float32)
         self._soft = soft if parameters.steady else None
         if parameters.refine:
-            soft = refine(soft, small, fine, small.shape[1] / grid.shape[1])
+            soft = refine(soft, small, fine, (small.shape[0] / grid.shape[0], small.shape[1] / grid.shape[1]))
         mask = upsample(soft, *size)
         if not objects:
             self._objects = None
