@@ -31,7 +31,7 @@ def slow_guided_coefficients(
     pad = ((radii[0], radii[0]), (radii[1], radii[1]))
     colors = np.pad(guide / 255.0, (*pad, (0, 0)), mode="reflect")
     values = np.pad(soft.astype(np.float64), pad, mode="reflect")
-    each = np.zeros((height, width, 5))
+    each = np.zeros((height, width, 6))
     for y in range(height):
         for x in range(width):
             window = np.s_[y : y + 2 * radii[0] + 1, x : x + 2 * radii[1] + 1]
@@ -40,14 +40,14 @@ def slow_guided_coefficients(
             covariance = np.cov(inside.T, bias=True) + epsilon * np.eye(3)
             together = (inside * p[:, None]).mean(axis=0) - mean * p.mean()
             a = np.linalg.solve(covariance, together)
-            each[y, x] = [*a, p.mean() - a @ mean, min(a @ together / max(ENOUGH * p.var(), FLAT), 1)]
+            each[y, x] = [*a, p.mean() - a @ mean, a @ together, p.var()]
     mirrored = np.pad(each, (*pad, (0, 0)), mode="reflect")
-    means = np.zeros((height, width, 5))
+    means = np.zeros((height, width, 6))
     for y in range(height):
         for x in range(width):
             window = mirrored[y : y + 2 * radii[0] + 1, x : x + 2 * radii[1] + 1]
-            means[y, x] = window.reshape(-1, 5).mean(axis=0)
-    return means[..., :4], means[..., 4]
+            means[y, x] = window.reshape(-1, 6).mean(axis=0)
+    return means[..., :4], np.minimum(means[..., 4] / np.maximum(ENOUGH * means[..., 5], FLAT), 1)
 
 
 @pytest.mark.parametrize("radii", [(1, 1), (4, 2), (3, 5)])

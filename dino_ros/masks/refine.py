@@ -20,7 +20,7 @@ COARSE_RADIUS = 4
 EPSILON = 1e-3
 """How much contrast makes an edge: the variance, of colors in 0 to 1, below which the filter smooths."""
 ENOUGH = 0.5
-"""Share of the soft mask's variance in a window that its colors must explain for the filter to be trusted there."""
+"""Share of the soft mask's variance that colors must explain for the filter to be trusted in full."""
 FLAT = 1e-4
 """Variance of a soft mask below which there is nothing to explain."""
 
@@ -31,8 +31,8 @@ def guided_coefficients(
     """Coefficients [h, w, 4] of the filter: a pixel of color (r, g, b) in 0 to 1 becomes c0 r + c1 g + c2 b + c3.
 
     Filters `soft`, [h, w], guided by `guide`, RGB [h, w, 3]; the window's sides are 2 * radius + 1 pixels, for the
-    `radii` in y and x. Also returns the share of the variance of `soft` that the colors explain, [h, w], from 0 to 1,
-    divided by ENOUGH.
+    `radii` in y and x. Also returns how far to trust them, [h, w]: the share of the variance of `soft` that the colors
+    explain around each pixel, relative to ENOUGH, at most 1.
     """
     window = (2 * radii[1] + 1, 2 * radii[0] + 1)
     colors = guide.astype(np.float32) * np.float32(1 / 255)
@@ -57,9 +57,10 @@ def guided_coefficients(
         (c_rb * x + c_gb * y + c_bb * z) / determinant,
     ]
     offset = mean_soft - sum(slope * m for slope, m in zip(slopes, means, strict=True))
-    explained = (slopes[0] * x + slopes[1] * y + slopes[2] * z) / np.maximum(ENOUGH * variance, FLAT)
+    explained = cv2.blur(slopes[0] * x + slopes[1] * y + slopes[2] * z, window)
+    trust = np.clip(explained / np.maximum(ENOUGH * cv2.blur(variance, window), FLAT), 0, 1)
     coefficients = cv2.blur(cv2.merge([*slopes, offset]), window).astype(np.float32, copy=False)
-    return coefficients, cv2.blur(np.clip(explained, 0, 1), window).astype(np.float32, copy=False)
+    return coefficients, trust
 
 
 def refine(
@@ -78,8 +79,8 @@ def refine(
         soft = cv2.resize(soft, half, interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
         small = cv2.resize(small, half, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
         radii = [radius / 2 for radius in radii]
-    coefficients, explained = guided_coefficients(soft, small, (max(round(radii[0]), 1), max(round(radii[1]), 1)))
-    coefficients[..., 3] += (1 - explained) * (soft - _apply(coefficients, small))
+    coefficients, trust = guided_coefficients(soft, small, (max(round(radii[0]), 1), max(round(radii[1]), 1)))
+    coefficients[..., 3] += (1 - trust) * (soft - _apply(coefficients, small))
     return _apply(cv2.resize(coefficients, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), image)
 
 
