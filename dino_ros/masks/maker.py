@@ -20,6 +20,7 @@ from dino_ros.masks.normalized_cut import normalized_cut_mask
 from dino_ros.masks.objects import SMALLEST, number_objects
 from dino_ros.masks.parameters import METHODS, MaskParameters
 from dino_ros.masks.refine import refine
+from dino_ros.masks.smoothed_attention import smoothed_attention_mask
 from dino_ros.masks.soft import upsample
 
 SMALL = 160
@@ -106,6 +107,8 @@ class MaskMaker:
                 )
         if parameters.method == "foreground":
             return outputs["foreground"]
+        if parameters.method == "smoothed_attention":
+            return smoothed_attention_mask(outputs["features"], outputs["attention"])
         if parameters.method == "background":
             return background_mask(outputs["features"], outputs["attention"])
         if parameters.method == "normalized_cut":

@@ -81,7 +81,8 @@ def refine(
         radii = [radius / 2 for radius in radii]
     coefficients, trust = guided_coefficients(soft, small, (max(round(radii[0]), 1), max(round(radii[1]), 1)))
     coefficients[..., 3] += (1 - trust) * (soft - _apply(coefficients, small))
-    return _apply(cv2.resize(coefficients, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), image)
+    slopes = cv2.resize(coefficients, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    return _apply(slopes.astype(np.float32, copy=False), image)
 
 
 def _apply(coefficients: NDArray[np.float32], image: NDArray[np.uint8]) -> NDArray[np.float32]:
