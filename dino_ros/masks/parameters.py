@@ -19,6 +19,8 @@ METHODS = {
     "attention": ("attention",),
 }
 """The methods by name, and the student's outputs that each needs."""
+WITHOUT_HEAD = "smoothed_attention"
+"""The method that "auto" stands for where the student has no foreground head."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class MaskParameters:
             "attention (FOUND). normalized_cut: by a cut of the graph of patches "
             "(TokenCut). lost: by growing the patch that is like fewest others (LOST). attention: as the patches that "
             "hold most of the attention (DINO). auto: foreground if the student has that head, else "
-            "smoothed_attention.",
+            f"{WITHOUT_HEAD}.",
             choices=("auto", *METHODS),
         ),
     )
@@ -119,7 +121,7 @@ class MaskParameters:
             )
         if self.method != "auto":
             return self
-        return dataclasses.replace(self, method="foreground" if info.foreground_head else "smoothed_attention")
+        return dataclasses.replace(self, method="foreground" if info.foreground_head else WITHOUT_HEAD)
 
 
 RULES: Mapping[str, Rule] = {f.name: f.metadata["rule"] for f in dataclasses.fields(MaskParameters)}
