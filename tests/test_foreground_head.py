@@ -1,5 +1,6 @@
 """The foreground head: the fit against its gradient, the file against the layer, objects that it must find."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -13,11 +14,11 @@ from students import INFO, changed, write_student
 
 from dino_ros.errors import UserError
 from dino_ros.masks.binary import jaccard
-from dino_ros.masks.parameters import MaskParameters
+from dino_ros.masks.parameters import WITHOUT_HEAD, MaskParameters
 from dino_ros.perception.perceiver import Perceiver
 from dino_ros.student import read_student
 from dino_train.cli import run
-from dino_train.export.foreground_head import WEIGHT_DECAY, fit, foreground
+from dino_train.export.foreground_head import MOST_FITTED, WEIGHT_DECAY, along_edges, fit, foreground
 
 ROWS, COLUMNS = INFO.grid
 
@@ -68,7 +69,7 @@ def test_a_head_finds_objects_that_it_was_not_shown(student: Path, scenes: Path,
     out = tmp_path / "with_head.onnx"
     run(["head", str(student), str(scenes), "--out", str(out)])
     before, after = Perceiver.load(student, "onnxruntime"), Perceiver.load(out, "onnxruntime")
-    assert after.info.foreground_head["images"] == 16
+    assert after.info.foreground_head["images"] == 20
     assert MaskParameters().resolve(after.info).method == "foreground"
     overlaps = []
     for seed in range(100, 110):
@@ -80,6 +81,50 @@ def test_a_head_finds_objects_that_it_was_not_shown(student: Path, scenes: Path,
         assert seen.dtype == np.float32
         overlaps.append(jaccard(seen > 0.5, truth))
     assert np.mean(overlaps) > 0.9
+
+
+def test_with_ground_truth_it_says_what_the_head_gains(
+    student: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for seed in range(20):
+        truth = np.kron(scene(seed)[1], np.ones((8, 8), np.uint8)) * np.uint8(255)
+        cv2.imwrite(str(masks / f"{seed:02d}.png"), truth)
+    out = tmp_path / "with_head.onnx"
+    run(["head", str(student), str(scenes), "--masks", str(masks), "--out", str(out)])
+    perceiver = Perceiver.load(out, "onnxruntime")
+    expected = []
+    for method in (WITHOUT_HEAD, "foreground"):
+        found = []
+        for seed in range(20):
+            image, truth = scene(seed)
+            mask = perceiver(image, ("mask",), MaskParameters(method)).mask > 0
+            found.append(jaccard(mask, np.kron(truth, np.ones((8, 8), bool))))
+        expected.append(f"{np.mean(found):.2f}")
+    line = next(line for line in capsys.readouterr().out.splitlines() if "ground truth" in line)
+    assert re.findall(r"[01]\.\d\d", line) == expected
+
+
+def test_the_head_learns_again_from_masks_along_edges() -> None:
+    truth = np.zeros((96, 160), bool)
+    truth[21:75, 37:111] = True
+    rgb = np.where(truth[..., None], (200, 60, 40), (90, 90, 90)).astype(np.uint8)
+    soft = (cv2.resize(truth.astype(np.float32), (20, 12), interpolation=cv2.INTER_AREA) > 0.5).astype(np.float32)
+    exact = cv2.resize(truth.astype(np.float32), (20, 12), interpolation=cv2.INTER_AREA)
+    labels = along_edges(soft, rgb)
+    assert labels.shape == (12, 20)
+    assert 0 <= labels.min() <= labels.max() <= 1
+    assert np.abs(labels - exact).mean() < np.abs(soft - exact).mean() / 3
+
+
+def test_the_fit_of_many_tokens_takes_some_of_them() -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(size=(2 * MOST_FITTED, 3)).astype(np.float32)
+    labels = (tokens @ (2, -1, 0) + rng.normal(size=len(tokens)) > 0.3).astype(np.float32)
+    weights, bias = fit(tokens, labels)
+    agree = (foreground(tokens, weights, bias) > 0.5) == (tokens @ np.float32([2, -1, 0]) > 0.3)
+    assert agree.mean() > 0.98
 
 
 def test_what_cannot_be_used_is_refused(student: Path, scenes: Path, tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def test_outputs_that_are_not_finite_are_refused_and_forgotten(method: str, valu
 def test_the_edges_of_large_images_are_followed_on_a_smaller_one() -> None:
     small, inside = disc((240, 320), gray=False)
     large = cv2.resize(small, (1920, 1440), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
-    grid = (cv2.resize(inside.astype(np.float32), (10, 8), interpolation=cv2.INTER_AREA) > 0.3).astype(np.float32)
+    grid = (cv2.resize(inside.astype(np.float32), (16, 12), interpolation=cv2.INTER_AREA) > 0.3).astype(np.float32)
     made = MaskMaker()({"foreground": grid}, large.shape[:2], large, 0, MaskParameters("foreground"))
     assert made.mask.shape == (1440, 1920)
     truth = cv2.resize(inside.astype(np.float32), (1920, 1440)) > 0.5

@@ -17,6 +17,8 @@ from dino_ros.masks.lost import SHARE, lost_mask
 from dino_ros.masks.normalized_cut import ALIKE as EDGE
 from dino_ros.masks.normalized_cut import APART, WARM_STEPS, normalized_cut_mask, second_eigenvector
 from dino_ros.masks.normalized_cut import STEPS as COLD_STEPS
+from dino_ros.masks.smoothed_attention import APART as UNRELATED
+from dino_ros.masks.smoothed_attention import CLIP, smoothed_attention_mask
 from dino_ros.masks.soft import otsu_threshold, soft_mask
 
 SCENE = rectangle(14, 18, 3, 5, 9, 11)
@@ -105,6 +107,7 @@ def test_objects_are_found_whatever_they_look_like() -> None:
         np.testing.assert_array_equal(background_mask(features, attention) > 0.5, SCENE)
         np.testing.assert_array_equal(normalized_cut_mask(features, attention)[0] > 0.5, SCENE)
         np.testing.assert_array_equal(lost_mask(features) > 0.5, SCENE)
+        np.testing.assert_array_equal(smoothed_attention_mask(features, attention) > 0.5, SCENE)
 
 
 def test_a_background_all_alike_has_no_object() -> None:
@@ -126,14 +129,70 @@ def test_random_and_constant_features_give_masks(shape: tuple[int, int]) -> None
                 background_mask(features, attention),
                 lost_mask(features),
                 normalized_cut_mask(features, attention)[0],
+                smoothed_attention_mask(features, attention),
             ):
                 assert mask.dtype == np.float32
-                assert mask.shape == shape or mask.size * 2 < np.prod(shape)  # a cut's pooled grid
+                assert mask.shape == shape
                 assert mask.min() >= 0
                 assert mask.max() <= 1
         for alike in (np.ones_like(random), np.zeros_like(random)):
             assert background_mask(alike, attention).max() == 0
             assert lost_mask(alike).max() == 0
+
+
+def slow_squares(values: NDArray[np.floating], side: int) -> NDArray[np.float64]:
+    """Mean of each square of `side` patches, [N, C], by loops."""
+    rows, columns = values.shape[0] // side, values.shape[1] // side
+    return np.array(
+        [
+            values[side * y : side * (y + 1), side * x : side * (x + 1)].astype(np.float64).mean(axis=(0, 1))
+            for y in range(rows)
+            for x in range(columns)
+        ]
+    )
+
+
+def cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def slow_smoothed_attention(
+    features: NDArray[np.float32], attention: NDArray[np.float32], side: int
+) -> NDArray[np.float64]:
+    """Mean attention of the squares like each patch, weighted."""
+    looked_at = attention.astype(np.float64).mean(axis=0)
+    clipped = np.minimum(looked_at, np.percentile(looked_at, CLIP))
+    tokens = features / np.linalg.norm(features, axis=2, keepdims=True)
+    squares, means = slow_squares(tokens, side), slow_squares(clipped[..., None], side)[:, 0]
+    scores = np.zeros(looked_at.shape)
+    for y, x in np.ndindex(*looked_at.shape):
+        weights = np.array([max(cosine(tokens[y, x], square) - UNRELATED, 0) ** 2 for square in squares])
+        scores[y, x] = weights @ means / weights.sum()
+    return scores
+
+
+@pytest.mark.parametrize(("shape", "side"), [((14, 18), 1), ((31, 27), 1), ((32, 33), 2)])
+def test_smoothed_attention_is_its_formula(shape: tuple[int, int], side: int) -> None:
+    features, attention = render_scene(rectangle(*shape, 3, 5, 9, 11), noise=0.9)
+    scores = slow_smoothed_attention(features, attention, side)
+    mask = smoothed_attention_mask(features, attention)
+    best, clipped = slow_otsu(scores)
+    assert between_class_variance(clipped, mask > 0.5) > 0.999 * best
+    inside = (mask > 0) & (mask < 1) & (mask > 0.5)
+    assert np.corrcoef(mask[inside], scores[inside])[0, 1] > 0.9999
+
+
+def test_a_patch_unlike_all_others_keeps_its_own_attention() -> None:
+    features = np.tile(np.float32([1, 0, 0]), (32, 32, 1))
+    features[:16, :, :] = (0, 1, 0)
+    features[9, 5] = (0, 0, 0)
+    attention = np.ones((1, 32, 32), np.float32)
+    attention[0, :16] = 3
+    attention[0, 9, 5] = 0.1
+    mask = smoothed_attention_mask(features, attention)
+    expected = rectangle(32, 32, 0, 0, 16, 32)
+    expected[9, 5] = False
+    np.testing.assert_array_equal(mask > 0.5, expected)
 
 
 def slow_lost(features: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -238,15 +297,18 @@ def test_attention_tells_on_which_side_objects_are() -> None:
     np.testing.assert_array_equal(turned > 0.5, mask <= 0.5)
 
 
-def test_patches_of_large_grids_are_put_together() -> None:
-    features, attention = render_scene(rectangle(47, 61, 9, 12, 27, 33))
-    pooled = np.zeros((15, 20, features.shape[2]), np.float32)
-    looked_at = np.zeros((2, 15, 20), np.float32)
-    for y in range(15):
-        for x in range(20):
-            square = np.s_[3 * y : 3 * y + 3, 3 * x : 3 * x + 3]
-            pooled[y, x] = features[square].reshape(9, -1).mean(axis=0)
-            looked_at[:, y, x] = attention[(slice(None), *square)].reshape(2, 9).mean(axis=1)
-    mask, _ = normalized_cut_mask(features, attention)
-    np.testing.assert_allclose(mask, normalized_cut_mask(pooled, looked_at)[0], atol=1e-3)
-    np.testing.assert_array_equal(mask > 0.5, rectangle(15, 20, 3, 4, 9, 11))
+def test_patches_of_large_grids_share_nodes_but_keep_their_own_edges() -> None:
+    scene = rectangle(47, 61, 9, 13, 28, 33)  # no multiple of the squares' side, 3
+    features, attention = render_scene(scene)
+    tokens = features / np.linalg.norm(features, axis=2, keepdims=True)
+    nodes = slow_squares(tokens, 3)
+    cut = exact_cut(graph(nodes.reshape(15, 20, -1).astype(np.float32)))
+    scores = np.zeros(scene.shape)
+    for y, x in np.ndindex(*scene.shape):
+        edges = np.array([1 if cosine(tokens[y, x], node) > EDGE else APART for node in nodes])
+        scores[y, x] = edges @ cut / edges.sum()
+    mask, found = normalized_cut_mask(features, attention)
+    assert found.shape == (15 * 20,)
+    assert mask.shape == scene.shape
+    assert abs(np.corrcoef(mask.ravel(), scores.ravel())[0, 1]) > 0.999
+    np.testing.assert_array_equal(mask > 0.5, scene)

@@ -20,13 +20,15 @@ ALIKE = 0.8
 have no objects."""
 
 
-def background_mask(features: NDArray[np.float32], attention: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Soft mask [h, w] from features [h, w, C] and attention [heads, h, w]."""
+def background_mask(
+    features: NDArray[np.float32], attention: NDArray[np.float32], rounds: int = ROUNDS
+) -> NDArray[np.float32]:
+    """Soft mask [h, w] from features [h, w, C] and attention [heads, h, w]; `rounds` purify the background."""
     tokens = features.reshape(-1, features.shape[-1])
     per_length = 1 / np.maximum(np.linalg.norm(tokens, axis=1), np.float32(1e-12))
     half = len(tokens) // 2
     foreignness = attention.mean(axis=0).ravel()
-    for _ in range(1 + ROUNDS):
+    for _ in range(1 + rounds):
         background = np.zeros_like(per_length)
         chosen = np.argpartition(foreignness, half)[:half]
         background[chosen] = per_length[chosen]  # sums the tokens at unit length without copying them

@@ -20,6 +20,7 @@ from dino_ros.masks.normalized_cut import normalized_cut_mask
 from dino_ros.masks.objects import SMALLEST, number_objects
 from dino_ros.masks.parameters import METHODS, MaskParameters
 from dino_ros.masks.refine import refine
+from dino_ros.masks.smoothed_attention import smoothed_attention_mask
 from dino_ros.masks.soft import upsample
 
 SMALL = 160
@@ -84,7 +85,7 @@ class MaskMaker:
             soft = ((1 - share) * soft + share * motion.carry(self._soft)).astype(np.float32)
         self._soft = soft if parameters.steady else None
         if parameters.refine:
-            soft = refine(soft, small, fine, small.shape[1] / grid.shape[1])
+            soft = refine(soft, small, fine, (small.shape[0] / grid.shape[0], small.shape[1] / grid.shape[1]))
         mask = upsample(soft, *size)
         if not objects:
             self._objects = None
@@ -106,6 +107,8 @@ class MaskMaker:
                 )
         if parameters.method == "foreground":
             return outputs["foreground"]
+        if parameters.method == "smoothed_attention":
+            return smoothed_attention_mask(outputs["features"], outputs["attention"])
         if parameters.method == "background":
             return background_mask(outputs["features"], outputs["attention"])
         if parameters.method == "normalized_cut":

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.masks.background import unit
+from dino_ros.masks.pooling import pooled, square_side
 from dino_ros.masks.soft import soft_mask
 
 ALIKE = 0.5
@@ -24,29 +25,38 @@ STEPS = 20
 """Lanczos steps for a first frame."""
 WARM_STEPS = 6
 """Lanczos steps from the previous frame's cut."""
-MOST = 400
-"""About the most nodes of the graph: on larger grids, squares of patches share a node."""
 
 
 def normalized_cut_mask(
     features: NDArray[np.float32], attention: NDArray[np.float32], last: NDArray[np.float32] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Soft mask [h', w'] from features [h, w, C] and attention [heads, h, w], and the cutting vector [h' * w'].
+    """Soft mask [h, w] from features [h, w, C] and attention [heads, h, w], and the cutting vector [N].
 
-    `last` is the cutting vector of the previous frame, or None. The graph is cut at the vector's mean; objects are the
-    side with more attention per patch. The grid [h', w'] is smaller than [h, w] where it has more than MOST patches.
+    `last` is the cutting vector of the previous frame, or None. On large grids, squares of patches share one of the N
+    nodes, and each patch then takes the vector's mean over the nodes that it is like. The grid is cut at the mean;
+    objects are the side with more attention per patch.
     """
-    side = max(round((features.shape[0] * features.shape[1] / MOST) ** 0.5), 1)
-    grid = (features.shape[0] // side, features.shape[1] // side)
-    tokens = unit(_means(features, side).reshape(grid[0] * grid[1], -1))
-    weights = np.where(tokens @ tokens.T > ALIKE, np.float32(1), np.float32(APART))
-    warm = last is not None and len(last) == len(tokens)
-    cut = second_eigenvector(weights, last if warm else None, WARM_STEPS if warm else STEPS)
-    looked_at = _means(attention.mean(axis=0)[..., None], side).ravel()
-    above = cut > cut.mean()
+    grid = features.shape[:2]
+    side = square_side(*grid)
+    tokens = unit(features)
+    nodes = unit(pooled(tokens, side))
+    edges = _weights(nodes, nodes)
+    warm = last is not None and len(last) == len(nodes)
+    cut = second_eigenvector(edges, last if warm else None, WARM_STEPS if warm else STEPS)
+    scores = cut
+    if side > 1:
+        edges = _weights(tokens.reshape(grid[0] * grid[1], -1), nodes)
+        scores = (edges @ cut) / edges.sum(axis=1)
+    looked_at = attention.mean(axis=0).ravel()
+    above = scores > scores.mean()
     if above.any() and not above.all() and looked_at[above].mean() < looked_at[~above].mean():
-        cut = -cut
-    return soft_mask(cut.reshape(grid), float(cut.mean())), cut
+        scores, cut = -scores, -cut
+    return soft_mask(scores.reshape(grid), float(scores.mean())), cut
+
+
+def _weights(tokens: NDArray[np.float32], nodes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weights [M, N] of the edges between tokens [M, C] and nodes [N, C] of length 1."""
+    return np.where(tokens @ nodes.T > ALIKE, np.float32(1), np.float32(APART))
 
 
 def second_eigenvector(
@@ -78,11 +88,3 @@ def second_eigenvector(
     _, vectors = np.linalg.eigh(space @ image.T)
     eigenvector: NDArray[np.float32] = scale * (vectors[:, -1].astype(np.float32) @ space)
     return eigenvector
-
-
-def _means(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Means [h // side, w // side, C] over squares of values [h, w, C]; leftover rows and columns are ignored."""
-    height, width, channels = values.shape
-    whole = values[: height // side * side, : width // side * side]
-    means: NDArray[np.float32] = whole.reshape(height // side, side, width // side, side, channels).mean(axis=(1, 3))
-    return means

@@ -12,12 +12,15 @@ from dino_ros.student import StudentInfo
 
 METHODS = {
     "foreground": ("foreground",),
+    "smoothed_attention": ("features", "attention"),
     "background": ("features", "attention"),
     "normalized_cut": ("features", "attention"),
     "lost": ("features",),
     "attention": ("attention",),
 }
 """The methods by name, and the student's outputs that each needs."""
+WITHOUT_HEAD = "smoothed_attention"
+"""The method that "auto" stands for where the student has no foreground head."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,12 @@ class MaskParameters:
     method: str = _parameter(
         "auto",
         Rule(
-            "How objects are found. foreground: by the student's own foreground head. background: as whatever is "
-            "unlike the patches that get little attention (FOUND). normalized_cut: by a cut of the graph of patches "
+            "How objects are found. foreground: by the student's own foreground head. smoothed_attention: as the "
+            "patches whose likes get much attention. background: as whatever is unlike the patches that get little "
+            "attention (FOUND). normalized_cut: by a cut of the graph of patches "
             "(TokenCut). lost: by growing the patch that is like fewest others (LOST). attention: as the patches that "
-            "hold most of the attention (DINO). auto: foreground if the student has that head, else background.",
+            "hold most of the attention (DINO). auto: foreground if the student has that head, else "
+            f"{WITHOUT_HEAD}.",
             choices=("auto", *METHODS),
         ),
     )
@@ -116,7 +121,7 @@ class MaskParameters:
             )
         if self.method != "auto":
             return self
-        return dataclasses.replace(self, method="foreground" if info.foreground_head else "background")
+        return dataclasses.replace(self, method="foreground" if info.foreground_head else WITHOUT_HEAD)
 
 
 RULES: Mapping[str, Rule] = {f.name: f.metadata["rule"] for f in dataclasses.fields(MaskParameters)}

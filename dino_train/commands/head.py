@@ -10,12 +10,18 @@ from jsonargparse import ArgumentParser, Namespace
 def parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Train a foreground head, which finds objects, without labels, and write the student with it. The "
-        "node then takes its masks from the head, at no cost. The head learns what is unlike the background in each of "
-        "many images."
+        "node then takes its masks from the head, at no cost. The head learns from what two other methods find in each "
+        "of many images, then from its own masks."
     )
     parser.add_argument("student", type=str, help="student file, or name of a bundled student")
     parser.add_argument("data", nargs="+", help="bags, videos or folders of images like those the robot sees")
     parser.add_argument("--topic", nargs="+", default=[], help="image topics of bags (default: every image topic)")
+    parser.add_argument(
+        "--masks",
+        type=str | None,
+        help="ground truth of the data, only to score the masks before and after: mask topic of a bag, or folder of "
+        "PNGs named like the images",
+    )
     parser.add_argument("--out", type=Path, default=Path("student_with_head.onnx"), help="file to write")
     return parser
 
@@ -25,5 +31,24 @@ def run(options: Namespace) -> None:
 
     info = add_foreground_head(options.student, options.data, options.topic, options.out)
     agreement, images = info.foreground_head["agreement"], info.foreground_head["images"]
-    print(f"{options.out}: trained on {images} images; IoU with the masks of held-out images {agreement:.2f}.")
+    print(
+        f"{options.out}: trained on {images} images; IoU {agreement:.2f} with the labels of images that a head was not "
+        "trained on."
+    )
+    if options.masks:
+        before, after = scores(options)
+        print(f"IoU with the ground truth: {before:.2f} before, {after:.2f} with the head.")
     print(f"Run it: ros2 launch dino_ros perception.launch.py model:={options.out.resolve()}")
+
+
+def scores(options: Namespace) -> tuple[float, float]:
+    """IoU with the ground truth of the masks that the node makes without and with the head."""
+    from dino_ros.masks.parameters import WITHOUT_HEAD, MaskParameters
+    from dino_ros.perception.perceiver import Perceiver
+    from dino_train.evaluation.segmentation.mask_scores import labeled_sequences, mask_scores
+
+    topic = options.topic[0] if options.topic else None
+    sequences = (frames for path in options.data for frames in labeled_sequences(Path(path), options.masks, topic))
+    variants = [MaskParameters(WITHOUT_HEAD), MaskParameters("foreground")]
+    before, after = mask_scores(Perceiver.load(options.out), sequences, variants)
+    return before.iou, after.iou
