@@ -47,7 +47,7 @@ MOST_FRAMES = 400
 MOST_TOKENS = 500_000
 """Patch tokens looked at, at most: this limits the number of frames of students with large grids."""
 MOST_FITTED = 50_000
-"""Of these, tokens of the fit, at most, drawn at random: four times as many changed the IoU by less than half a point."""
+"""Of these, tokens of the fit, at most, drawn at random: four times as many changed the IoU by under half a point."""
 FEWEST = 10
 """Frames needed, at least."""
 WEIGHT_DECAY = 1e-3
