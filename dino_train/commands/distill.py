@@ -29,8 +29,9 @@ def parser() -> ArgumentParser:
 def run(options: Namespace) -> None:
     from dino_train.export.teacher_comparison import compare_with_teacher, show
 
-    if options.teacher and Path(options.teacher).exists():
-        options.teacher = absolute(options.teacher)
+    for name in ("teacher", "init"):
+        if options[name] and Path(options[name]).exists():
+            options[name] = absolute(options[name])
     if options.comparison.size:
         parse_size(options.comparison.size)
     if checkpoint := run_training(options, "distill"):

@@ -6,7 +6,7 @@ On the same crops, patch and CLS tokens are compared by cosine, attention by KL 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from timm.models import VisionTransformer
@@ -16,6 +16,7 @@ from torch.nn import functional
 from dino_ros.errors import UserError
 from dino_train.machine.distributed import mean_over_processes
 from dino_train.models.backbones import VitOutputs, build_backbone, mean_and_std, patch_size
+from dino_train.models.fewer_blocks import copy_blocks
 from dino_train.models.weights import open_weights, weights_hash
 from dino_train.objectives.collapse import effective_rank
 from dino_train.objectives.objective import Objective
@@ -23,6 +24,8 @@ from dino_train.recipes import DistillRecipe
 
 TEACHER = "teacher."
 """Prefix of the teacher's weights."""
+FROM_TEACHER = "teacher"
+"""The recipe's `init` that takes blocks of the teacher."""
 
 
 class Agreement(NamedTuple):
@@ -76,6 +79,14 @@ class Distill(Objective):
         (mean, std), (teacher_mean, teacher_std) = mean_and_std(backbone), mean_and_std(self.teacher)
         self._scale = [a / b for a, b in zip(std, teacher_std, strict=True)]
         self._shift = [(a - b) / c for a, b, c in zip(mean, teacher_mean, teacher_std, strict=True)]
+
+    def start_from(self, init: str) -> None:
+        """Copy blocks of the teacher ("teacher"), or of another encoder, to the student; raises UserError, see
+        `copy_blocks`."""
+        copy_blocks(
+            cast(VisionTransformer, self.student.backbone),
+            self.teacher if init == FROM_TEACHER else open_weights(init).vit,
+        )
 
     def train(self, mode: bool = True) -> Distill:
         """Set the mode of the student; the teacher stays in evaluation mode."""

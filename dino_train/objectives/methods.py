@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dino_train.objectives.byol import Byol
 from dino_train.objectives.dino import Dino
@@ -13,7 +13,7 @@ from dino_train.objectives.initialize import initialize
 from dino_train.objectives.moco import moco
 from dino_train.objectives.objective import Objective
 from dino_train.objectives.swav import Swav
-from dino_train.recipes import PretrainRecipe, Recipe
+from dino_train.recipes import DistillRecipe, PretrainRecipe, Recipe
 
 OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "dino": Dino,
@@ -29,4 +29,6 @@ def build_objective(recipe: Recipe, new: bool) -> Objective:
     objective = OBJECTIVES[recipe.method](recipe)
     if new and isinstance(recipe, PretrainRecipe) and recipe.init:
         initialize(objective, Path(recipe.init))
+    if new and isinstance(recipe, DistillRecipe) and recipe.init:
+        cast(Distill, objective).start_from(recipe.init)
     return objective

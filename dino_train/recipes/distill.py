@@ -32,6 +32,10 @@ class DistillRecipe(Recipe):
     teacher: str = ""
     """The frozen teacher: a checkpoint of `dino-train`, a file or Hugging Face folder of another encoder, or the timm
     name of one (downloaded)."""
+    init: str | None = None
+    """Start from an encoder of the student's width and heads instead of random weights: "teacher" copies evenly spaced
+    blocks of the teacher, which learns in minutes what takes hours from random weights; the checkpoint of another run
+    goes on with other crops or data. Any encoder that `teacher` may be, may be this."""
     distill: DistillConfig = field(default_factory=DistillConfig)
 
     def check(self) -> None:
