@@ -110,8 +110,11 @@ def show_info(options: argparse.Namespace) -> int:
     from dino_ros.student import find_student, read_student
 
     path = find_student(options.student)
+    student = read_student(path)
+    values = dataclasses.asdict(student)
+    del values["good_for"]
     print(path)
-    for name, value in flatten(dataclasses.asdict(read_student(path))):
+    for name, value in flatten({"good for": student.purpose, **values}):
         print(f"  {name:<18} {value}")
     return 0
 

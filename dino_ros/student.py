@@ -53,11 +53,19 @@ class StudentInfo:
     k-NN accuracy before and after if it was run. Empty for other precisions; older files lack it."""
     foreground_head: dict[str, str | int | float] = field(default_factory=dict)
     """How the head that computes the output `foreground` was made: labels, data, images. Empty if there is none."""
+    good_for: str = ""
+    """The scenes that it was made for and what it is not good for, in a sentence of its maker; older files lack it."""
 
     @property
     def grid(self) -> tuple[int, int]:
         """Height and width of the patch grid."""
         return self.height // self.patch_size, self.width // self.patch_size
+
+    @property
+    def purpose(self) -> str:
+        """What to expect of it, to show to whoever runs it: `good_for`, else the data it was trained on, if known."""
+        data = self.weights.get("data")
+        return self.good_for or (f"scenes like those of {data}, which it was trained on" if data else "not stated")
 
     def to_json(self) -> str:
         """The description as it is stored in the file."""
@@ -139,6 +147,7 @@ def _parse(path: Path, description: str) -> StudentInfo:
     wrong = [
         *(name for name in ("patch_size", "embed_dim", "heads", "height", "width") if not _is_count(values[name])),
         *(name for name in ("architecture", "precision", "license") if not isinstance(values[name], str)),
+        *([] if isinstance(values.get("good_for", ""), str) else ["good_for"]),
         *(name for name in ("mean", "std") if not isinstance(values[name], list) or len(values[name]) != 3),
         *(["registers"] if not _is_count(values["registers"], least=0) else []),
         *(

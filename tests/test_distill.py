@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 import cv2
 from dino_v1_files import own_checkpoint
 from shapes import render_shape, write_shapes
+from timm.models import VisionTransformer
 from tiny_recipe import RECIPE as TEACHER_RECIPE
 
 from dino_ros.errors import UserError
@@ -21,9 +22,12 @@ from dino_train.cli import run
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.models.backbones import VitOutputs, build_backbone
 from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint
+from dino_train.models.fewer_blocks import copy_blocks
+from dino_train.models.weights import open_weights
 from dino_train.objectives.dino import Dino
 from dino_train.objectives.distill import Distill, agree, distill_loss
 from dino_train.objectives.initialize import initialize
+from dino_train.objectives.methods import build_objective
 from dino_train.recipes import BackboneConfig, CropsConfig, DistillConfig, DistillRecipe, OptimizerConfig
 from dino_train.recipes.files import load_recipe, recipe_from_dict
 from dino_train.runs.log import LAST_NAME, LOG_NAME
@@ -226,6 +230,62 @@ def test_a_student_learns_and_its_teacher_stands_still(folder: Path, tmp_path: P
         assert all(torch.equal(a, b) for a, b in zip(network.backbone.parameters(), vit.parameters(), strict=True))
 
 
+def test_a_student_starts_from_the_blocks_of_its_teacher(folder: Path, tmp_path: Path) -> None:
+    """With as many blocks it is its teacher; with fewer it has evenly spaced ones. A checkpoint starts a run as well."""
+    backbone = dataclasses.replace(TEACHER_RECIPE.backbone, depth=4)
+    own_checkpoint(folder / "deep.pt", dataclasses.replace(TEACHER_RECIPE, backbone=backbone))
+    deep = recipe(folder, teacher=str(folder / "deep.pt"), init="teacher", backbone=backbone)
+    same = build_objective(deep, new=True).eval()
+    crops = torch.randn(2, 3, 32, 32)
+    _, agreement = same([crops], {})
+    torch.testing.assert_close(agreement.patches, torch.ones(2))
+    torch.testing.assert_close(agreement.divergence, torch.zeros(2), rtol=0, atol=1e-6)
+
+    shallow = dataclasses.replace(deep, backbone=dataclasses.replace(backbone, depth=2), epochs=1)
+    begun = build_objective(shallow, new=True)
+    for own, original in zip(begun.student.backbone.blocks, (0, 3), strict=True):
+        torch.testing.assert_close(own.state_dict(), begun.teacher.blocks[original].state_dict())
+    resumed = build_objective(dataclasses.replace(shallow, init="not/there.pt"), new=False)
+    assert not torch.equal(resumed.student.backbone.cls_token, begun.teacher.cls_token), "a checkpoint fills it"
+    started = load_checkpoint(trainer.train(shallow, DataConfig([str(folder / "images")]), tmp_path / "a", CPU, QUIET))
+    again = dataclasses.replace(
+        shallow, init=str(tmp_path / "a" / LAST_NAME), crops=CropsConfig(48, local_crops_number=0)
+    )
+    ours = build_objective(again, new=True).student.state_dict()
+    theirs = started.objective
+    assert all(torch.equal(ours[name], theirs[f"student.{name}"]) for name in ours if "pos_embed" not in name)
+    assert ours["backbone.pos_embed"].shape[1] == 1 + (48 // backbone.patch_size) ** 2
+    origin = open_weights(str(tmp_path / "a" / LAST_NAME)).origin["recipe"]
+    assert '"teacher": "deep.pt"' in str(origin), "no folder of this machine"
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_blocks_are_copied_from_encoders_of_other_shapes(registers: int) -> None:
+    """LayerScale and another patch size: the same features from the same crop, registers apart."""
+    torch.manual_seed(0)
+    options = {"embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 0, "dynamic_img_size": True}
+    teacher = VisionTransformer(
+        img_size=56, patch_size=14, init_values=0.3, reg_tokens=registers, no_embed_class=registers > 0, **options
+    ).eval()
+    student = build_backbone(BackboneConfig("vit_tiny_patch16_224", 14, 32, depth=3, num_heads=2), 56).eval()
+    assert copy_blocks(student, teacher) == [0, 1, 2]
+    images = torch.randn(2, 3, 56, 56)
+    with torch.no_grad():
+        if registers:  # without them nothing but the attention to them is missing
+            teacher.reg_token.fill_(0)
+            cosine = torch.nn.functional.cosine_similarity(student(images), teacher(images))
+            assert cosine.min() > 0.5
+        else:
+            torch.testing.assert_close(student(images), teacher(images), rtol=1e-4, atol=1e-5)
+        assert teacher.blocks[0].ls1.gamma.max() == 0.3, "the teacher stays as it is"
+        larger = build_backbone(BackboneConfig("vit_tiny_patch16_224", 16, 32, depth=3, num_heads=2), 64).eval()
+        copy_blocks(larger, teacher)
+        smooth = torch.nn.functional.interpolate(torch.randn(2, 3, 8, 8), (56, 56), mode="bicubic")
+        enlarged = torch.nn.functional.interpolate(smooth, (64, 64), mode="bicubic")
+        cosine = torch.nn.functional.cosine_similarity(larger(enlarged), student(smooth))
+        assert cosine.min() > 0.98
+
+
 def test_a_stopped_run_goes_on_bit_for_bit(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stopped(Exception):
         pass
@@ -276,6 +336,11 @@ def test_what_cannot_be_distilled_gets_one_sentence(folder: Path, tmp_path: Path
     for arguments, named in (
         ([data], "--teacher"),
         ([data, "--teacher", "missing.pt"], "missing.pt"),
+        (
+            [data, "--teacher", teacher, "--config", "robot_bag", "--init", "teacher"],
+            "blocks of --init .*8 attention heads, not 2",
+        ),
+        ([data, "--teacher", teacher, "--config", "robot_bag", "--init", "none.pt"], "none.pt"),
         ([data, "--teacher", teacher, "--distill.cls", "-1"], "distill is .*'cls': -1"),
         ([data, "--teacher", teacher, "--config", "robot_bag", "--machine.compile", "true"], "machine.compile"),
         ([data, "--config", "smoke"], "'smoke'.*vit_tiny_16"),

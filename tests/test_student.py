@@ -49,6 +49,7 @@ def test_bundled_student_is_valid() -> None:
         (json.dumps({"format_version": 1, "height": 32}), "lacks architecture"),
         (changed(patch_size=0).to_json(), "impossible patch_size 0"),
         (changed(patch_size="8", mean=None).to_json(), "impossible patch_size '8', mean None"),
+        (changed(good_for=3).to_json(), "impossible good_for 3"),
         (changed(format_version="1").to_json(), "format '1'"),
         (changed(heads=5).to_json(), "attention of .* is .*described: export the student again"),
         (changed(height=64).to_json(), "images of .* is .*described"),
@@ -91,6 +92,23 @@ def answer_double(graph: GraphProto) -> None:
     graph.node[-1].output[0] = "single"
     graph.node.append(make_node("Cast", ["single"], ["embedding"], to=TensorProto.DOUBLE))
     graph.output[-1].type.tensor_type.elem_type = TensorProto.DOUBLE
+
+
+@pytest.mark.parametrize(
+    ("changes", "purpose"),
+    [
+        ({"good_for": "corridors", "weights": {"data": "my_bag"}}, "corridors"),
+        ({"weights": {"data": "my_bag"}}, "scenes like those of my_bag, which it was trained on"),
+        ({}, "not stated"),
+    ],
+)
+def test_what_a_student_is_good_for(tmp_path: Path, changes: dict[str, object], purpose: str) -> None:
+    write_student(tmp_path / "student.onnx", description=changed(**changes).to_json())
+    assert read_student(tmp_path / "student.onnx").purpose == purpose
+    shown = subprocess.run(
+        [sys.executable, "-m", "dino_ros.cli", "info", str(tmp_path / "student.onnx")], capture_output=True, text=True
+    )
+    assert f"good for           {purpose}\n" in shown.stdout
 
 
 def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:

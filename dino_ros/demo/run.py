@@ -58,6 +58,7 @@ def run_demo(
     source = open_source(path, topic)
     perceiver = Perceiver.load(model, backend)
     student = find_student(model)
+    print(f"{student.stem} on {source.name}. This student is good for: {perceiver.info.purpose}.", flush=True)
     out.mkdir(parents=True, exist_ok=True)
     perception = {"model": str(student), "backend": backend, "image_transport": transport, "reliability": "reliable"}
     camera = {"path": str(path), "topic": topic or "", "image_transport": transport, "wait_for_subscribers": 2}

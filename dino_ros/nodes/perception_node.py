@@ -82,6 +82,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         self._take_parameters([])
         self._state = "inactive"
         self.get_logger().info(f"Loaded {perceiver.path.name} ({perceiver.info.architecture}) on {perceiver.chosen}.")
+        self.get_logger().info(f"This student is good for: {perceiver.info.purpose}.")
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:

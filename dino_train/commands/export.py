@@ -53,6 +53,11 @@ def parser() -> ArgumentParser:
         help="folder with train/<class>/ and val/<class>/ images, for k-NN before and after int8",
     )
     parser.add_argument("--license", default="", help="license of the weights (default: as their source states)")
+    parser.add_argument(
+        "--good_for",
+        default="",
+        help="the scenes that the student is for and what it is not good for, shown by the node and `dino-ros info`",
+    )
     return parser
 
 
@@ -75,6 +80,7 @@ def run(options: Namespace) -> None:
         options.topic,
         options.knn,
         options.architecture,
+        options.good_for,
     )
     if info.quantization:
         show_cost(info.quantization)

@@ -103,11 +103,13 @@ def export(
     topics: Sequence[str] = (),
     knn: Path | None = None,
     architecture: str = "",
+    good_for: str = "",
 ) -> StudentInfo:
     """Write `weights` as a student for images of `height` x `width` pixels to `out`; return its description.
 
     `weights`, `network` and `architecture` are those of `open_weights`; the weights are opened before any data, and a
-    license that is known not to be free is warned of. `license` replaces the one stated by the weights' source. With
+    license that is known not to be free is warned of. `license` replaces the one stated by the weights' source, and
+    `good_for` is written into the description. With
     "int8" the fp32 student is quantized on `data`, which is then required, and `knn` may name a folder for k-NN before
     and after: see `quantize`.
 
@@ -144,6 +146,7 @@ def export(
         precision=written,
         weights={**opened.origin, "sha256": weights_hash(vit)},
         license=opened.license,
+        good_for=good_for,
     )
     with replacing(out) as temporary:
         write_onnx(StudentGraph(vit, written).eval(), info, temporary)

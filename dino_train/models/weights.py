@@ -111,7 +111,7 @@ def _of_checkpoint(path: Path, network: str | None) -> Weights:
         "data": ", ".join(Path(path).name for path in checkpoint.data.paths),
         "images": checkpoint.images,
         "steps": checkpoint.step,
-        "recipe": json.dumps(dataclasses.asdict(checkpoint.recipe)),
+        "recipe": json.dumps({k: _file_name(value) for k, value in dataclasses.asdict(checkpoint.recipe).items()}),
     }
     architecture = f"{backbone.name.split('_patch')[0]}, patch {patch_size(vit)}, {len(vit.blocks)} blocks"
     return Weights(vit, architecture, origin, NOT_STATED)
@@ -164,6 +164,11 @@ def _is_dino_v1(file: WeightFile, encoder: Encoder, shape: VitShape) -> bool:
     alone = not encoder.prefix and shape.grid * shape.patch_size == 224 and file.path.is_file()
     as_theirs = bool(in_training) or (alone and not is_safetensors(file.path))
     return published and encoder.layout is TIMM and not encoder.unused and as_theirs
+
+
+def _file_name(value: Any) -> Any:
+    """A path of the recipe (`teacher`, `init`) without its folders, which are of no use to whoever gets the student."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _source(file: WeightFile, encoder: Encoder) -> str:
