@@ -231,7 +231,7 @@ def test_a_student_learns_and_its_teacher_stands_still(folder: Path, tmp_path: P
 
 
 def test_a_student_starts_from_the_blocks_of_its_teacher(folder: Path, tmp_path: Path) -> None:
-    """With as many blocks it is its teacher; with fewer it has evenly spaced ones. A checkpoint starts a run as well."""
+    """With as many blocks it is its teacher; with fewer, it has evenly spaced ones. So with a checkpoint."""
     backbone = dataclasses.replace(TEACHER_RECIPE.backbone, depth=4)
     own_checkpoint(folder / "deep.pt", dataclasses.replace(TEACHER_RECIPE, backbone=backbone))
     deep = recipe(folder, teacher=str(folder / "deep.pt"), init="teacher", backbone=backbone)
