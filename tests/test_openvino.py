@@ -17,13 +17,13 @@ pytest.importorskip("openvino")
 
 @pytest.fixture(scope="module")
 def engines() -> tuple[Backend, Backend]:
-    path = find_student("")
+    path = find_student("table_vit_micro_8")
     return open_backend("openvino", path, largest_batch=4), open_backend("onnxruntime", path)
 
 
 @pytest.fixture(scope="module")
 def images() -> NDArray[np.uint8]:
-    info = read_student(find_student(""))
+    info = read_student(find_student("table_vit_micro_8"))
     return input_batch(shipped_images(), info.height, info.width)
 
 

@@ -68,7 +68,7 @@ def test_a_wrong_engine_is_refused_with_the_numbers(student: Path, reference: Ba
 
 
 def test_the_bundled_student_passes_in_fp16_and_not_with_noise() -> None:
-    path = find_student("")
+    path = find_student("table_vit_micro_8")
     reference = open_backend("onnxruntime", path)
     half = Wrong(reference, lambda name, values: values.astype(np.float16).astype(np.float32), "rounded to fp16")
     assert gate(path, half).mask_iou > 0.98
@@ -77,7 +77,7 @@ def test_the_bundled_student_passes_in_fp16_and_not_with_noise() -> None:
 
 
 def test_a_wrong_foreground_head_is_refused_although_all_else_is_right() -> None:
-    path = find_student("")
+    path = find_student("table_vit_micro_8")
     assert read_student(path).foreground_head
     reference = open_backend("onnxruntime", path)
     for number, change in enumerate((lambda values: 1 - values, lambda values: values * np.float32("nan"))):
