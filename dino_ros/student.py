@@ -63,7 +63,7 @@ class StudentInfo:
         return self.height // self.patch_size, self.width // self.patch_size
 
     def squashes(self, height: int, width: int) -> bool:
-        """Whether the input's aspect differs so much from that of an image of this size that masks are worse for it."""
+        """Whether the input's aspect is far from that of an image of this size: see SQUASHED."""
         ratio = (width * self.height) / (height * self.width)
         return max(ratio, 1 / ratio) > SQUASHED
 

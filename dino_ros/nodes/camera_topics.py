@@ -177,7 +177,7 @@ class CameraTopics:
         if info.squashes(height, width):
             self._node.get_logger().info(
                 f"{self.image_topic}: images {width} wide and {height} high are squashed to the student's input, "
-                f"{info.width} wide and {info.height} high, and masks are worse for it: `dino-train export WEIGHTS "
+                f"{info.width} wide and {info.height} high: `dino-train export WEIGHTS "
                 f"--camera {width}x{height}` makes a student of their aspect.",
                 once=True,
             )

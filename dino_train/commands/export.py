@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from dino_ros.errors import UserError
 from dino_train.config import parse_size
-from dino_train.export.input_size import TYPICAL, WIDE, Camera, input_size, parse_camera
+from dino_train.export.input_size import SQUARE, TYPICAL, WIDE, Camera, input_size, parse_camera
 
 if TYPE_CHECKING:
     from dino_ros.student import StudentInfo
@@ -35,13 +35,12 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--camera",
         type=str | None,
-        help="WIDTHxHEIGHT of the camera's images: chooses the input of their aspect that costs no more than 224x224 "
-        f"(default: {TYPICAL})",
+        help="WIDTHxHEIGHT of the camera's images, WIDTH first: chooses an input of their aspect, at the cost of 224x224",
     )
     parser.add_argument(
         "--size",
         type=str | None,
-        help="HxW of the student's input, HEIGHT first, multiples of the patch size, instead of --camera",
+        help="HxW of the student's input, HEIGHT first, multiples of the patch size (default: 224x224)",
     )
     parser.add_argument(
         "--precision", default="fp32", choices=["fp32", "fp16", "int8"], help="fp16 for GPUs, int8 for CPUs"
@@ -99,7 +98,7 @@ def chosen_size(options: Namespace) -> tuple[int, int] | Camera:
     """What the options say of the input's size. Raises UserError if they say it twice."""
     if options.size and options.camera:
         raise UserError("--size and --camera are both given: leave out --size, and --camera chooses it.")
-    return parse_size(options.size) if options.size else parse_camera(options.camera or str(TYPICAL))
+    return parse_camera(options.camera) if options.camera else parse_size(options.size or f"{SQUARE}x{SQUARE}")
 
 
 def size_note(info: StudentInfo, options: Namespace) -> str:
@@ -109,8 +108,6 @@ def size_note(info: StudentInfo, options: Namespace) -> str:
         camera = parse_camera(options.camera)
         shape = "an upright" if camera.height > camera.width else "a"
         return f"{size}, for {shape} camera {camera.width} wide and {camera.height} high."
-    if not options.size:
-        return f"{size}, for cameras of 4:3 such as {TYPICAL}: --camera WIDTHxHEIGHT chooses it for another."
     if all(info.squashes(camera.height, camera.width) for camera in (TYPICAL, WIDE)):
         height, width = input_size(TYPICAL, info.patch_size)
         return (

@@ -24,7 +24,7 @@ class Camera:
 
 
 TYPICAL = Camera(640, 480)
-"""The default: most robots' cameras are 4:3, and it squashes a 16:9 camera's images less than a square does."""
+"""The usual camera, of 4:3."""
 WIDE = Camera(1280, 720)
 """The other usual camera, of 16:9."""
 
