@@ -35,7 +35,7 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--camera",
         type=str | None,
-        help="WIDTHxHEIGHT of the camera's images, WIDTH first: chooses an input of their aspect, at the cost of 224x224",
+        help="WIDTHxHEIGHT of the camera's images, WIDTH first: chooses an input of their aspect, at 224x224's cost",
     )
     parser.add_argument(
         "--size",
