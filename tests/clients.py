@@ -37,7 +37,7 @@ class Client(Node):
             )
         }
 
-    def listen(self, topic: str, kind: type[Image] | type[CompressedImage] = Image) -> list[Any]:
+    def listen(self, topic: str, kind: type[Any] = Image) -> list[Any]:
         """Subscribe; returns the list that fills with messages."""
         messages = self.received[topic] = []
         self.subscriptions_by_topic[topic] = self.create_subscription(kind, topic, messages.append, 50)

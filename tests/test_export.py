@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -216,6 +217,37 @@ def test_timm_names_are_downloaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "size", "sentence"),
+    [
+        (["--camera", "64x48"], (48, 64), "for a camera 64 wide and 48 high"),
+        (["--camera", "48x64"], (64, 48), "for an upright camera 48 wide and 64 high"),
+        (["--camera", "1280x720"], (168, 296), "for a camera 1280 wide and 720 high"),
+        ([], (224, 224), "squashes .* for a 640x480 camera use --camera 640x480: 192x256"),
+        (["--size", "64x64"], (64, 64), "squashes .* for a 640x480 camera use --camera 640x480: 192x256"),
+        (["--size", "64x48"], (64, 48), "squashes .* for a 640x480 camera use --camera 640x480: 192x256"),
+        (["--size", "48x88"], (48, 88), r"48 pixels high and 88 wide\.$"),
+    ],
+)
+def test_the_size_follows_the_camera_and_is_printed(
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    size: tuple[int, int],
+    sentence: str,
+) -> None:
+    out = tmp_path / "student.onnx"
+    run(["export", str(checkpoint), "--out", str(out), *arguments])
+    info = read_student(out)
+    assert (info.height, info.width) == size
+    (perception,) = Perceiver.load(out)([np.zeros((48, 64, 3), np.uint8)], ["features"])
+    assert perception.features.shape[:2] == (size[0] // 8, size[1] // 8)
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("The input is ")]
+    assert f"{size[0]} pixels high and {size[1]} wide" in said
+    assert re.search(sentence, said)
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["vit_nothing"], "cannot make the backbone 'vit_nothing'"),
@@ -223,6 +255,9 @@ def test_timm_names_are_downloaded(tmp_path: Path) -> None:
         (["missing.pt"], "missing.pt"),
         (["CHECKPOINT", "--size", "30x40"], "--size 30x40 is not a multiple of the patch size 8: choose 24x40"),
         (["CHECKPOINT", "--size", "224"], "--size 224 is not HxW"),
+        (["CHECKPOINT", "--camera", "640"], "--camera 640 is not WIDTHxHEIGHT"),
+        (["CHECKPOINT", "--camera", "640x4"], "--camera 640x4 is smaller than a patch of 8x8 pixels"),
+        (["CHECKPOINT", "--camera", "640x480", "--size", "24x40"], "--size and --camera are both given"),
     ],
 )
 def test_what_cannot_be_exported_gets_one_sentence(

@@ -251,7 +251,7 @@ def test_a_run_learns_and_is_exported(images: Path, tmp_path: Path, name: str) -
     after = matched_across_crops(checkpoint_backbone(checkpoint, checkpoint.network))
     assert after > before + 0.03, f"{after}, of the random ViT {before}, chance 0.25"
     assert "images apart" in health_summary(read_run(tmp_path))
-    info = export(str(tmp_path / LAST_NAME), tmp_path / "student.onnx", 32, 48, data=[str(images)])
+    info = export(str(tmp_path / LAST_NAME), tmp_path / "student.onnx", (32, 48), data=[str(images)])
     assert read_student(tmp_path / "student.onnx").weights == info.weights
     assert info.weights["source"] == "dino-train pretrain, student"
     if name == "swav":

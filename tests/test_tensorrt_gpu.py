@@ -55,7 +55,10 @@ def test_the_engine_is_built_with_progress_and_kept(backend: TensorRtBackend, he
     assert any(sentence.endswith("100 %") for sentence in heard)
     assert list(cache_folder("engines").glob(f"*-{variant}-*.engine"))
     again: list[str] = []
-    assert open_backend(variant, find_student("table_vit_micro_8"), LARGEST, again.append).description == backend.description
+    assert (
+        open_backend(variant, find_student("table_vit_micro_8"), LARGEST, again.append).description
+        == backend.description
+    )
     assert again == []
     assert GPU in backend.description
 

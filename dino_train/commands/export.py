@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from dino_ros.errors import UserError
 from dino_train.config import parse_size
+from dino_train.export.input_size import SQUARE, TYPICAL, WIDE, Camera, input_size, parse_camera
+
+if TYPE_CHECKING:
+    from dino_ros.student import StudentInfo
 
 
 def parser() -> ArgumentParser:
@@ -28,7 +33,14 @@ def parser() -> ArgumentParser:
         "--out", type=Path | None, help="file to write (default: next to the weights; student.onnx for a checkpoint)"
     )
     parser.add_argument(
-        "--size", type=str, default="224x224", help="HxW of the student's input, multiples of the patch size"
+        "--camera",
+        type=str | None,
+        help="WIDTHxHEIGHT of the camera's images, WIDTH first: chooses an input of their aspect, at 224x224's cost",
+    )
+    parser.add_argument(
+        "--size",
+        type=str | None,
+        help="HxW of the student's input, HEIGHT first, multiples of the patch size (default: 224x224)",
     )
     parser.add_argument(
         "--precision", default="fp32", choices=["fp32", "fp16", "int8"], help="fp16 for GPUs, int8 for CPUs"
@@ -62,7 +74,7 @@ def parser() -> ArgumentParser:
 
 
 def run(options: Namespace) -> None:
-    height, width = parse_size(options.size)
+    size = chosen_size(options)
     refuse_early(options.weights, options.network)
     out = options.out or default_out(options.weights)
 
@@ -71,8 +83,7 @@ def run(options: Namespace) -> None:
     info = export_student(
         options.weights,
         out,
-        height,
-        width,
+        size,
         options.precision,
         options.network,
         options.data,
@@ -84,8 +95,32 @@ def run(options: Namespace) -> None:
     )
     if info.quantization:
         show_cost(info.quantization)
-    print(f"{out}: {info.architecture}, {height}x{width}, {info.precision}, {out.stat().st_size / 1e6:.1f} MB.")
+    print(f"{out}: {info.architecture}, {info.precision}, {out.stat().st_size / 1e6:.1f} MB.")
+    print(size_note(info, options))
     print(f"Run it: ros2 launch dino_ros perception.launch.py model:={out.resolve()}")
+
+
+def chosen_size(options: Namespace) -> tuple[int, int] | Camera:
+    """What the options say of the input's size. Raises UserError if they say it twice."""
+    if options.size and options.camera:
+        raise UserError("--size and --camera are both given: leave out --size, and --camera chooses it.")
+    return parse_camera(options.camera) if options.camera else parse_size(options.size or f"{SQUARE}x{SQUARE}")
+
+
+def size_note(info: StudentInfo, options: Namespace) -> str:
+    """A sentence on the input's size and the camera that it suits."""
+    size = f"The input is {info.height} pixels high and {info.width} wide"
+    if options.camera:
+        camera = parse_camera(options.camera)
+        shape = "an upright" if camera.height > camera.width else "a"
+        return f"{size}, for {shape} camera {camera.width} wide and {camera.height} high."
+    if all(info.squashes(camera.height, camera.width) for camera in (TYPICAL, WIDE)):
+        height, width = input_size(TYPICAL, info.patch_size)
+        return (
+            f"{size}, which squashes what most cameras see: for a {TYPICAL} camera use --camera {TYPICAL}: "
+            f"{height}x{width}."
+        )
+    return f"{size}."
 
 
 def refuse_early(weights: str, network: str | None) -> None:

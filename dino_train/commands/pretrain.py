@@ -23,5 +23,5 @@ def run(options: Namespace) -> None:
     if checkpoint := run_training(options, "pretrain"):
         print(
             f"Wrote {checkpoint} and {checkpoint.with_name('report.html')}. "
-            f"Next: `dino-train export {checkpoint} --size HxW`."
+            f"Next: `dino-train export {checkpoint} --camera WIDTHxHEIGHT`."
         )

@@ -24,6 +24,7 @@ from dino_train.data.frames import MixedFrames, open_frames
 from dino_train.evaluation.classification.class_folder import open_class_folder
 from dino_train.export.description import write_description
 from dino_train.export.engine_attention import EngineAttention
+from dino_train.export.input_size import Camera, input_size
 from dino_train.export.quantize import quantize
 from dino_train.models.backbones import VitOutputs, mean_and_std, patch_size
 from dino_train.models.weights import Weights, open_weights, weights_hash
@@ -94,8 +95,7 @@ def keep_norms_in_fp32(vit: VisionTransformer) -> None:
 def export(
     weights: str,
     out: Path,
-    height: int,
-    width: int,
+    size: tuple[int, int] | Camera,
     precision: str = "fp32",
     network: str | None = None,
     data: Sequence[str | Path] = (),
@@ -105,13 +105,13 @@ def export(
     architecture: str = "",
     good_for: str = "",
 ) -> StudentInfo:
-    """Write `weights` as a student for images of `height` x `width` pixels to `out`; return its description.
+    """Write `weights` as a student to `out`; return its description.
 
-    `weights`, `network` and `architecture` are those of `open_weights`; the weights are opened before any data, and a
-    license that is known not to be free is warned of. `license` replaces the one stated by the weights' source, and
-    `good_for` is written into the description. With
-    "int8" the fp32 student is quantized on `data`, which is then required, and `knn` may name a folder for k-NN before
-    and after: see `quantize`.
+    `size` is the height and width of its input in pixels, or the camera for which `input_size` chooses them. `weights`,
+    `network` and `architecture` are those of `open_weights`; the weights are opened before any data, and a license that
+    is known not to be free is warned of. `license` replaces the one stated by the weights' source; `good_for` is
+    written into the description. With "int8" the fp32 student is quantized on `data`, which is then required, and `knn`
+    may name a folder for k-NN before and after: see `quantize`.
 
     The file is kept only if ONNX Runtime agrees with torch in fp32 within TOLERANCE, on images of `data` (default: the
     demo's bag; `topics` picks image topics of bags). Raises UserError where it does not, and for weights, sizes or data
@@ -123,6 +123,7 @@ def export(
         )
     opened = open_weights(weights, network, architecture)
     opened.license = license or opened.license
+    height, width = input_size(size, patch_size(opened.vit)) if isinstance(size, Camera) else size
     vit = fix_size(opened.vit.eval(), height, width)
     mean, std = mean_and_std(vit)
     tell(opened, mean, std)

@@ -70,9 +70,9 @@ def compare_with_teacher(checkpoint: Path, config: ComparisonConfig) -> TeacherC
     images = [frames[number] for number in evenly_spaced(len(frames), FRAMES)]
 
     files = {"student": run / "student.onnx", "teacher": run / "teacher.onnx"}
-    export(str(checkpoint), files["student"], height, width, data=paths, topics=topics)
+    export(str(checkpoint), files["student"], (height, width), data=paths, topics=topics)
     teacher_size = (height // patch * teacher_patch, width // patch * teacher_patch)  # of the same patch grid
-    export(loaded.recipe.teacher, files["teacher"], *teacher_size, data=paths, topics=topics)
+    export(loaded.recipe.teacher, files["teacher"], teacher_size, data=paths, topics=topics)
     students = {name: Perceiver.load(file) for name, file in files.items()}
 
     masks = [students[name](images, ("mask",)) for name in files]
