@@ -32,6 +32,7 @@ from dino_train.recipes import BackboneConfig, CropsConfig, DistillConfig, Disti
 from dino_train.recipes.files import load_recipe, recipe_from_dict
 from dino_train.runs.log import LAST_NAME, LOG_NAME
 from dino_train.training import trainer
+from dino_train.training.checks import check_crop_sizes
 
 CPU = MachineConfig(device="cpu", workers=0)
 QUIET = EvaluationConfig(every=0)
@@ -349,6 +350,16 @@ def test_what_cannot_be_distilled_gets_one_sentence(folder: Path, tmp_path: Path
         with pytest.raises(UserError, match=named) as caught:
             run(["distill", *arguments, *out])
         assert "\n" not in str(caught.value)
+
+
+def test_only_crops_that_are_cut_must_fit_the_patches(folder: Path) -> None:
+    check_crop_sizes(recipe(folder, crops=CropsConfig(40, 30, local_crops_number=0)), 20)
+    for crops, named in (
+        (CropsConfig(40, 30), "local_crops_size is 30"),
+        (CropsConfig(30, 40), "global_crops_size is 30"),
+    ):
+        with pytest.raises(UserError, match=f"{named}, which .*patch size 20: choose 20"):
+            check_crop_sizes(recipe(folder, crops=crops), 20)
 
 
 def test_shipped_recipes_are_valid() -> None:

@@ -40,10 +40,10 @@ def check_batch_size(recipe: Recipe, machine: MachineConfig, processes: Processe
 
 def check_crop_sizes(recipe: Recipe, patch: int) -> None:
     """Raise UserError if the side of a crop is not a multiple of the patch size."""
-    for name, size in (
-        ("global_crops_size", recipe.crops.global_crops_size),
-        ("local_crops_size", recipe.crops.local_crops_size),
-    ):
+    sizes = {"global_crops_size": recipe.crops.global_crops_size}
+    if recipe.crops.local_crops_number:
+        sizes["local_crops_size"] = recipe.crops.local_crops_size
+    for name, size in sizes.items():
         if size < patch or size % patch:
             raise UserError(
                 f"crops.{name} is {size}, which is not a multiple of the patch size {patch}: "
