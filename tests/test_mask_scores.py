@@ -28,6 +28,7 @@ from dino_train.evaluation.segmentation.mask_scores import (
     motion,
     truth_scores,
 )
+from dino_train.evaluation.segmentation.object_matching import FOUND, match_objects
 
 SHIFT = 4
 """Pixels that the scene moves from frame to frame."""
@@ -160,6 +161,28 @@ def test_sequences_count_alike_however_long(student: Path) -> None:
     assert both.frames == 7
     with pytest.raises(UserError, match="No frame has an object"):
         mask_scores(perceiver, [[blank]], [ATTENTION])
+
+
+def test_objects_are_scored_where_frames_show_several(student: Path) -> None:
+    perceiver = Perceiver.load(student, "onnxruntime")
+    (frame,) = scene(1)
+    cut_in_two = frame.objects.copy()
+    cut_in_two[:, 55:] *= 2  # the block is at 20 to 90
+    two = LabeledFrame(frame.rgb, cut_in_two, 0)
+    background = MaskParameters("background", steady=0.0)
+    plain, made = mask_scores(perceiver, [[two], [frame]], [ATTENTION, background])
+    numbers = perceiver(frame.rgb, ("objects",), background).objects
+    expected = [match_objects(numbers, one.objects) for one in (two, frame)]
+    ious = np.concatenate([matching.ious for matching in expected])
+    assert len(ious) == 3
+    assert made.object_iou == pytest.approx(ious.mean())
+    assert made.object_recall == np.mean(ious > FOUND)
+    assert made.object_precision == np.sum(ious > FOUND) / sum(matching.found for matching in expected)
+    assert np.isnan(plain.object_iou), "objects are not made of a plain mask"
+    truth = truth_scores([[two], [frame]])
+    assert truth.object_iou == pytest.approx((0.5 + 0 + 1) / 3), "two that touch are one part, which is half of each"
+    assert (truth.object_recall, truth.object_precision) == (1 / 3, 1 / 2)
+    assert np.isnan(mask_scores(perceiver, [[frame]], [background])[0].object_recall)
 
 
 def test_the_command_scores_every_method_on_several_data(
