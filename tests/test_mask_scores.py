@@ -201,7 +201,10 @@ def test_the_command_scores_every_method_on_several_data(
     expected = ["ground truth", *(f"{m}{v}" for m in METHODS if m != "foreground" for v in ("", ", plain"))]
     assert [row["method"] for row in rows] == expected * 2
     assert {row["data"] for row in rows} == {"bag", "davis"}
-    assert "steadiness" in capsys.readouterr().out
+    assert all(np.isnan(row["object_recall"]) for row in rows)
+    printed = capsys.readouterr().out
+    assert "steadiness" in printed
+    assert "object_recall" not in printed, "no image shows several objects"
 
 
 def test_the_bundled_students_default_is_better_than_the_papers_mask() -> None:

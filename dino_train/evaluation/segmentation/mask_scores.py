@@ -229,7 +229,7 @@ def _scores(tallies: Sequence[Tally]) -> MaskScores:
 
 def _object_scores(tallies: Sequence[Tally]) -> dict[str, float]:
     ious = np.concatenate([tally.object_ious for tally in tallies])
-    matched, found = np.count_nonzero(ious > FOUND), sum(tally.objects_found for tally in tallies)
+    matched, found = int(np.count_nonzero(ious > FOUND)), sum(tally.objects_found for tally in tallies)
     if not any(tally.several for tally in tallies):
         return dict.fromkeys(("object_iou", "object_recall", "object_precision"), float("nan"))
     return {
