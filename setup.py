@@ -23,6 +23,7 @@ TRAIN = [
     "rich>=13",
     "safetensors>=0.4",
     "scikit-learn>=1.5",
+    "scipy",
     "tensorboard",
     "timm>=1.0.20",
     "torch>=2.6",
@@ -87,7 +88,6 @@ setup(
             "pybullet; python_version < '3.12'",  # has no wheels for later ones
             "pytest",
             "ruff",
-            "scipy",
             "submitit>=1.5",
             "types-PyYAML",
         ],

@@ -28,6 +28,7 @@ from dino_train.evaluation.segmentation.mask_scores import (
     motion,
     truth_scores,
 )
+from dino_train.evaluation.segmentation.object_matching import FOUND, match_objects
 
 SHIFT = 4
 """Pixels that the scene moves from frame to frame."""
@@ -162,6 +163,28 @@ def test_sequences_count_alike_however_long(student: Path) -> None:
         mask_scores(perceiver, [[blank]], [ATTENTION])
 
 
+def test_objects_are_scored_where_frames_show_several(student: Path) -> None:
+    perceiver = Perceiver.load(student, "onnxruntime")
+    (frame,) = scene(1)
+    cut_in_two = frame.objects.copy()
+    cut_in_two[:, 55:] *= 2  # the block is at 20 to 90
+    two = LabeledFrame(frame.rgb, cut_in_two, 0)
+    background = MaskParameters("background", steady=0.0)
+    plain, made = mask_scores(perceiver, [[two], [frame]], [ATTENTION, background])
+    numbers = perceiver(frame.rgb, ("objects",), background).objects
+    expected = [match_objects(numbers, one.objects) for one in (two, frame)]
+    ious = np.concatenate([matching.ious for matching in expected])
+    assert len(ious) == 3
+    assert made.object_iou == pytest.approx(ious.mean())
+    assert made.object_recall == np.mean(ious > FOUND)
+    assert made.object_precision == np.sum(ious > FOUND) / sum(matching.found for matching in expected)
+    assert np.isnan(plain.object_iou), "objects are not made of a plain mask"
+    truth = truth_scores([[two], [frame]])
+    assert truth.object_iou == pytest.approx((0.5 + 0 + 1) / 3), "two that touch are one part, which is half of each"
+    assert (truth.object_recall, truth.object_precision) == (1 / 3, 1 / 2)
+    assert np.isnan(mask_scores(perceiver, [[frame]], [background])[0].object_recall)
+
+
 def test_the_command_scores_every_method_on_several_data(
     student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,7 +201,10 @@ def test_the_command_scores_every_method_on_several_data(
     expected = ["ground truth", *(f"{m}{v}" for m in METHODS if m != "foreground" for v in ("", ", plain"))]
     assert [row["method"] for row in rows] == expected * 2
     assert {row["data"] for row in rows} == {"bag", "davis"}
-    assert "steadiness" in capsys.readouterr().out
+    assert all(np.isnan(row["object_recall"]) for row in rows)
+    printed = capsys.readouterr().out
+    assert "steadiness" in printed
+    assert "object_recall" not in printed, "no image shows several objects"
 
 
 def test_the_bundled_students_default_is_better_than_the_papers_mask() -> None:

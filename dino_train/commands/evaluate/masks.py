@@ -12,8 +12,8 @@ from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, 
 def parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Score the masks of every method, both plain (the patch grid interpolated) and as the node makes "
-        "them (refined along edges, steadied over time): overlap with the objects, boundary F, steadiness, and "
-        "milliseconds per mask."
+        "them (refined along edges, steadied over time): overlap with the objects, boundary F, steadiness, "
+        "milliseconds per mask and, where images have several objects, how many of them are found one by one."
     )
     add_encoder_arguments(parser)
     parser.add_argument(

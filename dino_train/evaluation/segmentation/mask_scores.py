@@ -1,4 +1,4 @@
-"""How good masks are on images and videos with ground truth: overlap, boundary, steadiness, time."""
+"""How good masks are on images and videos with ground truth: overlap, boundary, steadiness, time, objects."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from dino_ros.images.sources import is_bag
 from dino_ros.masks.binary import jaccard
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.motion import find_origin, move
+from dino_ros.masks.objects import number_objects
 from dino_ros.masks.parameters import METHODS, MaskParameters
 from dino_ros.perception.perceiver import Perceiver
 from dino_train.evaluation.encoders import Encoder
 from dino_train.evaluation.segmentation.boundary import boundary_f
 from dino_train.evaluation.segmentation.labeled_images import VOID, labeled_bag_frames, labeled_images, read_labeled
+from dino_train.evaluation.segmentation.object_matching import FOUND, match_objects
 from dino_train.evaluation.segmentation.video_folder import has_sequences, is_video_folder, open_video_folder
 
 VIDEO_RATE = 24.0
@@ -43,7 +45,12 @@ class LabeledFrame:
 
 @dataclass(frozen=True)
 class MaskScores:
-    """Means over sequences of the means over their frames; a single image is a sequence of one."""
+    """Means over sequences of the means over their frames; a single image is a sequence of one.
+
+    Those of objects are over all objects of all frames, see `match_objects`. They are NaN where no frame has several
+    true objects, as an object cut in two can then not be told from two objects with one number; and of masks that
+    `mask_scores` makes without objects.
+    """
 
     iou: float
     """Intersection over union with all objects together, 0 to 1; frames without objects are left out."""
@@ -53,7 +60,13 @@ class MaskScores:
     """Intersection over union of a frame's mask with the previous frame's mask, warped by the motion of the image, 0 to
     1; NaN where no frames are consecutive."""
     milliseconds: float
-    """Median time to make a mask from an encoder's outputs."""
+    """Median time to make a mask, and its objects where they are scored, from an encoder's outputs."""
+    object_iou: float
+    """Mean over true objects of the IoU with the found object that each is matched with, 0 to 1."""
+    object_recall: float
+    """Share of the true objects that are matched at an IoU above FOUND."""
+    object_precision: float
+    """Share of the found objects that are matched so; NaN where none is found."""
     frames: int
 
 
@@ -109,11 +122,23 @@ class Tally:
         self.boundaries: list[float] = []
         self.steadiness: list[float] = []
         self.milliseconds: list[float] = []
+        self.object_ious: list[float] = []
+        self.objects_found = 0
+        self.several = False
         self.frames = 0
         self._previous: NDArray[np.bool_] | None = None
 
-    def add(self, mask: NDArray[np.bool_], frame: LabeledFrame, origin: NDArray[np.float32] | None) -> None:
-        """Score a frame's mask [H, W]; `origin` says where its pixels were in the previous frame, see `motion`."""
+    def add(
+        self,
+        mask: NDArray[np.bool_],
+        frame: LabeledFrame,
+        origin: NDArray[np.float32] | None,
+        numbers: NDArray[np.uint16] | None = None,
+    ) -> None:
+        """Score a frame's mask [H, W], and the numbers [H, W] of its objects if they are given.
+
+        `origin` says where the frame's pixels were in the previous one, see `motion`.
+        """
         self.frames += 1
         judged = frame.objects != VOID
         truth = (frame.objects > 0) & judged
@@ -123,6 +148,11 @@ class Tally:
         if origin is not None and self._previous is not None:
             self.steadiness.append(jaccard(move(self._previous.astype(np.float32), origin) > 0.5, mask))
         self._previous = mask
+        if numbers is not None:
+            matching = match_objects(numbers, frame.objects)
+            self.object_ious.extend(matching.ious.tolist())
+            self.objects_found += matching.found
+            self.several |= len(matching.ious) > 1
 
 
 def motion(previous: LabeledFrame | None, frame: LabeledFrame) -> NDArray[np.float32] | None:
@@ -143,6 +173,7 @@ def mask_scores(
 ) -> list[MaskScores]:
     """Score the masks of each variant, whose method must not be "auto"; the encoder runs once on each frame.
 
+    Objects are scored of variants that need the image: numbering them takes the image, which changes masks without.
     Raises UserError if no frame has an object.
     """
     needed = sorted({name for variant in variants for name in METHODS[variant.method]})
@@ -155,22 +186,28 @@ def mask_scores(
             seen = look(encoder, frame.rgb, needed)
             for variant, maker, tally in zip(variants, makers, tallies, strict=True):
                 started = time.perf_counter()
-                image = frame.rgb if variant.needs_image(False) else None
-                mask = maker(seen, frame.rgb.shape[:2], image, frame.stamp, variant).mask
+                objects = variant.needs_image(False)
+                made = maker(seen, frame.rgb.shape[:2], frame.rgb if objects else None, frame.stamp, variant, objects)
                 tally[-1].milliseconds.append(1e3 * (time.perf_counter() - started))
-                tally[-1].add(mask > 0, frame, origin)
+                tally[-1].add(made.mask > 0, frame, origin, made.objects)
     if not any(one.ious for one in tallies[0]):
         raise UserError("No frame has an object in its ground truth: check that images and masks belong together.")
     return [_scores(tally) for tally in tallies]
 
 
 def truth_scores(sequences: Iterable[Iterable[LabeledFrame]]) -> MaskScores:
-    """Scores of the ground truth itself: its steadiness is below 1, as objects turn and the motion is an estimate."""
+    """Scores of the ground truth itself, all objects as one mask, whose connected parts are numbered.
+
+    Its steadiness is below 1, as objects turn and the motion is an estimate; its objects are what can be found of
+    objects that touch.
+    """
     tallies = []
     for frames in sequences:
         tallies.append(Tally())
         for frame, origin in with_motion(frames):
-            tallies[-1].add((frame.objects > 0) & (frame.objects != VOID), frame, origin)
+            mask = (frame.objects > 0) & (frame.objects != VOID)
+            numbers, _ = number_objects(mask.astype(np.uint8), 1, None, 1)
+            tallies[-1].add(mask, frame, origin, numbers)
     return _scores(tallies)
 
 
@@ -180,7 +217,23 @@ def _scores(tallies: Sequence[Tally]) -> MaskScores:
         return float(np.mean(means)) if means else float("nan")
 
     times = [value for tally in tallies for value in tally.milliseconds]
-    median = float(np.median(times)) if times else float("nan")
     return MaskScores(
-        mean("ious"), mean("boundaries"), mean("steadiness"), median, sum(tally.frames for tally in tallies)
+        iou=mean("ious"),
+        boundary=mean("boundaries"),
+        steadiness=mean("steadiness"),
+        milliseconds=float(np.median(times)) if times else float("nan"),
+        **_object_scores(tallies),
+        frames=sum(tally.frames for tally in tallies),
     )
+
+
+def _object_scores(tallies: Sequence[Tally]) -> dict[str, float]:
+    ious = np.concatenate([tally.object_ious for tally in tallies])
+    matched, found = int(np.count_nonzero(ious > FOUND)), sum(tally.objects_found for tally in tallies)
+    if not any(tally.several for tally in tallies):
+        return dict.fromkeys(("object_iou", "object_recall", "object_precision"), float("nan"))
+    return {
+        "object_iou": float(ious.mean()),
+        "object_recall": matched / len(ious),
+        "object_precision": matched / found if found else float("nan"),
+    }
