@@ -104,7 +104,7 @@ def test_the_score_is_that_of_the_papers_mask_on_the_later_frames(out: Path) -> 
             ious.append((mask & (truth > 0)).sum() / (mask | (truth > 0)).sum())
         scenes[name] = np.mean(ious)
     arm = json.loads((out / "own_log.json").read_text())["encoder, the paper's mask"]
-    assert arm["scenes"] == pytest.approx(scenes, abs=0.02)
+    assert arm["scenes"] == pytest.approx(scenes)
     assert arm["iou"] == pytest.approx(np.mean([*arm["scenes"].values()]))
 
 
