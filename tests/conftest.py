@@ -57,6 +57,7 @@ SLOW = [
     "test_lost_frames.py",
     "test_methods.py",
     "test_openvino.py",
+    "test_own_log.py",
     "test_package.py::test_colcon_builds_what_ros_needs",
     "test_perception_node.py",
     "test_pretrain.py",
