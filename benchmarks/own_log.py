@@ -212,14 +212,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = Results(out)
 
     encoder, head, own = out / "encoder.onnx", out / "head.onnx", MaskParameters()
-    exporting = cost(export, weights, encoder, height, width, data=log)
+    exporting = cost(export, weights, encoder, (height, width), data=log)
     results.add(encoder, exporting, {"encoder, the paper's mask": ATTENTION, BEFORE: own})
     learning = cost(add_foreground_head, str(encoder), log, [], head)
     results.add(head, exporting + learning, {"head": own})
 
     student, head = out / "distilled.onnx", out / "distilled_head.onnx"
     distilling = cost(distill, weights, log, out, 60 * options.minutes - exporting - learning)
-    distilling += cost(export, str(out / "distilled" / LAST_NAME), student, height, width, data=log)
+    distilling += cost(export, str(out / "distilled" / LAST_NAME), student, (height, width), data=log)
     results.add(student, distilling, {"distilled": own})
     distilling += cost(add_foreground_head, str(student), log, [], head)
     results.add(head, distilling, {"distilled, head": own})
