@@ -65,9 +65,12 @@ def test_the_fit_is_the_optimum_of_logistic_regression_on_soft_labels() -> None:
     np.testing.assert_allclose(foreground(tokens, weights, bias).ravel(), expected, atol=2e-3)
 
 
-def test_a_head_finds_objects_that_it_was_not_shown(student: Path, scenes: Path, tmp_path: Path) -> None:
+def test_a_head_finds_objects_that_it_was_not_shown(
+    student: Path, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     out = tmp_path / "with_head.onnx"
     run(["head", str(student), str(scenes), "--out", str(out)])
+    assert "only 20 images" in caplog.text
     before, after = Perceiver.load(student, "onnxruntime"), Perceiver.load(out, "onnxruntime")
     assert after.info.foreground_head["images"] == 20
     assert MaskParameters().resolve(after.info).method == "foreground"

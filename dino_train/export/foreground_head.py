@@ -50,6 +50,9 @@ MOST_FITTED = 50_000
 """Of these, tokens of the fit, at most, drawn at random: four times as many changed the IoU by under half a point."""
 FEWEST = 10
 """Frames needed, at least."""
+FEW = 200
+"""Frames below which a warning is given: on real video, a head learned on 64 frames of ten scenes lost 9 points of IoU
+against masks without a head, and one learned on 400 varied images 3 (benchmarks/results/own_log.md)."""
 WEIGHT_DECAY = 1e-3
 """Factor of half the squared weights of the standardized layer, relative to the mean loss of a token."""
 TOLERANCE = 1e-4
@@ -71,6 +74,12 @@ def add_foreground_head(student: str, paths: Sequence[str], topics: Sequence[str
     frames = open_frames(paths, topics)
     if len(frames) < FEWEST:
         raise UserError(f"{', '.join(paths)} has {len(frames)} images: a foreground head needs at least {FEWEST}.")
+    if len(frames) < FEW:
+        log.warning(
+            "A head learned on only %d images may find objects less well than the student does without one: give it "
+            "images of more places, or compare both with `dino-train evaluate masks`.",
+            len(frames),
+        )
     rows, columns = perceiver.info.grid
     most = max(min(MOST_TOKENS // (rows * columns), MOST_FRAMES), FEWEST)
     numbers = evenly_spaced(len(frames), most)
