@@ -148,7 +148,7 @@ def _parse(path: Path, description: str) -> StudentInfo:
             "the student with the version installed here."
         )
     fields = dataclasses.fields(StudentInfo)
-    needed = [field.name for field in fields if field.default_factory is dataclasses.MISSING]
+    needed = [field.name for field in fields if field.default is field.default_factory is dataclasses.MISSING]
     missing = [name for name in needed if name not in values]
     if missing:
         raise UserError(f"The description in {path} lacks {', '.join(missing)}: export the student again.")
