@@ -1,8 +1,11 @@
 """Recordings from elsewhere: what cannot be understood of a bag or folder does not spoil the rest, in either half."""
 
+import os
 import struct
 import subprocess
 import sys
+import tarfile
+import zlib
 from pathlib import Path
 
 import cv2
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("rich")
+pytest.importorskip("torch")
 
 import yaml
 from bags import McapTopic, raw, serialized, write_mcap, write_topics
@@ -19,6 +23,11 @@ from dino_ros.errors import UserError
 from dino_ros.images.bags import deserializer, open_bag
 from dino_ros.images.sources import open_source
 from dino_train.data.bags import open_bag_frames
+from dino_train.data.frames import open_frames
+from dino_train.data.loader import CropDataset
+from dino_train.data.selection import SelectionParameters
+from dino_train.data.survey import survey
+from dino_train.recipes import Recipe
 
 IMAGES = [np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8) for number in range(5)]
 MESSAGES = [serialized(raw("rgb8", image)) for image in IMAGES]
@@ -232,3 +241,87 @@ def test_a_message_cut_is_left_out_alone(tmp_path: Path, broken: int, caplog: py
     assert frames.encoding == "rgb8"
     with pytest.raises(UserError, match="it is damaged"):
         frames[broken]
+
+
+def picture(path: Path, level: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", np.full((4, 5, 3), level, np.uint8))[1].tobytes())
+
+
+def test_both_halves_agree_on_which_files_are_images(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    for number, name in enumerate(("a.png", "b/c.PNG", "[red].png", "q#?%25.png")):
+        picture(folder / name, number)
+    picture(tmp_path / "elsewhere" / "d.png", 9)
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "round").symlink_to(folder)
+    (folder / "dangling.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "folder.png").mkdir()
+    os.mkfifo(folder / "pipe.png")
+    for stray in ("._a.png", ".hidden/a.png", "__MACOSX/a.png", "b/__MACOSX/._c.png"):
+        picture(folder / stray, 77)
+    with open(os.fsencode(folder) + b"/\xff\xfe.png", "wb") as file:
+        file.write((folder / "a.png").read_bytes())
+    played = [int(frame.rgb()[0, 0, 0]) for frame in open_source(folder)]
+    frames = open_frames([folder])
+    assert sorted(played) == [0, 0, 1, 2, 3, 9]
+    assert sorted(int(frames[number][0, 0, 0]) for number in range(len(frames))) == sorted(played)
+
+
+def test_strays_in_an_archive(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for name in ("./a.png", "b/c.png", "._a.png", "./__MACOSX/._a.png", "b/.d/e.png"):
+            picture(tmp_path / "x.png", 5)
+            archive.add(tmp_path / "x.png", name)
+    assert len(open_frames([tmp_path / "s.tar"])) == 2
+
+
+def test_bad_files_are_named_once_and_a_run_stops_when_half_are_bad(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(30):
+        picture(tmp_path / f"{number:02}.png", number)
+    for number in range(12):  # in a row
+        (tmp_path / f"{number:02}.png").write_bytes(b"no image")
+    dataset = CropDataset(open_frames([tmp_path]), Recipe())
+    (tmp_path / "12.png").unlink()
+    for _ in range(3):
+        assert int(dataset._image(0)[0, 0, 0]) == 13
+    assert len(caplog.records) == 13
+    assert "12.png cannot be read (No such file" in caplog.text
+    for number in range(13, 17):
+        (tmp_path / f"{number:02}.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"More than 50% of the 30 images of .* cannot be read"):
+        dataset._image(0)
+
+
+def test_a_header_of_more_pixels_than_can_be_decoded(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", 3)
+    png = (tmp_path / "a.png").read_bytes()
+    header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + png[24:29]
+    (tmp_path / "b.png").write_bytes(png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:])
+    frames = open_frames([tmp_path])
+    with pytest.raises(UserError, match=r"b\.png does not decode"):
+        frames[1]
+    with pytest.raises(UserError, match="does not decode"):
+        list(open_source(tmp_path))[1].rgb()
+
+
+def test_a_video_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4"))
+    path.write_bytes(b"")
+    for read in (open_source, lambda path: open_frames([path])):
+        with pytest.raises(UserError, match="not UTF-8: rename the video") as caught:
+            read(path)
+        str(caught.value).encode()
+
+
+@pytest.mark.parametrize("form", ["jpeg;", ";", " ; jpeg ", "", "[red]"])
+def test_a_table_of_strange_names(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    jpeg = cv2.imencode(".jpg", IMAGES[0])[1].ravel()
+    fields = ("sensor_msgs/msg/CompressedImage", (form, jpeg))
+    cut = serialized(fields)[:30]
+    topic = McapTopic("/camera", [cut, serialized(fields)], "sensor_msgs/msg/CompressedImage")
+    path = write_mcap(tmp_path / "[red]r.mcap", [topic])
+    survey([path], [], {}, SelectionParameters(), tmp_path / "sheet.png")
+    assert "[red]r.mcap" in capsys.readouterr().out

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
 
@@ -30,7 +33,7 @@ def files_below(folder: str | Path) -> Iterator[str]:
     links lead to again is walked once.
     """
     seen: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=_warn, followlinks=True):
         state = os.stat(place)
         if (state.st_dev, state.st_ino) in seen:
             folders.clear()
@@ -41,6 +44,10 @@ def files_below(folder: str | Path) -> Iterator[str]:
             path = os.path.join(place, name)
             if not is_stray(name) and os.path.isfile(path):
                 yield os.path.relpath(path, folder)
+
+
+def _warn(error: OSError) -> None:
+    log.warning("left out: %s cannot be read (%s)", error.filename, error.strerror)
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -159,6 +159,7 @@ class VideoSource:
             number += 1
 
     def _open(self) -> cv2.VideoCapture:
+        check_video_name(self.path)
         capture = cv2.VideoCapture(str(self.path))
         if not capture.isOpened():
             raise self._undecodable()
@@ -192,6 +193,12 @@ class FolderSource:
             encoded = EncodedImage(file.suffix[1:].lower().replace("jpg", "jpeg"), data)
             time = round(number / FOLDER_RATE * SECOND)
             yield Frame(time, time, "", encoded)
+
+
+def check_video_name(path: Path) -> None:
+    """Raise UserError for a name that OpenCV crashes on."""
+    if readable(str(path)) != str(path):
+        raise UserError(f"{readable(str(path))} has a name that is not UTF-8: rename the video.")
 
 
 def readable(name: str) -> str:
