@@ -11,15 +11,12 @@ ON_PC = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 TENSORRT_RTX = [f"tensorrt-rtx-cu13>=1.4; {ON_PC}", f"cuda-bindings>=13; {ON_PC}"]
 QUANTIZE = ["nncf>=2.19"]
 TRAIN = [
-    "backports.zstd; python_version < '3.14'",  # it and lz4 are what rosbags reads compressed bags with
     "huggingface-hub",
     "jsonargparse[signatures]>=4.49",
-    "lz4",
     "matplotlib",
     "onnx>=1.16",
     "onnxscript>=0.3",
     "pillow",
-    "pyyaml",
     "rich>=13",
     "safetensors>=0.4",
     "scikit-learn>=1.5",
@@ -67,7 +64,13 @@ setup(
     python_requires=">=3.10",
     # The headless OpenCV: the other one needs libGL, which robots and containers lack.
     # rosbags reads recordings, and the messages that the node receives; its minor versions rename parts of its API.
-    install_requires=["numpy>=1.24", "onnxruntime>=1.18", "opencv-python-headless>=4.11", "rosbags>=0.11,<0.12"],
+    install_requires=[
+        "numpy>=1.24",
+        "onnxruntime>=1.18",
+        "opencv-python-headless>=4.11",
+        "pyyaml",
+        "rosbags>=0.11,<0.12",
+    ],
     extras_require={
         # For machines without a ROS installation: real rclpy, Fast DDS and messages.
         "ros": ["ros-jazzy-rclpy>=7.1,<7.2", "ros-jazzy-rmw-fastrtps-cpp", "ros-jazzy-common-interfaces"],
@@ -84,6 +87,7 @@ setup(
             *TENSORRT_RTX,
             *QUANTIZE,
             "colcon-common-extensions",
+            "lz4",
             "mypy",
             "pybullet; python_version < '3.12'",  # has no wheels for later ones
             "pytest",

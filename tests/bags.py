@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import lz4.frame
@@ -94,6 +94,55 @@ def write_topics(
                     kind, fields = messages[number]
                     data = serialize(store.types[kind](header, *fields), kind)
                     writer.write(connections[topic], time, bytes(data))
+    return path
+
+
+def serialized(fields: Fields, stamp: int = SECOND, ros1: bool = False) -> bytes:
+    """A message, serialized."""
+    store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)
+    time = store.types["builtin_interfaces/msg/Time"](**stamp_fields(stamp))
+    header = store.types["std_msgs/msg/Header"](*((0,) if ros1 else ()), time, "camera")
+    message = store.types[fields[0]](header, *fields[1])
+    return bytes((store.serialize_ros1 if ros1 else store.serialize_cdr)(message, fields[0]))
+
+
+class McapTopic(NamedTuple):
+    """A topic of `write_mcap`."""
+
+    name: str
+    messages: Sequence[bytes]
+    type: str = "sensor_msgs/msg/Image"
+    schema_encoding: str = "ros2msg"
+    definition: bytes = b""
+    message_encoding: str = "cdr"
+
+
+def write_mcap(path: Path, topics: Sequence[McapTopic], profile: str = "ros2", times: Sequence[int] = ()) -> Path:
+    """Write an MCAP file with anything in it; one message per topic every 0.1 s from 1 s on, or at `times`."""
+
+    def record(code: int, content: bytes) -> bytes:
+        return struct.pack("<BQ", code, len(content)) + content
+
+    def text(content: str | bytes) -> bytes:
+        content = content.encode() if isinstance(content, str) else content
+        return struct.pack("<I", len(content)) + content
+
+    connections = b""
+    messages = b""
+    counts = b""
+    for number, topic in enumerate(topics, 1):
+        schema = struct.pack("<H", number) + text(topic.type) + text(topic.schema_encoding) + text(topic.definition)
+        channel = struct.pack("<HH", number, number) + text(topic.name) + text(topic.message_encoding) + text(b"")
+        connections += record(0x03, schema) + record(0x04, channel)
+        for count, data in enumerate(topic.messages):
+            time = times[count] if times else SECOND + count * SECOND // 10
+            messages += record(0x05, struct.pack("<HIQQ", number, count, time, time) + data)
+        counts += struct.pack("<HQ", number, len(topic.messages))
+    magic = b"\x89MCAP0\r\n"
+    data = magic + record(0x01, text(profile) + text("tests")) + connections + messages + record(0x0F, bytes(4))
+    statistics = record(0x0B, bytes(42) + text(counts))
+    footer = record(0x02, struct.pack("<QQI", len(data), 0, 0))
+    path.write_bytes(data + connections + statistics + footer + magic)
     return path
 
 

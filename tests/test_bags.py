@@ -218,6 +218,6 @@ def test_real_recording(test_data: Path) -> None:
     with AnyReader([path], default_typestore=store) as reader:
         messages = list(reader.messages([c for c in reader.connections if c.topic == source.topic]))
     for number in (94, 0, 50):
-        data = store.deserialize_cdr(messages[number][2], source._type).data  # type: ignore[attr-defined]
+        data = store.deserialize_cdr(messages[number][2], source._connection.type).data  # type: ignore[attr-defined]
         gray = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
         np.testing.assert_array_equal(source[number], np.dstack([gray] * 3))

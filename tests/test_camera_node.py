@@ -1,25 +1,28 @@
 """The camera node as a process of its own, over real DDS."""
 
+import itertools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from bags import write_bag
+from bags import McapTopic, raw, serialized, write_bag, write_mcap
 
 pytest.importorskip("rclpy")
 
+from builtin_interfaces.msg import Time
 from clients import Client
 from rcl_interfaces.srv import GetParameters
 from sensor_msgs.msg import CompressedImage, Image
 
 from dino_ros.demo.run import running
+from dino_ros.errors import UserError
 from dino_ros.images.encodings import to_rgb
 from dino_ros.images.sources import open_source
-from dino_ros.images.stamps import stamp_ns
+from dino_ros.images.stamps import SECOND, stamp_fields, stamp_ns
 from dino_ros.nodes.camera_node import timeline
 
 STAMPS = [1_000_000_000 + 100_000_000 * number for number in range(6)]
@@ -57,15 +60,77 @@ def test_a_bag_is_played_as_it_was_recorded(client: Client, tmp_path: Path, topi
 
 def test_looping_stamps_go_on_rising(tmp_path: Path) -> None:
     write_bag(tmp_path / "bag", frames=6)
-    events = timeline(open_source(tmp_path / "bag", "/raw"), rate=0, loop=True, now=0)
+    events = timeline(open_source(tmp_path / "bag", "/raw"), rate=0, loop=True, now=0, say=print)
     due, stamps, _ = zip(*(next(events) for _ in range(20)), strict=True)
     np.testing.assert_allclose(np.diff(due), 0.1)
     np.testing.assert_array_equal(np.diff(stamps), 100_000_000)
 
 
+EPOCH = 1_700_000_000 * SECOND
+HEADERS = {
+    "from zero": [0, 0, 0, 0],
+    "equal": [5 * SECOND] * 4,
+    "backward": [8 * SECOND, 7 * SECOND, 6 * SECOND, 5 * SECOND],
+    "a jump to the epoch": [12 * SECOND, 12 * SECOND + 1, EPOCH, EPOCH + 1],
+    "a jump back": [EPOCH, EPOCH + 1, 12 * SECOND, 12 * SECOND + 1],
+}
+
+
+def strange_bag(path: Path, stamps: list[int], times: Sequence[int] = ()) -> Path:
+    messages = [serialized(raw("rgb8", np.zeros((4, 5, 3), np.uint8)), stamp) for stamp in stamps]
+    return write_mcap(path, [McapTopic("/camera", messages)], times=times)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("stamps", HEADERS.values(), ids=HEADERS)
+def test_time_comes_from_the_recording_and_headers_stay(tmp_path: Path, stamps: list[int], loop: bool) -> None:
+    said: list[str] = []
+    source = open_source(strange_bag(tmp_path / "r.mcap", stamps))
+    events = timeline(source, rate=0, loop=loop, now=0, say=said.append)
+    due, played, _ = zip(*itertools.islice(events, 40), strict=True)
+    assert len(due) == (40 if loop else 4)
+    np.testing.assert_allclose(np.diff(due), 0.1)
+    recorded = [SECOND + number * SECOND // 10 for number in range(4)]
+    assert list(played[:4]) == [stamp or time for stamp, time in zip(stamps, recorded, strict=True)]
+    assert all(Time(**stamp_fields(stamp)) for stamp in played), "they fit into a header, however long it plays"
+    assert not said
+
+
+@pytest.mark.parametrize(
+    ("times", "gaps", "sentences"),
+    [
+        ([1.0, 1.2, 61.2, 61.4], [0.2, 3.0, 0.2], 1),
+        ([12.0, 12.5, 1.7e9, 1.7e9 + 1], [0.5, 3.0, 1.0], 1),
+        ([20.0, 20.5, 10.0, 10.25], [0.5, 0.5, 0.25], 0),
+        ([1.0, 1.0, 1.0, 1.0], [1 / 30] * 3, 0),
+    ],
+)
+def test_a_long_pause_is_cut_and_said(tmp_path: Path, times: list[float], gaps: list[float], sentences: int) -> None:
+    said: list[str] = []
+    bag = strange_bag(tmp_path / "r.mcap", [EPOCH] * 4, [round(time * SECOND) for time in times])
+    due, stamps, _ = zip(*timeline(open_source(bag), rate=0, loop=False, now=0, say=said.append), strict=True)
+    np.testing.assert_allclose(np.diff(due), gaps)
+    assert set(stamps) == {EPOCH}
+    assert len(said) == sentences
+    assert all("is played as 3 s" in sentence for sentence in said)
+
+
+def test_nothing_to_play_has_a_reason(tmp_path: Path) -> None:
+    write_mcap(tmp_path / "empty.mcap", [McapTopic("/camera", [])])
+    with pytest.raises(UserError, match=r"/camera of .*empty\.mcap has no messages"):
+        open_source(tmp_path / "empty.mcap")
+    bag = write_mcap(tmp_path / "cut.mcap", [McapTopic("/camera", [b"\0\1\0\0"] * 3)])
+    command = [sys.executable, "-m", "dino_ros.nodes.camera_node", "--ros-args", "-p", f"path:={bag}"]
+    finished = subprocess.run([*command, "-p", "wait_for_subscribers:=0"], capture_output=True, text=True)
+    assert finished.returncode == 2
+    assert "No frame of cut.mcap, /camera could be played: none of its messages can be read" in finished.stderr
+
+
 def test_a_chosen_rate_leaves_recorded_stamps_alone(tmp_path: Path) -> None:
     write_bag(tmp_path / "bag", frames=6)
-    due, stamps, _ = zip(*timeline(open_source(tmp_path / "bag", "/raw"), rate=50, loop=False, now=0), strict=True)
+    due, stamps, _ = zip(
+        *timeline(open_source(tmp_path / "bag", "/raw"), rate=50, loop=False, now=0, say=print), strict=True
+    )
     np.testing.assert_allclose(np.diff(due), 0.02)
     assert list(stamps) == STAMPS
 
@@ -73,7 +138,9 @@ def test_a_chosen_rate_leaves_recorded_stamps_alone(tmp_path: Path) -> None:
 def test_stamps_of_a_folder_keep_to_the_chosen_rate(tmp_path: Path) -> None:
     for number in range(4):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((4, 5, 3), np.uint8))
-    due, stamps, _ = zip(*timeline(open_source(tmp_path), rate=5, loop=False, now=7_000_000_000), strict=True)
+    due, stamps, _ = zip(
+        *timeline(open_source(tmp_path), rate=5, loop=False, now=7_000_000_000, say=print), strict=True
+    )
     np.testing.assert_allclose(due, [0, 0.2, 0.4, 0.6])
     assert list(stamps) == [7_000_000_000 + 200_000_000 * number for number in range(4)]
 

@@ -16,6 +16,7 @@ ROSDEP_KEYS = {
     "numpy": "python3-numpy",
     "onnxruntime": "python3-onnxruntime-pip",
     "rosbags": "python3-rosbags-pip",
+    "yaml": "python3-yaml",
 }
 """Keys of modules that do not come with ROS, whose packages are named after their modules."""
 

@@ -44,6 +44,7 @@ EXACT = {
     "8UC3": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR),
     "rgba8": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA),
     "bgra8": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA),
+    "8UC4": lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA),
 }
 
 
@@ -82,6 +83,73 @@ def test_yuv_422(encoding: str, luma: int, u: int, v: int, padding: int) -> None
     scaled = 1.164 * (y - 16)
     rgb = np.stack([scaled + 1.596 * cr, scaled - 0.813 * cr - 0.391 * cb, scaled + 2.018 * cb], axis=2)
     np.testing.assert_allclose(got, np.clip(rgb, 0, 255), atol=2)
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("encoding", ["rgb16", "bgr16", "rgba16", "bgra16"])
+def test_16_bit_colors(encoding: str, order: str, padding: int) -> None:
+    rgb = scene()
+    pixels = (EXACT[f"{encoding[:-2]}8"](rgb).astype(np.uint16) * 256 + 99).astype(order + "u2")
+    np.testing.assert_array_equal(to_rgb(message(pixels, encoding, padding, bigendian=order == ">")), rgb)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+@pytest.mark.parametrize("encoding", ["mono16", "bayer_rggb16"])
+def test_sensors_that_leave_upper_bits_empty_are_not_black(encoding: str, bits: int) -> None:
+    gray = scene()[:, :, 0]
+    got = to_rgb(message(gray.astype("<u2") << (bits - 8), encoding))
+    np.testing.assert_array_equal(got, to_rgb(message(gray, encoding.replace("16", "8"))))
+
+
+@pytest.mark.parametrize("padding", [0, 4])
+@pytest.mark.parametrize("encoding", ["nv12", "nv21", "nv24", "i420"])
+def test_planar_yuv(encoding: str, padding: int) -> None:
+    """ITU-R BT.601, limited range, written out; but for nv24, 2x2 neighbors share u and v. Rows are padded."""
+    rng = np.random.default_rng(1)
+    step, block = WIDTH + padding, 1 if encoding == "nv24" else 2
+    y = rng.integers(16, 236, (HEIGHT, WIDTH))
+    u, v = rng.integers(90, 166, (2, HEIGHT // block, WIDTH // block))
+
+    def padded(plane: NDArray[np.int64], to: int) -> NDArray[np.int64]:
+        return np.pad(plane, ((0, 0), (0, to - plane.shape[1])), constant_values=123).reshape(-1)
+
+    if encoding == "i420":
+        chroma = [padded(u, step // 2), padded(v, step // 2)]
+    else:
+        first, second = (v, u) if encoding == "nv21" else (u, v)
+        chroma = [padded(np.dstack([first, second]).reshape(len(u), -1), 2 * step // block)]
+    data = np.concatenate([padded(y, step), *chroma]).astype(np.uint8)
+    got = to_rgb(Image(encoding, HEIGHT, WIDTH, step, data))
+    cb, cr = (np.kron(plane, np.ones((block, block))) - 128 for plane in (u, v))
+    scaled = 1.164 * (y - 16.0)
+    rgb = np.stack([scaled + 1.596 * cr, scaled - 0.813 * cr - 0.391 * cb, scaled + 2.018 * cb], axis=2)
+    np.testing.assert_allclose(got, np.clip(rgb, 0, 255), atol=2)
+
+
+MATRICES = [
+    f"{bits}{kind}C{n}"
+    for bits, kinds in ((8, "US"), (16, "US"), (32, "SF"), (64, "F"))
+    for kind in kinds
+    for n in (1, 2, 3, 4)
+]
+SENSOR_MSGS = [
+    *("rgb8", "rgba8", "rgb16", "rgba16", "bgr8", "bgra8", "bgr16", "bgra16", "mono8", "mono16"),
+    *(f"bayer_{pattern}{bits}" for pattern in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16)),
+    *("uyvy", "yuv422", "yuyv", "yuv422_yuy2", "nv21", "nv24"),
+    *MATRICES,
+]
+"""Every encoding of sensor_msgs/image_encodings.hpp."""
+
+
+@pytest.mark.parametrize("encoding", SENSOR_MSGS)
+def test_every_encoding_of_sensor_msgs_is_decoded_or_refused_with_a_reason(encoding: str) -> None:
+    image = Image(encoding, 4, 4, 128, np.zeros(128 * 12, np.uint8))
+    if encoding in MATRICES and encoding not in ("8UC1", "8UC3", "8UC4"):
+        with pytest.raises(UserError, match=f"The encoding '{encoding}' is not an image encoding"):
+            to_rgb(image)
+    else:
+        assert to_rgb(image).shape == (4, 4, 3)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -160,7 +228,8 @@ def test_a_larger_image_is_interpolated(size: tuple[int, int]) -> None:
     ("bad", "sentence"),
     [
         (Image("16UC1", 4, 4, 8, np.zeros(32, np.uint8)), "'16UC1'.*mono8, "),
-        (Image("nv12", 4, 4, 4, np.zeros(16, np.uint8)), "'nv12'"),
+        (Image("nv12", 4, 4, 4, np.zeros(16, np.uint8)), "nv12, .* needs 24 bytes, it has 16"),
+        (Image("nv21", 5, 4, 4, np.zeros(99, np.uint8)), "odd size 4x5"),
         (
             Image("rgb8", 4, 4, 11, np.zeros(44, np.uint8)),
             "needs a step of at least 12 bytes, its step is 11",

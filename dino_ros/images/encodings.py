@@ -45,6 +45,11 @@ _ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     "8UC3": (3, 1, cv2.COLOR_BGR2RGB),  # OpenCV's own order, as cv_bridge reads it
     "rgba8": (4, 1, cv2.COLOR_RGBA2RGB),
     "bgra8": (4, 1, cv2.COLOR_BGRA2RGB),
+    "8UC4": (4, 1, cv2.COLOR_BGRA2RGB),
+    "rgb16": (3, 2, None),
+    "bgr16": (3, 2, cv2.COLOR_BGR2RGB),
+    "rgba16": (4, 2, cv2.COLOR_RGBA2RGB),
+    "bgra16": (4, 2, cv2.COLOR_BGRA2RGB),
     "yuv422": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
     "uyvy": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
     "yuv422_yuy2": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
@@ -59,7 +64,23 @@ _ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     "bayer_grbg16": (1, 2, cv2.COLOR_BayerGB2RGB),
 }
 
-_PER_PIXEL = frozenset({"mono8", "8UC1", "rgb8", "bgr8", "8UC3", "rgba8", "bgra8"})
+# Encodings with a full plane of luma, then the chroma: OpenCV's conversion to RGB, and how many rows of luma the chroma
+# is as large as. None: the chroma of each pixel, U and V side by side, which OpenCV does not know.
+_PLANAR: dict[str, tuple[int | None, float]] = {
+    "nv12": (cv2.COLOR_YUV2RGB_NV12, 0.5),
+    "nv21": (cv2.COLOR_YUV2RGB_NV21, 0.5),
+    "i420": (cv2.COLOR_YUV2RGB_I420, 0.5),
+    "nv24": (None, 2),
+}
+
+_YUV = np.array([[1.164, 0, 1.596], [1.164, -0.392, -0.813], [1.164, 2.017, 0]])
+_BT601 = np.hstack([_YUV, -_YUV @ [[16], [128], [128]]])
+"""Y, U, V and 1 to RGB, of limited range, as OpenCV converts the other encodings."""
+
+SENSOR_BITS = (10, 12, 14, 16)
+"""Bits per pixel of the sensors behind 16-bit images."""
+
+_PER_PIXEL = frozenset({"mono8", "8UC1", "rgb8", "bgr8", "8UC3", "rgba8", "bgra8", "8UC4"})
 """8-bit encodings in which each pixel converts to RGB on its own."""
 
 
@@ -109,9 +130,10 @@ def to_resized_rgb(
 def to_rgb(message: ImageLike | CompressedImageLike) -> NDArray[np.uint8]:
     """Decode an image message, raw or compressed, to RGB [H, W, 3] uint8.
 
-    16-bit images keep their upper 8 bits. For `rgb8` the result is a view of the message's data. Raises UserError,
-    naming the encoding or format, for messages that cannot be decoded: depth images, unknown encodings, data that does
-    not fit the stated size.
+    Of 16-bit images the upper 8 of the bits that are used remain: those of the smallest of SENSOR_BITS that holds the
+    brightest pixel, since sensors of 10 or 12 bits leave the others empty. For `rgb8` the result is a view of the
+    message's data. Raises UserError, naming the encoding or format, for messages that cannot be decoded: depth images,
+    unknown encodings, data that does not fit the stated size.
     """
     if hasattr(message, "encoding"):
         return _raw_to_rgb(cast(ImageLike, message))
@@ -147,15 +169,17 @@ _DECODE = _DECODE_RGB or cv2.IMREAD_COLOR
 
 
 def _raw_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
+    if message.encoding in _PLANAR:
+        return _planar_to_rgb(message)
     if message.encoding not in _ENCODINGS:
         raise UserError(
             f"The encoding {message.encoding!r} is not an image encoding that can be used: publish one of "
-            f"{', '.join(_ENCODINGS)}."
+            f"{', '.join([*_ENCODINGS, *_PLANAR])}."
         )
     channels, size, conversion = _ENCODINGS[message.encoding]
     rows = pixel_rows(message, message.width * channels * size)
     if size == 2:
-        rows = rows[:, 0 if message.is_bigendian else 1 :: 2]  # the upper byte of every pixel
+        rows = _upper_bits(np.ascontiguousarray(rows).view(">u2" if message.is_bigendian else "<u2"))
     pixels = rows.reshape(message.height, message.width, channels) if channels > 1 else rows
     if conversion is None:
         return pixels
@@ -165,6 +189,41 @@ def _raw_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
             "color, so the width must be even."
         )
     return cv2.cvtColor(np.ascontiguousarray(pixels), conversion).astype(np.uint8, copy=False)
+
+
+def _upper_bits(values: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """The upper 8 of the bits that are used, of values [H, N]."""
+    used = int(values.max()).bit_length()
+    bits = next(bits for bits in SENSOR_BITS if bits >= used)
+    return (values >> (bits - 8)).astype(np.uint8)
+
+
+def _planar_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
+    conversion, chroma = _PLANAR[message.encoding]
+    height, width, step = message.height, message.width, message.step
+    pixel_rows(message, width)  # checks the luma
+    if conversion is not None and (height % 2 or width % 2):
+        raise UserError(
+            f"An image of encoding {message.encoding} has the odd size {width}x{height}: four pixels share their "
+            "color, so width and height must be even."
+        )
+    data = np.frombuffer(message.data, dtype=np.uint8)
+    needed = round(height * (1 + chroma)) * step
+    if data.size < needed:
+        raise UserError(
+            f"An image of encoding {message.encoding}, step {step} and height {height} needs {needed} bytes, it has "
+            f"{data.size}: it arrived incomplete, or the camera driver is wrong."
+        )
+    luma = data[: height * step].reshape(height, step)[:, :width]
+    rest = data[height * step : needed]
+    if conversion is None:
+        pairs = rest.reshape(height, 2 * step)[:, : 2 * width].reshape(height, width, 2)
+        yuv = np.dstack([luma, pairs])
+        return cv2.transform(yuv, _BT601).astype(np.uint8, copy=False)
+    half = step // 2 if message.encoding == "i420" else step
+    columns = width // 2 if message.encoding == "i420" else width
+    planes = rest.reshape(-1, half)[:, :columns].reshape(-1, width)
+    return cv2.cvtColor(np.vstack([luma, planes]), conversion).astype(np.uint8, copy=False)
 
 
 def _compressed_to_rgb(message: CompressedImageLike) -> NDArray[np.uint8]:

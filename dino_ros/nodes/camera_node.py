@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import rclpy
@@ -25,11 +24,15 @@ from dino_ros.nodes.parameters import CAMERA_PARAMETERS, declare_parameters
 from dino_ros.nodes.rclpy_internals import RCLError
 
 GAP = 1 / 30
-"""Seconds between rounds of a source that has a single frame."""
+"""Seconds between frames whose recorded times do not tell."""
+LONGEST_GAP = 3.0
+"""Seconds that a pause in a recording is played for at most."""
+LAST_STAMP = 2**31 * SECOND
+"""Nanoseconds from which on a stamp does not fit into a header, whose seconds are an int32."""
 
 
 class CameraNode(Node):
-    """Publishes a source's frames at their recorded times and stamps; stamps of videos and folders start now.
+    """Publishes a source's frames, spaced as recorded, with their stamps; stamps of videos and folders start now.
 
     A bag's message that already has the chosen transport is published as it was recorded; others are converted. Raises
     UserError if the source cannot be played, or for a parameter that cannot be used.
@@ -56,7 +59,9 @@ class CameraNode(Node):
         while rclpy.ok() and self._publisher.get_subscription_count() < self._value("wait_for_subscribers"):
             rclpy.spin_once(self, timeout_sec=0.05)
         start = time.monotonic()
-        for due, stamp, frame in timeline(self.source, self._value("rate"), self._value("loop"), self._now()):
+        rate, loop, say = self._value("rate"), self._value("loop"), self.get_logger().info
+        problem = "none of its messages can be read"
+        for due, stamp, frame in timeline(self.source, rate, loop, self._now(), say):
             while rclpy.ok() and (wait := start + due - time.monotonic()) > 0:
                 rclpy.spin_once(self, timeout_sec=min(wait, 0.05))
             if not rclpy.ok():
@@ -65,13 +70,16 @@ class CameraNode(Node):
                 self._publisher.publish(self._message(frame, stamp))
                 self.published += 1
             except UserError as error:
-                self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+                problem = str(error)
+                self.get_logger().warning(problem, throttle_duration_sec=5.0)
             except RCLError:
                 if rclpy.ok():
                     raise
                 break  # shut down between the check and the publishing
         if rclpy.ok():  # what is not delivered yet is lost when the process ends
             self._publisher.wait_for_all_acked(Duration(seconds=5))
+        if not self.published and rclpy.ok():
+            raise UserError(f"No frame of {self.source.name} could be played: {problem}")
         self.get_logger().info(f"Played {self.published} frames of {self.source.name}.")
 
     def _message(self, frame: Frame, stamp: int) -> Image | CompressedImage:
@@ -97,29 +105,41 @@ class CameraNode(Node):
         return self.get_parameter(name).value
 
 
-def timeline(source: Source, rate: float, loop: bool, now: int) -> Iterator[tuple[float, int, Frame]]:
+def timeline(
+    source: Source, rate: float, loop: bool, now: int, say: Callable[[str], object]
+) -> Iterator[tuple[float, int, Frame]]:
     """Each frame with the time when it is due, in seconds from the start, and its stamp, in nanoseconds.
 
-    `rate` (frames per second) spaces the frames; 0 keeps the recorded spacing. A recording keeps its stamps in either
-    case; stamps of other sources are `now` plus the time when the frame is due. With `loop` the source repeats forever,
-    each round shifted by the source's length, so that times and stamps always rise.
+    `rate` (frames per second) spaces the frames; 0 keeps the spacing at which they were recorded, whatever their stamps
+    say. Of a pause longer than LONGEST_GAP that much is kept, and `say` gets a sentence about it; frames that were not
+    recorded after the one before them follow at the spacing of those before. A recording keeps its stamps in either
+    case; stamps of other sources are `now` plus the time when the frame is due. With `loop` the source repeats
+    forever, each round's stamps shifted by the source's length so that they go on rising while they fit into a header.
     """
     played = 0
     shift = 0
-    first: int | None = None
-    for _ in itertools.count():
+    due, usual = 0.0, GAP
+    while True:
         stamps: list[int] = []
+        before: int | None = None
         for frame in source:
+            if before is not None:
+                gap = (frame.time - before) / SECOND
+                if gap > LONGEST_GAP and not rate:
+                    say(f"A pause of {gap:g} s in {source.name} is played as {LONGEST_GAP:g} s.")
+                usual = min(gap, LONGEST_GAP) if gap > 0 else usual
+            due += usual if played else 0
+            before = frame.time
             stamps.append(frame.stamp)
-            stamp = frame.stamp + shift
-            first = stamp if first is None else first
-            due = played / rate if rate else (stamp - first) / SECOND
-            yield due, stamp if source.recorded else now + round(due * SECOND), frame
+            moment = played / rate if rate else due
+            yield moment, frame.stamp + shift if source.recorded else now + round(moment * SECOND), frame
             played += 1
         if not loop or not stamps:
             return
         length = max(stamps) - min(stamps)
         shift += length + (round(length / (len(stamps) - 1)) if length else round(GAP * SECOND))
+        if max(stamps) + shift >= LAST_STAMP:
+            shift = 0
 
 
 def main() -> None:

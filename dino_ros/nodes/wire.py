@@ -13,6 +13,7 @@ from rosbags.typesys import Stores, get_typestore
 from std_msgs.msg import Header
 
 from dino_ros.errors import UserError
+from dino_ros.images.bags import read_cdr
 
 _TYPES = get_typestore(Stores.ROS2_JAZZY)  # Image and CompressedImage are the same in all ROS 2 releases
 
@@ -24,7 +25,7 @@ def read_image(data: bytes, compressed: bool) -> Any:
     """
     name = "sensor_msgs/msg/CompressedImage" if compressed else "sensor_msgs/msg/Image"
     try:
-        return _TYPES.deserialize_cdr(data, name)
+        return read_cdr(_TYPES, name, data)
     except Exception as error:  # on truncated bytes it raises whatever it runs into
         raise UserError(
             f"A message of {len(data)} bytes is not a {name}: check the type that the camera publishes."

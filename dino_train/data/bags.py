@@ -5,24 +5,22 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
+from dino_ros.images.bag_files import Connection, MessageReader
+from dino_ros.images.bags import choose_image_topics, deserializer
 from dino_ros.images.encodings import to_rgb
 from dino_ros.images.sampling import evenly_spaced
-from dino_ros.images.sources import choose_image_topics
+from dino_ros.images.sources import readable
 from dino_train.data.index import BagIndex, index_bag
-from dino_train.data.message_offsets import DECOMPRESS, MessageReader
 from dino_train.data.selection import thumbnail_of_message
-
-if TYPE_CHECKING:
-    from rosbags.typesys.store import Typestore
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +35,11 @@ class BagFrames:
     def __init__(self, index: BagIndex, topic: str) -> None:
         self.path = index.path
         self.topic = topic
-        self.name = f"{index.path.name} {topic}"
+        self.name = f"{readable(index.path.name)} {topic}"
         self.cache = index.cache
         self._messages = index.messages[topic]
-        self._type = index.types[topic]
+        self._connection = index.topics[topic]
         self._reader = MessageReader(index.files, index.chunks)
-        self._ros1 = index.path.suffix == ".bag"
-        self._compressed = index.compressed_messages
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -62,8 +58,10 @@ class BagFrames:
 
     @property
     def encoding(self) -> str:
-        """Encoding or compression format of the first message."""
-        message = self.message(0)
+        """Encoding or compression format of the first message that can be read; empty where none can."""
+        message = next(filter(None, map(self._message_or_none, range(len(self)))), None)
+        if message is None:
+            return ""
         return str(message.encoding if hasattr(message, "encoding") else message.format)
 
     def message(self, index: int) -> Any:
@@ -71,12 +69,9 @@ class BagFrames:
         _, offset, size, chunk = self._messages[index].item()
         try:
             raw = self._reader.read(offset, size, chunk)
-            raw = DECOMPRESS["zstd"](raw) if self._compressed else raw
-            store = _typestore(self._ros1)
-            deserialize = store.deserialize_ros1 if self._ros1 else store.deserialize_cdr
-            return deserialize(raw, self._type)
-        except Exception as error:  # every storage, compression and deserializer raises its own
+        except Exception as error:  # every storage and compression raises its own
             raise UserError(f"it cannot be read ({error}): the bag is damaged there or was changed.") from error
+        return _deserializer(self._connection)(raw)
 
     def thumbnails(self) -> Iterator[NDArray[np.uint8] | None]:
         """Yield the thumbnail of every frame, None where it does not decode."""
@@ -113,7 +108,10 @@ def open_bag_frames(path: Path, topics: Sequence[str] = ()) -> tuple[list[BagFra
     cannot be read, if a named topic is missing or holds no images, or if no topic holds any.
     """
     index = index_bag(path)
-    chosen = [BagFrames(index, topic) for topic in choose_image_topics(path, index.types, topics)]
+    chosen = [
+        BagFrames(index, topic)
+        for topic in choose_image_topics(path, {name: topic.type for name, topic in index.topics.items()}, topics)
+    ]
     reasons = {frames.topic: reason for frames in chosen if (reason := frames.why_not_images())}
     for topic in topics:
         if topic in reasons:
@@ -122,8 +120,8 @@ def open_bag_frames(path: Path, topics: Sequence[str] = ()) -> tuple[list[BagFra
         listing = "; ".join(f"{topic}: {reason}" for topic, reason in reasons.items())
         raise UserError(f"{path} holds no images on its image topics ({listing}): choose another bag.")
     if not topics:
-        others = sorted(index.types.keys() - index.messages.keys())
-        reasons |= {topic: f"it is of type {index.types[topic]}, not of images" for topic in others}
+        others = sorted(index.topics.keys() - index.messages.keys())
+        reasons |= {topic: f"it is of type {index.topics[topic].type}, not of images" for topic in others}
     for topic, reason in reasons.items():
         log.info("%s: left out %s: %s", path.name, topic, reason)
     return [frames for frames in chosen if frames.topic not in reasons], reasons
@@ -133,9 +131,4 @@ def _thumbnail(message: Any) -> NDArray[np.uint8] | None:
     return None if message is None else thumbnail_of_message(message)
 
 
-@functools.cache
-def _typestore(ros1: bool) -> Typestore:
-    """Definitions of the image messages, which are the same in every distribution."""
-    from rosbags.typesys import Stores, get_typestore
-
-    return get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)
+_deserializer: Callable[[Connection], Callable[[bytes], Any]] = functools.cache(deserializer)

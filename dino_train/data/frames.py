@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.images.sources import BAG_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_bag
+from dino_ros.images.bags import BAG_SUFFIXES, is_bag
+from dino_ros.images.folders import IMAGE_SUFFIXES, files_below, is_image_name
+from dino_ros.images.sources import VIDEO_SUFFIXES, readable
 from dino_train.data.bags import BagFrames, open_bag_frames
 from dino_train.data.images import FolderFrames, TarFrames
 from dino_train.data.selection import SelectedFrames, SelectionParameters
@@ -109,23 +111,21 @@ def _open_one(path: Path, topics: Sequence[str], left_out: list[tuple[str, str, 
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return [VideoFrames(path)]
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return [FolderFrames(path.name, path.parent, [path.name])]
+        return [FolderFrames(readable(path.name), path.parent, [path.name])]
     known = sorted({".tar", *BAG_SUFFIXES, *VIDEO_SUFFIXES, *IMAGE_SUFFIXES})
     raise UserError(f"{path} is not a bag, a video, a tar shard or an image: known endings are {' '.join(known)}.")
 
 
 def _open_folder(path: Path, topics: Sequence[str], left_out: list[tuple[str, str, str]]) -> list[Frames]:
     # Strings rather than Path objects: a folder may hold a million images.
-    files = sorted(
-        os.path.relpath(os.path.join(folder, name), path) for folder, _, names in os.walk(path) for name in names
-    )
-    images = [file for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]
+    files = sorted(files_below(path))
+    images = [file for file in files if is_image_name(file)]
     containers = [file for file in files if os.path.splitext(file)[1].lower() in {".tar", *VIDEO_SUFFIXES}]
     if not containers and not images:
         raise UserError(
             f"{path} holds no images, tar shards or videos, and is not a rosbag2 folder: give another path."
         )
-    folder: list[Frames] = [FolderFrames(path.name, path, images)] if images else []
+    folder: list[Frames] = [FolderFrames(readable(path.name), path, images)] if images else []
     return folder + [source for container in containers for source in _open_one(path / container, topics, left_out)]
 
 

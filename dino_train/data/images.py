@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.images.sources import IMAGE_SUFFIXES
+from dino_ros.images.folders import IMAGE_SUFFIXES, is_image_name
+from dino_ros.images.sources import readable
 
 
 class Names(Sequence[str]):
@@ -38,11 +39,6 @@ class Names(Sequence[str]):
         return os.fsdecode(self._encoded[self._ends[index] : self._ends[index + 1]])
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Image files in a folder and its subfolders, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
 class FolderFrames:
     """Image files; `files` are paths relative to the folder."""
 
@@ -56,7 +52,11 @@ class FolderFrames:
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         file = self.folder / self.files[index]
-        return decode(file.read_bytes(), str(file))
+        try:
+            encoded = file.read_bytes()
+        except OSError as error:
+            raise UserError(f"{file} cannot be read ({error.strerror}): remove it or check its permissions.") from error
+        return decode(encoded, str(file))
 
     @property
     def encoding(self) -> str:
@@ -72,14 +72,14 @@ class TarFrames:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = path.name
+        self.name = readable(path.name)
         names: list[str] = []
         extents = array("q")
         try:
             with tarfile.open(path, "r:") as archive:
                 while (member := archive.next()) is not None:
                     archive.members = []  # type: ignore[attr-defined]  # else it keeps every member, a kilobyte each
-                    if member.isfile() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES:
+                    if member.isfile() and is_image_name(member.name):
                         names.append(member.name)
                         extents.extend((member.offset_data, member.size))
         except tarfile.TarError as error:
@@ -108,7 +108,10 @@ class TarFrames:
 
 def decode(encoded: bytes, name: str) -> NDArray[np.uint8]:
     """Decode the bytes of an image file to RGB [H, W, 3] uint8; raises UserError, naming `name`, if that fails."""
-    rgb = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB) if encoded else None
+    try:
+        rgb = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB) if encoded else None
+    except cv2.error:  # a header that asks for more pixels than OpenCV allows
+        rgb = None
     if rgb is None:
         raise UserError(f"{name} does not decode as an image: remove or repair it.")
     return rgb.astype(np.uint8, copy=False)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.images.sources import IMAGE_TYPES, broken_bag, open_bag
+from dino_ros.images.bag_files import CHUNK, MESSAGE, Connection, complete_database, find_messages
+from dino_ros.images.bags import IMAGE_TYPES, bag_files, broken_bag, open_bag
 from dino_train.data.cache import Cache
-from dino_train.data.message_offsets import CHUNK, MESSAGE, find_messages
 
 
 @dataclass(frozen=True)
@@ -29,14 +27,12 @@ class BagIndex:
 
     path: Path
     files: tuple[Path, ...]
-    types: Mapping[str, str]
-    """Topic -> message type, for every topic."""
+    topics: Mapping[str, Connection]
+    """Every topic by name; without definitions."""
     messages: Mapping[str, NDArray[np.void]]
     """Image topic -> its messages [N], dtype MESSAGE, in order of time."""
     chunks: NDArray[np.void]
     """[M], dtype CHUNK."""
-    compressed_messages: bool
-    """Whether each message is compressed by itself, with zstd."""
     cache: Cache
     """Where this index is kept between runs."""
 
@@ -47,61 +43,53 @@ def index_bag(path: Path) -> BagIndex:
     Raises UserError as `open_bag` does, and for a bag whose files are compressed as a whole: that rules out random
     access.
     """
-    try:
-        files, mode = _storage(path)
-        cache = Cache(path, files)
-    except Exception as error:  # metadata.yaml may be missing, or hold anything
-        raise broken_bag(path, error) from error
-    if mode == "file":
+    files, packed = bag_files(path)
+    if packed:
         raise UserError(
             f"{path} is compressed file by file, so single frames cannot be read from it: convert it with "
             "`ros2 bag convert` to a bag without compression, or with compression of messages."
         )
-    arrays = cache.load(["types", "chunks", "messages", "counts"])
+    try:
+        files = tuple(complete_database(file) if file.suffix == ".db3" else file for file in files)
+        cache = Cache(path, files)
+    except Exception as error:  # what the operating system or SQLite raises
+        raise broken_bag(path, error) from error
+    arrays = cache.load(["topics", "chunks", "messages", "counts"])
     if not arrays:
         arrays = _build_index(path, files)
         cache.add(arrays)
-    types: dict[str, str] = json.loads(str(arrays["types"]))
+    topics = {topic: Connection(topic, *fields) for topic, fields in json.loads(str(arrays["topics"])).items()}
     ends = np.cumsum(arrays["counts"]).tolist()
     messages = {
         topic: arrays["messages"][start:end]
-        for topic, start, end in zip(_image_topics(types), [0, *ends], ends, strict=False)
+        for topic, start, end in zip(_image_topics(topics), [0, *ends], ends, strict=False)
     }
-    return BagIndex(path, files, types, messages, arrays["chunks"], mode == "message", cache)
+    return BagIndex(path, files, topics, messages, arrays["chunks"], cache)
 
 
-def _storage(path: Path) -> tuple[tuple[Path, ...], str]:
-    """Files of a bag in their order, and its compression mode: "file", "message" or ""."""
-    if path.is_file():
-        return (path,), ""
-    information = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
-    files = tuple(path / PurePath(file).name for file in information["relative_file_paths"])
-    return files, str(information.get("compression_mode") or "").lower()
-
-
-def _image_topics(types: Mapping[str, str]) -> list[str]:
-    return sorted(topic for topic, kind in types.items() if kind in IMAGE_TYPES)
+def _image_topics(topics: Mapping[str, Connection]) -> list[str]:
+    return sorted(name for name, topic in topics.items() if topic.type in IMAGE_TYPES)
 
 
 def _build_index(path: Path, files: tuple[Path, ...]) -> dict[str, NDArray[Any]]:
     """Walk a bag's files. Returns the arrays to cache.
 
-    `types` is JSON; `messages` holds those of the image topics, sorted by name, one after the other, and `counts` how
+    `topics` is JSON; `messages` holds those of the image topics, sorted by name, one after the other, and `counts` how
     many each topic has; `chunks` is of dtype CHUNK.
     """
-    with closing(open_bag(path)) as reader:  # says what is wrong with a broken bag
-        types = {c.topic: c.msgtype for c in reader.connections}
-        ros1_topics = {c.id: c.topic for c in reader.connections}
-    fields: dict[str, array[int]] = {topic: array("q") for topic in _image_topics(types)}
+    bag = open_bag(path)
+    fields: dict[str, array[int]] = {topic: array("q") for topic in _image_topics(bag.topics)}
     chunks: list[tuple[Any, ...]] = []
     try:
-        for topic, *message in find_messages(files, set(fields), ros1_topics, chunks):
-            fields[topic].extend(message)
-    except Exception as error:
+        for message in find_messages(files, chunks):
+            topic = message.connection.topic
+            if topic in fields and bag.is_of(message, topic):
+                fields[topic].extend(message[1:])
+    except Exception as error:  # every storage and decompressor raises its own
         raise broken_bag(path, error) from error
     tables = [_messages(values) for values in fields.values()]
     return {
-        "types": np.array(json.dumps(types)),
+        "topics": np.array(json.dumps({name: topic[1:3] for name, topic in bag.topics.items()})),
         "chunks": np.array(chunks, CHUNK),
         "counts": np.array([len(table) for table in tables], np.int64),
         "messages": np.concatenate([np.empty(0, MESSAGE), *tables]),

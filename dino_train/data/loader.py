@@ -25,6 +25,9 @@ from dino_train.recipes import Recipe
 
 log = logging.getLogger(__name__)
 
+BAD_SHARE = 0.5
+"""Share of the images that a run may do without."""
+
 Draw = tuple[int, int]
 """An image's number, and how many images were drawn before it in the whole run."""
 
@@ -84,6 +87,8 @@ class CropDataset(Dataset[CropBatch]):
         self.crop = MultiCrop(recipe.crops)
         self.seed = recipe.seed
         self.finish = finish
+        self._bad: set[int] = set()
+        """Numbers of images that could not be read, by this process."""
 
     def __getitem__(self, draw: Draw) -> CropBatch:
         number, count = draw
@@ -95,15 +100,24 @@ class CropDataset(Dataset[CropBatch]):
             crops = [color(cut, drawn) for cut, drawn in zip(crops, draws, strict=True)]
         return CropBatch(crops, [] if self.finish else draws, torch.tensor(number))
 
-    def _image(self, number: int, tries: int = 10) -> NDArray[np.uint8]:
-        """Image of that number; where it does not decode, a warning names it and the next image takes its place."""
-        try:
-            return self.frames[number]
-        except UserError as error:
-            if tries == 1:
-                raise
-            log.warning("left out: %s", error)
-            return self._image((number + 1) % len(self.frames), tries - 1)
+    def _image(self, number: int) -> NDArray[np.uint8]:
+        """Image of that number; where it cannot be read, a warning names it, once, and the next one takes its place.
+
+        Raises UserError if more than BAD_SHARE of the images cannot be read.
+        """
+        while True:
+            if number not in self._bad:
+                try:
+                    return self.frames[number]
+                except UserError as error:
+                    log.warning("left out: %s", error)
+                    self._bad.add(number)
+            if len(self._bad) > BAD_SHARE * len(self.frames):
+                raise UserError(
+                    f"More than {BAD_SHARE:.0%} of the {len(self.frames)} images of {self.frames.name} cannot be read: "
+                    "the warnings above name them; repair the data or leave it out."
+                )
+            number = (number + 1) % len(self.frames)
 
 
 class EpochSampler(Sampler[list[Draw]]):

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from dino_ros.errors import UserError
@@ -131,14 +132,14 @@ def difference(thumbnail: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
 
 def thumbnail_of_message(message: ImageLike | CompressedImageLike) -> NDArray[np.uint8] | None:
     """Thumbnail [12, 16] of an image message, None if it does not decode."""
-    if not hasattr(message, "encoding") and bytes(message.data[:2]) == b"\xff\xd8":
-        # Decode a JPEG at an eighth of its size: each pixel is the mean of a block, which is stored in the file.
-        gray = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
-        if gray is not None and gray.shape[0] >= THUMBNAIL[1] and gray.shape[1] >= THUMBNAIL[0]:
-            return thumbnail_of_gray(gray)
     try:
+        if not hasattr(message, "encoding") and bytes(message.data[:2]) == b"\xff\xd8":
+            # Decode a JPEG at an eighth of its size: each pixel is the mean of a block, which is stored in the file.
+            gray = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+            if gray is not None and gray.shape[0] >= THUMBNAIL[1] and gray.shape[1] >= THUMBNAIL[0]:
+                return thumbnail_of_gray(gray)
         return thumbnail_of_gray(cv2.cvtColor(to_rgb(message), cv2.COLOR_RGB2GRAY))
-    except UserError:
+    except (UserError, cv2.error):  # the latter for a header that asks for more pixels than OpenCV allows
         return None
 
 
@@ -162,7 +163,7 @@ def _thumbnails(recording: Recording) -> tuple[NDArray[np.uint8], NDArray[np.boo
         console = Console(stderr=True)
         progress = track(
             recording.thumbnails(),
-            recording.name,
+            escape(recording.name),
             total=len(recording),
             console=console,
             transient=True,

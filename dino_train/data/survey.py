@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from dino_ros.errors import UserError
@@ -47,7 +48,7 @@ def _table(frames: MixedFrames) -> Table:
     drawn = [weight * len(source) for source, weight in zip(frames.sources, frames.weights, strict=True)]
     for source, weight, share in zip(frames.sources, frames.weights, drawn, strict=True):
         times = "" if weight == 1 else f" (x{weight:g})"
-        table.add_row(*_cells(source), f"{share / sum(drawn):.1%}{times}")
+        table.add_row(*map(escape, _cells(source)), f"{share / sum(drawn):.1%}{times}")
     return table
 
 
@@ -55,9 +56,8 @@ def _cells(source: Frames) -> list[str]:
     """A source's row of the table, up to its duration."""
     original = source.recording if isinstance(source, SelectedFrames) else source
     encoding = original.encoding if isinstance(original, BagFrames | VideoFrames | FolderFrames | TarFrames) else ""
-    encoding = (
-        encoding.split(";")[-1].split()[0] if encoding.strip() else ""
-    )  # "jpeg" of "mono8; jpeg compressed mono8"
+    words = [part.split()[0] for part in encoding.split(";") if part.strip()]
+    encoding = words[-1] if words else ""  # "jpeg" of "mono8; jpeg compressed mono8"
     seconds = dropped = broken = "-"
     if isinstance(original, BagFrames | VideoFrames):
         seconds = f"{(original.times[-1] - original.times[0]) / 1e9:.1f}"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.images.sources import FOLDER_RATE
+from dino_ros.images.sources import FOLDER_RATE, check_video_name, readable
 from dino_train.data.cache import Cache
 from dino_train.data.selection import thumbnail_of_gray
 
@@ -21,7 +21,7 @@ class VideoFrames:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = path.name
+        self.name = readable(path.name)
         self._capture, self._owner = self._open(), os.getpid()
         self.cache = Cache(path, [path])
         self._rate = self._capture.get(cv2.CAP_PROP_FPS) or FOLDER_RATE
@@ -63,6 +63,7 @@ class VideoFrames:
         return {**self.__dict__, "_capture": None, "_owner": 0}
 
     def _open(self) -> cv2.VideoCapture:
+        check_video_name(self.path)
         capture = cv2.VideoCapture(str(self.path))
         if not capture.isOpened():
             raise UserError(f"{self.path} does not open as a video: convert it, for example to H.264 in .mp4.")

@@ -29,7 +29,7 @@ def parser() -> ArgumentParser:
 
 
 def run(options: Namespace) -> None:
-    from dino_ros.images.sources import is_bag
+    from dino_ros.images.bags import is_bag
     from dino_ros.masks.parameters import MaskParameters
     from dino_train.evaluation.scores import Scores, show
     from dino_train.evaluation.segmentation.mask_scores import labeled_sequences, mask_scores, methods_of, truth_scores

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from dino_ros.errors import UserError
-from dino_train.data.images import decode, image_files
+from dino_ros.images.folders import image_files
+from dino_train.data.images import decode
 from dino_train.data.multicrop import normalize
 from dino_train.models.backbones import mean_and_std
 

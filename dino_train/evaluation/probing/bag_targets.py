@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.images.sources import broken_bag, open_bag
+from dino_ros.images.bags import deserializer, open_bag
 from dino_ros.images.stamps import stamp_ns
 
 LONGEST = 32
@@ -87,18 +86,14 @@ def read_targets(bag: Path, topic: str) -> Targets:
     """
     rows: list[tuple[int, dict[str, float]]] = []
     lengths: dict[str, set[int]] = {}
-    with closing(open_bag(bag)) as reader:
-        connections = [c for c in reader.connections if c.topic == topic]
-        if not connections:
-            listing = ", ".join(sorted({c.topic for c in reader.connections}))
-            raise UserError(f"{bag} has no topic {topic}: its topics are {listing or 'none'}.")
-        try:
-            for connection, time, raw in reader.messages(connections):
-                message: Any = reader.deserialize(raw, connection.msgtype)
-                stamp = stamp_ns(message) if hasattr(message, "header") else 0
-                rows.append((stamp or time, _message_values(message, "", lengths)))
-        except Exception as error:  # each storage and deserializer has its own
-            raise broken_bag(bag, error) from error
+    opened = open_bag(bag)
+    if topic not in opened.topics:
+        raise UserError(f"{bag} has no topic {topic}: its topics are {', '.join(sorted(opened.topics)) or 'none'}.")
+    deserialize = deserializer(opened.topics[topic])
+    for time, raw in opened.messages(topic):
+        message = deserialize(raw)
+        stamp = stamp_ns(message) if hasattr(message, "header") else 0
+        rows.append((stamp or time, _message_values(message, "", lengths)))
     names = list(dict.fromkeys(name for _, row in rows for name in row))
     if not names:
         raise UserError(f"The topic {topic} of {bag} has no numeric fields, or no messages: choose another topic.")

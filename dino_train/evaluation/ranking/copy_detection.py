@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from dino_ros.errors import UserError
-from dino_train.data.images import image_files
+from dino_ros.images.folders import image_files
 from dino_train.evaluation.encoders import Encoder, perceive_all, read_images
 from dino_train.evaluation.ranking.ground_truth import GroundTruth
 from dino_train.evaluation.ranking.ranking_scores import RankingScores, ranking_scores

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_ros.errors import UserError
-from dino_train.data.images import image_files
+from dino_ros.images.folders import image_files
 
 EXAMPLE = '{"query.jpg": {"positives": ["a.jpg"], "ignored": ["b.jpg"]}}'
 

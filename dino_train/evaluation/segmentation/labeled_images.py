@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dino_ros.errors import UserError
+from dino_ros.images.bags import is_bag
 from dino_ros.images.encodings import to_rgb
-from dino_ros.images.sources import is_bag, open_source
-from dino_train.data.images import decode, image_files
+from dino_ros.images.folders import image_files
+from dino_ros.images.sources import open_source
+from dino_train.data.images import decode
 from dino_train.evaluation.segmentation.video_folder import is_video_folder, open_video_folder
 
 LabeledImage = tuple[NDArray[np.uint8], NDArray[np.uint8]]

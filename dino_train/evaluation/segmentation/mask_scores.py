@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.images.sources import is_bag
+from dino_ros.images.bags import is_bag
 from dino_ros.masks.binary import jaccard
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.motion import find_origin, move

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dino_ros.errors import UserError
-from dino_ros.images.sources import IMAGE_SUFFIXES
+from dino_ros.images.folders import is_image_name
 
 OFFICIAL = ("JPEGImages/480p", "Annotations/480p")
 SIMPLE = ("images", "masks")
@@ -61,7 +61,7 @@ def open_video_folder(folder: Path) -> list[VideoSequence]:
 
 def _frames(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     paths = images.iterdir() if images.is_dir() else ()
-    files = sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(path for path in paths if is_image_name(path.name))
     if not files:
         raise UserError(f"{images} holds no images: every sequence needs its frames.")
     return [(file, masks / f"{file.stem}.png") for file in files]

@@ -1,0 +1,283 @@
+"""Bags, of ROS 2 and of ROS 1: which topics they hold, and the messages of one topic.
+
+Only the definitions of topics that are asked for are parsed; those of images are known.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dino_ros.errors import UserError
+from dino_ros.images.bag_files import (
+    Connection,
+    Message,
+    MessageReader,
+    complete_database,
+    count_messages,
+    find_messages,
+)
+from dino_ros.images.folders import is_stray, natural
+
+if TYPE_CHECKING:
+    from rosbags.typesys.store import Typestore
+
+BAG_SUFFIXES = frozenset({".mcap", ".db3", ".bag"})
+IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+METADATA = "metadata.yaml"
+REPAIRS = {
+    ".mcap": "recover what is left of it with `mcap recover`",
+    ".db3": "recover what is left of it with `sqlite3 OLD.db3 .recover | sqlite3 NEW.db3`",
+    ".bag": "repair it with `rosbag reindex`",
+    ".yaml": "write it anew with `ros2 bag reindex`",
+}
+"""What to do about a file that is cut short or damaged."""
+
+
+@dataclass(frozen=True)
+class Bag:
+    """The topics of a bag."""
+
+    path: Path
+    files: tuple[Path, ...]
+    """In their order."""
+    topics: Mapping[str, Connection]
+    """By name."""
+    counts: Mapping[str, int]
+    """How many messages each topic has."""
+    unpacked: tempfile.TemporaryDirectory[str] | None = None
+    """Holds the files, for as long as the bag is used, where the recorder compressed them."""
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Message type of each topic."""
+        return {name: connection.type for name, connection in self.topics.items()}
+
+    def messages(self, topic: str) -> Iterator[tuple[int, bytes]]:
+        """Yield each message of a topic, serialized, and when it was recorded, in ns; in recorded order.
+
+        Raises UserError where the bag is cut short or broken.
+        """
+        chunks: list[tuple[Any, ...]] = []
+        reader = MessageReader(self.files, chunks)
+        found = find_messages(self.files, chunks)
+        while True:
+            try:
+                message = next(found)
+                if not self.is_of(message, topic):
+                    continue
+                raw = reader.read(message.offset, message.size, message.chunk)
+            except StopIteration:
+                return
+            except Exception as error:  # every storage and decompressor raises its own
+                raise broken_bag(self.path, error) from error
+            yield message.time, raw
+
+    def is_of(self, message: Message, topic: str) -> bool:
+        """Whether a message is of a topic, and of the type that the topic is taken to have."""
+        found, known = message.connection, self.topics[topic]
+        return found.topic == topic and (found.type, found.serialization) == (known.type, known.serialization)
+
+
+def is_bag(path: Path) -> bool:
+    """Whether the path is a bag: a file with a bag's suffix, or a folder of them, or with a bag's metadata.yaml.
+
+    Raises UserError for a folder that must not be read.
+    """
+    if path.is_dir():
+        return bool(_storage_files(path)) or _metadata(path) is not None
+    return path.suffix.lower() in BAG_SUFFIXES
+
+
+def bag_files(path: Path) -> tuple[tuple[Path, ...], bool]:
+    """The files of a bag in their order, and whether they are compressed as a whole.
+
+    What metadata.yaml lists decides, without one the names do. Raises UserError if there are none, or one is missing.
+    """
+    if path.is_file():
+        return (path,), False
+    information = _metadata(path)
+    try:
+        listed = [path / PurePath(file).name for file in information["relative_file_paths"]] if information else []
+    except (KeyError, TypeError) as error:
+        raise broken_bag(path / METADATA, error) from error
+    files = listed or _storage_files(path)
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise UserError(f"{path} lacks its file {missing[0]}, which metadata.yaml lists: copy it there.")
+    if not files:
+        raise UserError(f"{path} has no files of messages: copy the .mcap or .db3 files there.")
+    return tuple(files), files[0].suffix == ".zstd"
+
+
+def open_bag(path: Path) -> Bag:
+    """Open a bag for reading.
+
+    Raises UserError if rosbags is not installed, or the bag is cut short, broken or must not be read.
+    """
+    try:
+        import rosbags  # noqa: F401
+    except ImportError as error:
+        raise UserError("Reading bags needs the package rosbags: run `pip install rosbags`.") from error
+    files, packed = bag_files(path)
+    unpacked: tempfile.TemporaryDirectory[str] | None = None
+    try:
+        if packed:
+            unpacked = tempfile.TemporaryDirectory()
+            files = tuple(_unpack(file, Path(unpacked.name)) for file in files)
+        files = tuple(complete_database(file) if file.suffix == ".db3" else file for file in files)
+        counts = count_messages(files)
+    except Exception as error:  # every storage and decompressor raises its own
+        raise broken_bag(path, error) from error
+    topics: dict[str, Connection] = {}
+    for connection in counts:
+        topics.setdefault(connection.topic, connection)
+    sums = dict.fromkeys(topics, 0)
+    for connection, count in counts.items():
+        known = topics[connection.topic]
+        if (connection.type, connection.serialization) == (known.type, known.serialization):
+            sums[connection.topic] += count
+    return Bag(path, files, topics, sums, unpacked)
+
+
+def broken_bag(path: Path, error: Exception) -> UserError:
+    """The UserError for an error while reading a bag: its first line, and what to do."""
+    detail = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    if isinstance(error, OSError) and error.strerror:
+        return UserError(f"{path} cannot be read as a bag ({error.strerror}): check its files and their permissions.")
+    storage = next(iter(_storage_files(path)), path) if path.is_dir() else path
+    repair = REPAIRS.get(storage.suffix, "record or copy it again")
+    return UserError(f"{path} cannot be read as a bag ({detail}): it is cut short or damaged; {repair}.")
+
+
+def choose_image_topics(path: Path, types: Mapping[str, str], topics: Sequence[str] = ()) -> list[str]:
+    """The named topics, or all image topics if none is named.
+
+    `types` maps every topic of the bag to its message type. Raises UserError, listing the image topics, if a named one
+    is missing or does not carry images, or if the bag has none.
+    """
+    images = sorted(topic for topic, kind in types.items() if kind in IMAGE_TYPES)
+    listing = ", ".join(images) or "none"
+    for topic in topics:
+        if topic not in types:
+            raise UserError(f"{path} has no topic {topic}: its image topics are {listing}.")
+        if topic not in images:
+            raise UserError(
+                f"The topic {topic} of {path} is of type {types[topic]}, not of images: its image topics are {listing}."
+            )
+    if not images:
+        raise UserError(f"{path} has no image topic: its topics are {', '.join(sorted(types)) or 'none'}.")
+    return list(topics) or images
+
+
+def deserializer(connection: Connection) -> Callable[[bytes], Any]:
+    """What turns a message of a topic into an object of rosbags; that raises UserError for bytes that are no such one.
+
+    Raises UserError, naming the topic, if it is not serialized as ROS does it or its definition is not understood.
+    """
+    if connection.serialization not in ("cdr", "ros1"):
+        raise UserError(
+            f"The topic {connection.topic} is serialized as {connection.serialization!r}, not as cdr or ros1: "
+            "record it as a message of ROS."
+        )
+    store = _standard_types(connection.serialization) if connection.type in IMAGE_TYPES else _recorded_types(connection)
+    return functools.partial(_deserialize, store, connection.type, connection.serialization)
+
+
+def _deserialize(store: Typestore, kind: str, serialization: str, raw: bytes) -> Any:
+    try:
+        return store.deserialize_ros1(raw, kind) if serialization == "ros1" else read_cdr(store, kind, raw)
+    except Exception as error:  # on damaged bytes it raises whatever it runs into
+        raise UserError(f"A message of {len(raw)} bytes is not a {kind} ({error}): it is damaged.") from error
+
+
+def read_cdr(store: Typestore, kind: str, raw: bytes) -> Any:
+    """Deserialize a message of ROS 2; zeros after its end, which some writers pad it with, are passed over.
+
+    Raises whatever rosbags runs into.
+    """
+    try:
+        return store.deserialize_cdr(raw, kind)
+    except Exception:
+        for padding in range(4, PADDING + 1, 4):
+            if raw[-padding:].strip(b"\0"):
+                break
+            try:
+                return store.deserialize_cdr(memoryview(raw)[:-padding], kind)
+            except Exception:
+                continue
+        raise
+
+
+PADDING = 8
+"""Bytes that writers pad messages with at most."""
+
+
+@functools.cache
+def _standard_types(serialization: str) -> Typestore:
+    """The types that ROS itself defines; images are the same in every distribution."""
+    from rosbags.typesys import Stores, get_typestore
+
+    return get_typestore(Stores.ROS1_NOETIC if serialization == "ros1" else Stores.ROS2_JAZZY)
+
+
+def _recorded_types(connection: Connection) -> Typestore:
+    """The topic's type as it was recorded; as ROS defines it where the recording does not say, or not intelligibly."""
+    from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+
+    standard = _standard_types(connection.serialization)
+    definition = connection.definition.replace("\r\n", "\n").replace("\xa0", " ").lstrip("\ufeff")
+    try:
+        if not definition.strip():
+            raise ValueError("there is none")
+        if connection.definition_format in ("ros2idl", "omgidl"):
+            separator = "=" * 80 + "\nIDL: "
+            parts = [part.partition("\n")[2] for part in definition.split(separator)[1:]] or [definition]
+            types = {name: fields for part in parts for name, fields in get_types_from_idl(part).items()}
+        else:
+            types = get_types_from_msg(definition, connection.type)
+        store = get_typestore(Stores.EMPTY)
+        store.register(types)
+        store.get_msgdef(connection.type)
+        return store
+    except Exception as error:  # whatever the parser runs into
+        if connection.type in standard.fielddefs:
+            return standard
+        raise UserError(
+            f"The definition of {connection.type} that was recorded with the topic {connection.topic} is not "
+            "understood: choose another topic."
+        ) from error
+
+
+def _storage_files(folder: Path) -> list[Path]:
+    suffixes = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
+    try:
+        files = [file for file in folder.iterdir() if file.name.endswith(suffixes) and not is_stray(file.name)]
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}): check its permissions.") from error
+    return sorted(files, key=natural)
+
+
+def _metadata(folder: Path) -> dict[str, Any] | None:
+    """What a bag's metadata.yaml says; None where there is none, or it is not that of a bag."""
+    try:
+        content = yaml.safe_load((folder / METADATA).read_text(errors="replace"))
+        information = content["rosbag2_bagfile_information"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+    return information if isinstance(information, dict) else None
+
+
+def _unpack(file: Path, folder: Path) -> Path:
+    from rosbags.rosbag2 import reader  # which knows where this version of Python has zstd
+
+    unpacked = folder / file.stem
+    with reader.zstd.open(file, "rb") as packed, unpacked.open("wb") as target:  # type: ignore[attr-defined]
+        shutil.copyfileobj(packed, target)
+    return unpacked
