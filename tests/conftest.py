@@ -62,6 +62,7 @@ SLOW = [
     "test_pretrain.py",
     "test_processes.py",
     "test_quantize.py",
+    "test_release.py",
     "test_render_table.py",
     "test_report.py",
     "test_tensorrt_builds.py",

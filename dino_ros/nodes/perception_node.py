@@ -53,6 +53,8 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         self._camera_callbacks = CallbackThread(self)
         self._loading = threading.RLock()
         """Held while a transition or a parameter loads a student."""
+        self._switching = threading.Lock()
+        """Held while a student takes another's place or is released; never for long."""
         self._state = "unconfigured"
         self._unconfigured = Diagnostics()
         self._reported_at = time.monotonic()
@@ -168,7 +170,8 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         for camera in self._cameras:
             camera.destroy()
         self._cameras = []
-        self._perceiver = None
+        with self._switching:
+            self._perceiver = self._next = None
 
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
@@ -190,11 +193,15 @@ class PerceptionNode(LifecycleNodeMixin, Node):
             return SetParametersResult(successful=not reason, reason=reason)
 
     def _take_parameters(self, parameters: list[Parameter]) -> None:
-        if self._next is not None:
-            self._perceiver, self._next = self._next, None
-            self.get_logger().info(f"Switched to {self._perceiver.path.name} on {self._perceiver.chosen}.")
-        if self._pipeline is not None and self._perceiver is not None:
-            self._pipeline.use(self._perceiver, self._mask_parameters([], self._perceiver))
+        with self._switching:
+            following, self._next = self._next, None
+            switched = following is not None and self._perceiver is not None  # not if it was cleaned up meanwhile
+            if switched:
+                self._perceiver = following
+            if self._pipeline is not None and self._perceiver is not None:
+                self._pipeline.use(self._perceiver, self._mask_parameters([], self._perceiver))
+        if following is not None and switched:
+            self.get_logger().info(f"Switched to {following.path.name} on {following.chosen}.")
         for camera in self._cameras:
             camera.throttle.max_rate = self._value("max_rate")
             camera.throttle.decimation = self._value("input_decimation")
