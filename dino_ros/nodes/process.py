@@ -55,19 +55,23 @@ def run(name: str, work: Callable[[], None]) -> None:
 
     # What OpenCV has to say about a broken image is said by the node.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    thread = threading.Thread(target=body, name=name, daemon=True)
-    thread.start()
+    threading.Thread(target=body, name=name).start()
     ended.wait()
     deadline = time.monotonic() + PATIENCE
-    while thread.is_alive() and time.monotonic() < deadline:
+    while (working := unfinished()) and time.monotonic() < deadline:
         rclpy.try_shutdown()  # again and again: ROS may be just starting
-        thread.join(timeout=0.05)
-    if thread.is_alive():
+        working[0].join(timeout=0.05)
+    if working:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)
     rclpy.try_shutdown()
     sys.exit(exit_code)
+
+
+def unfinished() -> list[threading.Thread]:
+    """The threads for which Python would wait before the process ends: the work's, and those of its executor."""
+    return [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
 
 
 def initialize() -> None:
