@@ -60,6 +60,7 @@ SLOW = [
     "test_package.py::test_colcon_builds_what_ros_needs",
     "test_perception_node.py",
     "test_pretrain.py",
+    "test_process.py",
     "test_processes.py",
     "test_quantize.py",
     "test_release.py",

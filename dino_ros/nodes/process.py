@@ -65,6 +65,8 @@ def run(name: str, work: Callable[[], None]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # Python gives up its own handlers while it ends
     rclpy.try_shutdown()
     sys.exit(exit_code)
 
