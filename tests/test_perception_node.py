@@ -292,7 +292,7 @@ def test_a_failed_transition_is_said_until_the_next_attempt(client: Client, stud
         assert client.diagnosis(lambda s: values(s)["state"] == "active").level == DiagnosticStatus.OK
 
 
-@pytest.mark.parametrize("names", [["a b"], ["1"], ["{camera}"], ["a//b"], ["front", "front"], []])
+@pytest.mark.parametrize("names", [["a b"], ["1"], ["{camera}"], ["a//b"], ["front", "front"]])
 def test_names_that_are_no_topics_are_refused(client: Client, names: list[str]) -> None:
     with running("perception_node", {}, ()):
         refused, reason = client.set_parameter("cameras", names)
