@@ -121,8 +121,9 @@ def find_student(name_or_path: str) -> Path:
 
     Raises UserError, listing the bundled names, if there is none.
     """
-    if name_or_path and Path(name_or_path).is_file():
-        return Path(name_or_path)
+    path = Path(name_or_path).expanduser()  # the shell does not, in `-p model:=~/student.onnx`
+    if name_or_path and path.is_file():
+        return path
     bundled = MODELS / f"{name_or_path or DEFAULT_STUDENT}.onnx"
     if bundled.is_file():
         return bundled

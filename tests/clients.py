@@ -72,13 +72,13 @@ class Client(Node):
     def set_parameter(self, name: str, value: Any) -> tuple[bool, str]:
         """Set a parameter of the perception node; returns success and reason."""
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-        result = self._call(SetParameters, f"{PERCEPTION}/set_parameters", request).results[0]
+        result = self.call(SetParameters, f"{PERCEPTION}/set_parameters", request).results[0]
         return result.successful, result.reason
 
     def describe(self, names: list[str]) -> list[ParameterDescriptor]:
         """Descriptors of the perception node's parameters."""
         request = DescribeParameters.Request(names=names)
-        return self._call(DescribeParameters, f"{PERCEPTION}/describe_parameters", request).descriptors
+        return self.call(DescribeParameters, f"{PERCEPTION}/describe_parameters", request).descriptors
 
     def diagnosis(
         self, condition: Callable[[DiagnosticStatus], bool], name: str = f"{PERCEPTION}: perception"
@@ -93,7 +93,8 @@ class Client(Node):
         self.wait(found, "a diagnostic")
         return found()[0]
 
-    def _call(self, kind: Any, name: str, request: Any) -> Any:
+    def call(self, kind: Any, name: str, request: Any) -> Any:
+        """Call a service and return its response."""
         client = self.create_client(kind, name)
         assert client.wait_for_service(timeout_sec=20.0), name
         future = client.call_async(request)

@@ -1,6 +1,9 @@
 """The three stages, with real students and cameras that only remember what they are told."""
 
+import gc
 import threading
+import time
+import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -56,6 +59,14 @@ class MemoryCamera:
 
     def accounted(self) -> int:
         return len(self.delivered) + self.count_superseded + len(self.sentences)
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Whether it holds at some moment of the next 20 seconds."""
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
 
 
 class GatedBackend:
@@ -180,6 +191,28 @@ def test_a_frame_on_its_way_keeps_its_student_when_another_takes_over(
     assert camera.delivered[0][0].perceiver is gated
     assert other.delivered[0][0].perceiver is following
     assert backend.batches == [1]
+
+
+def test_a_student_is_gone_once_its_last_frame_is_delivered(
+    student: Path, run: Callable[[Perceiver], Pipeline]
+) -> None:
+    """Without Python's cyclic collector, and without a further frame."""
+    gc.disable()
+    try:
+        perceiver, camera = Perceiver.load(student, "onnxruntime"), MemoryCamera()
+        engine, pipeline = weakref.ref(perceiver.backend), run(perceiver)
+        pipeline.offer(camera, message(image(40, 60), "rgb8"), 0)
+        camera.wait(lambda: camera.delivered)
+        del perceiver
+        camera.delivered.clear()
+        pipeline.use(Perceiver.load(student, "onnxruntime"), MaskParameters())
+        assert eventually(lambda: engine() is None)  # the stages are just finishing with the frame
+        stopped = weakref.ref(Pipeline(Perceiver.load(student, "onnxruntime"), MaskParameters()))
+        assert stopped() is not None
+        stopped().stop()
+        assert stopped() is None
+    finally:
+        gc.enable()
 
 
 def test_a_failing_engine_is_reported_and_tried_again(gated: Perceiver, run: Callable[[Perceiver], Pipeline]) -> None:

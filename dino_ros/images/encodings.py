@@ -13,6 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
+from dino_ros.images.image_header import FORMATS, image_size
+
+MAX_IMAGE_PIXELS = 64_000_000
+"""Most pixels that a compressed image may have, unless another limit is given."""
 
 
 class ImageLike(Protocol):
@@ -108,16 +112,16 @@ def _to(image: NDArray[np.uint8], height: int, width: int, interpolation: int) -
 
 
 def to_resized_rgb(
-    message: ImageLike | CompressedImageLike, height: int, width: int
+    message: ImageLike | CompressedImageLike, height: int, width: int, max_pixels: int = MAX_IMAGE_PIXELS
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """`resize(to_rgb(message), height, width)`, and the original height and width.
+    """`resize(to_rgb(message, max_pixels), height, width)`, and the original height and width.
 
     8-bit colors are reordered after resizing, which gives the same pixels and saves a copy of the frame. Raises
     UserError as `to_rgb` does.
     """
     encoding = getattr(message, "encoding", None)
     if encoding not in _PER_PIXEL:
-        rgb = to_rgb(message)
+        rgb = to_rgb(message, max_pixels)
         return resize(rgb, height, width), (rgb.shape[0], rgb.shape[1])
     channels, _, conversion = _ENCODINGS[encoding]
     raw = cast(ImageLike, message)
@@ -127,17 +131,17 @@ def to_resized_rgb(
     return rgb, (raw.height, raw.width)
 
 
-def to_rgb(message: ImageLike | CompressedImageLike) -> NDArray[np.uint8]:
+def to_rgb(message: ImageLike | CompressedImageLike, max_pixels: int = MAX_IMAGE_PIXELS) -> NDArray[np.uint8]:
     """Decode an image message, raw or compressed, to RGB [H, W, 3] uint8.
 
     Of 16-bit images the upper 8 of the bits that are used remain: those of the smallest of SENSOR_BITS that holds the
     brightest pixel, since sensors of 10 or 12 bits leave the others empty. For `rgb8` the result is a view of the
     message's data. Raises UserError, naming the encoding or format, for messages that cannot be decoded: depth images,
-    unknown encodings, data that does not fit the stated size.
+    unknown encodings, data that does not fit the stated size, compressed images of more than `max_pixels` pixels.
     """
     if hasattr(message, "encoding"):
         return _raw_to_rgb(cast(ImageLike, message))
-    return _compressed_to_rgb(message)
+    return _compressed_to_rgb(message, max_pixels)
 
 
 def pixel_rows(message: ImageLike, row_bytes: int) -> NDArray[np.uint8]:
@@ -226,18 +230,24 @@ def _planar_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
     return cv2.cvtColor(np.vstack([luma, planes]), conversion).astype(np.uint8, copy=False)
 
 
-def _compressed_to_rgb(message: CompressedImageLike) -> NDArray[np.uint8]:
+def _compressed_to_rgb(message: CompressedImageLike, max_pixels: int) -> NDArray[np.uint8]:
     data = np.frombuffer(message.data, dtype=np.uint8)
     if "compressedDepth" in message.format:
         raise UserError(f"The compressed format {message.format!r} holds depth, not an image: choose a color topic.")
+    size = image_size(data.tobytes())
+    if size and size[0] * size[1] > max_pixels:
+        raise UserError(
+            f"A compressed image of {size[0]}x{size[1]} pixels is refused, since it has more than {max_pixels}: check "
+            "the camera, or raise max_image_pixels."
+        )
     try:
-        image = cv2.imdecode(data, _DECODE) if data.size else None
-    except cv2.error:  # a header that asks for more pixels than OpenCV allows
+        image = cv2.imdecode(data, _DECODE) if size else None
+    except cv2.error:  # a side longer than OpenCV allows
         image = None
     if image is None:
         raise UserError(
-            f"A compressed image of format {message.format!r} and {data.size} bytes does not decode: it must be JPEG "
-            "or PNG, and arrive complete."
+            f"A compressed image of format {message.format!r} and {data.size} bytes does not decode: it must be "
+            f"{FORMATS}, and arrive complete."
         )
     rgb = image if _DECODE == _DECODE_RGB else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return rgb.astype(np.uint8, copy=False)

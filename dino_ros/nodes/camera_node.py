@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import rclpy
 from builtin_interfaces.msg import Time
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
@@ -21,6 +19,7 @@ from dino_ros.images.sources import Frame, Source, open_source
 from dino_ros.images.stamps import SECOND, stamp_fields
 from dino_ros.nodes.messages import jpeg_message, rgb_message
 from dino_ros.nodes.parameters import CAMERA_PARAMETERS, declare_parameters
+from dino_ros.nodes.process import run
 from dino_ros.nodes.rclpy_internals import RCLError
 
 GAP = 1 / 30
@@ -143,17 +142,8 @@ def timeline(
 
 
 def main() -> None:
-    """Play until the source ends or the node is interrupted; bad input prints one sentence and exits with code 2."""
-    rclpy.init(args=sys.argv)
-    try:
-        CameraNode().play()
-    except UserError as error:
-        rclpy.logging.get_logger("camera").error(str(error))
-        sys.exit(2)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        rclpy.try_shutdown()
+    """Play until the source ends or the node is interrupted; bad input is logged as one sentence, with exit code 2."""
+    run("camera", lambda: CameraNode().play())
 
 
 if __name__ == "__main__":

@@ -49,6 +49,19 @@ WARN_EVERY = 5.0
 """Seconds between two warnings about unusable frames."""
 
 
+def image_topic(node: Any, image: str, compressed: bool) -> str:
+    """Full name of the topic `image`, or of the compressed images beside it, after the command line's remappings.
+
+    As with image_transport, a remapping of `image` also moves the compressed images, unless they have one of their own.
+    """
+    beside = f"{image}/compressed"
+    if not compressed:
+        return str(node.resolve_topic_name(image))
+    if node.resolve_topic_name(beside) != node.resolve_topic_name(beside, only_expand=True):
+        return str(node.resolve_topic_name(beside))
+    return f"{node.resolve_topic_name(image)}/compressed"
+
+
 class CameraTopics:
     """The topics of one camera, with its throttle and its diagnostics. Implements `pipeline.Camera`.
 
@@ -64,7 +77,8 @@ class CameraTopics:
         self._node = node
         self._thread = thread
         self._type = CompressedImage if compressed else Image
-        self._topic = f"{prefix}image/compressed" if compressed else f"{prefix}image"
+        self.image_topic = image_topic(node, f"{prefix}image", compressed)
+        """Full name of the image topic."""
         self._qos = QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability.upper()])
         self._lock = threading.Lock()
         self._pipeline: Pipeline | None = None
@@ -77,11 +91,6 @@ class CameraTopics:
             topic: node.create_lifecycle_publisher(kind, prefix + topic, 5, event_callbacks=events)
             for topic, kind in OUTPUT_TOPICS.items()
         }
-
-    @property
-    def image_topic(self) -> str:
-        """Full name of the image topic."""
-        return str(self._node.resolve_topic_name(self._topic))
 
     def activate(self, pipeline: Pipeline) -> None:
         """Feed frames to a pipeline from now on."""
@@ -114,7 +123,7 @@ class CameraTopics:
                 # Raw: the serialized bytes, which `wire` reads without another copy.
                 self._subscription = self._node.create_subscription(
                     self._type,
-                    self._topic,
+                    self.image_topic,
                     self._receive,
                     self._qos,
                     callback_group=self._thread.group,

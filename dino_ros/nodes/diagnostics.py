@@ -83,11 +83,14 @@ class Diagnostics:
             advice = "set reliability to reliable, here and in the camera's driver"
         return f"{lost:.0%} of the camera's frames are lost in transport{size}: {advice}."
 
-    def report(self, name: str, state: str, seconds: float, wanted: bool, facts: dict[str, str]) -> DiagnosticStatus:
+    def report(
+        self, name: str, state: str, seconds: float, wanted: bool, facts: dict[str, str], failure: str = ""
+    ) -> DiagnosticStatus:
         """The status since the last report, which was `seconds` ago.
 
         `name` is the name of the status, `state` the node's lifecycle state, `wanted` says whether any result has a
-        subscriber, and `facts` are further values to show (model, backend, topic).
+        subscriber, `facts` are further values to show (model, backend, topic), and `failure` says why the node cannot
+        work, if it cannot.
         """
         warning = self.transport_warning()
         lost = self.lost_in_transport()
@@ -100,7 +103,9 @@ class Diagnostics:
             self._latencies = []
             self._problem = ""
         level, message = DiagnosticStatus.OK, f"{state}, {published / seconds:.1f} Hz"
-        if problem:
+        if failure:
+            level, message = DiagnosticStatus.ERROR, failure
+        elif problem:
             level, message = DiagnosticStatus.WARN, problem
         elif warning:
             level, message = DiagnosticStatus.WARN, warning

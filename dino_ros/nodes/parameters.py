@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.exceptions import (
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+    InvalidTopicNameException,
+)
+from rclpy.expand_topic_name import expand_topic_name
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
+from rclpy.validate_full_topic_name import validate_full_topic_name
 
 from dino_ros.backends import BACKENDS
 from dino_ros.errors import UserError
+from dino_ros.images.encodings import MAX_IMAGE_PIXELS
 from dino_ros.masks.parameters import RULES, MaskParameters, Rule
 
 
@@ -24,6 +32,26 @@ class Parameter:
     rule: Rule
     live: bool = False
     """Whether it may be changed while the node runs."""
+    further_check: Callable[[Any], None] = lambda value: None
+    """Raises UserError for a value that the rule allows and that cannot be used nevertheless."""
+
+    def check(self, value: Any) -> None:
+        """Raise UserError, naming the parameter, for a value that it may not take."""
+        if value is None:  # which is also what ROS makes of an empty list
+            raise UserError(f"{self.name} is empty: leave it out, or give it a value such as {self.default!r}.")
+        self.rule.check(self.name, value)
+        self.further_check(value)
+
+
+def check_camera_names(names: Sequence[str]) -> None:
+    """Raise UserError unless there are names, each once, that can be part of a topic."""
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"cameras is {list(names)}: name at least one camera, and none twice.")
+    for name in names:
+        try:
+            validate_full_topic_name(expand_topic_name(f"{name}/image" if name else "image", "perception", "/dino"))
+        except (ValueError, InvalidTopicNameException) as error:
+            raise UserError(f"cameras has {name!r}, which is not a topic name: use letters, digits and _.") from error
 
 
 PERCEPTION_PARAMETERS = (
@@ -51,6 +79,7 @@ PERCEPTION_PARAMETERS = (
             "Names of the cameras: each subscribes to `<camera>/image` and publishes under `<camera>/`. An empty name "
             "stands for `image` and topics without a prefix."
         ),
+        further_check=check_camera_names,
     ),
     Parameter(
         "image_transport",
@@ -83,6 +112,16 @@ PERCEPTION_PARAMETERS = (
         "input_decimation",
         1,
         Rule("Process every n-th frame of each camera; 1 for all.", bounds=(1, 1000)),
+        live=True,
+    ),
+    Parameter(
+        "max_image_pixels",
+        MAX_IMAGE_PIXELS,
+        Rule(
+            "Most pixels that a compressed image may have; larger ones are refused before they are decoded. A few "
+            "kilobytes can hold an image that takes gigabytes of memory.",
+            bounds=(1, 2**30),
+        ),
         live=True,
     ),
     *(Parameter(f"mask_{name}", getattr(MaskParameters, name), rule, live=True) for name, rule in RULES.items()),
@@ -139,26 +178,27 @@ def declare_parameters(node: Node, rows: Sequence[Parameter], read_only: bool = 
             ) from error
         except InvalidParameterValueException as error:
             raise UserError(f"The parameter {row.name} is out of its range: {error}.") from error
-        row.rule.check(row.name, value)
+        row.check(value)
 
 
-def why_refused(parameters: list[RosParameter], configured: bool) -> str:
+def why_refused(parameters: list[RosParameter], kept: Mapping[str, Any], configured: bool) -> str:
     """Why the perception node cannot take these new values, in one sentence; empty if it can.
 
-    `configured` tells whether the node already holds a student. ROS itself checks ranges.
+    `kept` holds the node's values, any of which may be set again; `configured` tells whether the node already holds a
+    student. ROS itself checks ranges.
     """
     table = {row.name: row for row in PERCEPTION_PARAMETERS}
     for parameter in parameters:
         row = table.get(parameter.name)
         if row is None:
             continue  # use_sim_time and the like belong to ROS
-        if configured and not row.live:
+        if configured and not row.live and parameter.value != kept[row.name]:
             return (
                 f"{row.name} is read when the node is configured: clean it up first "
                 f"(`ros2 lifecycle set NODE cleanup`), set {row.name}, then configure it again."
             )
         try:
-            row.rule.check(row.name, parameter.value)
+            row.check(parameter.value)
         except UserError as error:
             return str(error)
     return ""

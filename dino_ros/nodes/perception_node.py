@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 import threading
 import time
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -15,8 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidTopicNameException
-from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import Executor, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -27,7 +27,8 @@ from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.camera_topics import CameraTopics
 from dino_ros.nodes.diagnostics import Diagnostics
 from dino_ros.nodes.parameters import PERCEPTION_PARAMETERS, declare_parameters, why_refused
-from dino_ros.nodes.rclpy_internals import RCLError
+from dino_ros.nodes.process import run
+from dino_ros.nodes.rclpy_internals import RCLError, answer_impossible_transitions
 from dino_ros.perception.perceiver import Perceiver
 from dino_ros.perception.pipeline import Pipeline
 
@@ -53,9 +54,14 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         self._camera_callbacks = CallbackThread(self)
         self._loading = threading.RLock()
         """Held while a transition or a parameter loads a student."""
+        self._switching = threading.Lock()
+        """Held while a student takes another's place or is released; never for long."""
         self._state = "unconfigured"
+        self._failure = ""
+        """Why the last transition failed; empty if it did not."""
         self._unconfigured = Diagnostics()
         self._reported_at = time.monotonic()
+        answer_impossible_transitions(self)
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._take_parameters)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -69,73 +75,92 @@ class PerceptionNode(LifecycleNodeMixin, Node):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the student and advertise the topics; if either fails the node stays unconfigured."""
+        outcome = self._attempt("configure", self._configure, TransitionCallbackReturn.FAILURE)
+        if outcome != TransitionCallbackReturn.SUCCESS:
+            self._release()
+        return outcome
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start the pipeline and subscribe to the cameras."""
+        return self._attempt("activate", lambda: self._activate(state))
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe from the cameras and stop the pipeline."""
+        return self._attempt("deactivate", lambda: self._deactivate(state))
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Release the student and the topics."""
+        return self._attempt("cleanup", lambda: self._leave("unconfigured"))
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Release everything, from any state."""
+        return self._attempt("shutdown", lambda: self._leave("finalized"))
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Return to unconfigured after a transition that raised."""
+        failure = self._failure
+        outcome = self._attempt("recover", lambda: self._leave("unconfigured"))
+        self._failure = self._failure or failure
+        return outcome
+
+    def _attempt(
+        self,
+        transition: str,
+        make: Callable[[], None],
+        otherwise: TransitionCallbackReturn = TransitionCallbackReturn.ERROR,
+    ) -> TransitionCallbackReturn:
+        """Make a transition; what it raises is logged, and shown in the diagnostics until the next attempt.
+
+        rclpy drops what a transition raises.
+        """
+        self._failure = ""
         try:
-            with self._loading:
-                perceiver = self._load(self._value("model"))
-                self._mask_parameters([], perceiver)
-                self._cameras = self._make_cameras(self._value("cameras"))
-                self._perceiver = perceiver
-        except UserError as error:
-            self.get_logger().error(str(error))
-            self._unconfigured.problem(str(error))
-            return TransitionCallbackReturn.FAILURE
+            make()
+        except Exception as error:
+            self._failure = str(error)
+            if not isinstance(error, UserError):
+                self._failure = f"The transition {transition} failed: {type(error).__name__}: {error}"
+                self.get_logger().debug(traceback.format_exc())
+            self.get_logger().error(self._failure)
+            return otherwise
+        return TransitionCallbackReturn.SUCCESS
+
+    def _configure(self) -> None:
+        with self._loading:
+            perceiver = self._load(self._value("model"))
+            self._mask_parameters([], perceiver)
+            compressed = self._value("image_transport") == "compressed"
+            for name in self._value("cameras"):
+                self._cameras.append(
+                    CameraTopics(self, name, compressed, self._value("reliability"), self._camera_callbacks)
+                )
+            self._perceiver = perceiver
         self._take_parameters([])
         self._state = "inactive"
         self.get_logger().info(f"Loaded {perceiver.path.name} ({perceiver.info.architecture}) on {perceiver.chosen}.")
         self.get_logger().info(f"This student is good for: {perceiver.info.purpose}.")
-        return TransitionCallbackReturn.SUCCESS
 
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start the pipeline and subscribe to the cameras."""
+    def _activate(self, state: LifecycleState) -> None:
         super().on_activate(state)
         assert self._perceiver is not None  # configured before
-        self._pipeline = Pipeline(self._perceiver, self._mask_parameters([], self._perceiver))
+        self._pipeline = Pipeline(
+            self._perceiver, self._mask_parameters([], self._perceiver), self._value("max_image_pixels")
+        )
         self._camera_callbacks.start()
         for camera in self._cameras:
             camera.activate(self._pipeline)
         self._state = "active"
         topics = ", ".join(camera.image_topic for camera in self._cameras)
         self.get_logger().info(f"Waiting for images on {topics}.")
-        return TransitionCallbackReturn.SUCCESS
 
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe from the cameras and stop the pipeline."""
+    def _deactivate(self, state: LifecycleState) -> None:
         self.stop()
+        super().on_deactivate(state)
         self._state = "inactive"
-        return super().on_deactivate(state)
 
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Release the student and the topics."""
+    def _leave(self, state: str) -> None:
         self._release()
-        self._state = "unconfigured"
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Release everything, from any state."""
-        self._release()
-        self._state = "finalized"
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Return to unconfigured after a transition that raised."""
-        self._release()
-        self._state = "unconfigured"
-        return TransitionCallbackReturn.SUCCESS
-
-    def _make_cameras(self, names: list[str]) -> list[CameraTopics]:
-        """Advertise the topics of every camera. Raises UserError for a name that cannot be part of a topic."""
-        if not names or len(set(names)) < len(names):
-            raise UserError(f"cameras is {names}: name at least one camera, and none twice.")
-        compressed = self._value("image_transport") == "compressed"
-        cameras: list[CameraTopics] = []
-        try:
-            for name in names:
-                cameras.append(CameraTopics(self, name, compressed, self._value("reliability"), self._camera_callbacks))
-        except InvalidTopicNameException as error:
-            for camera in cameras:
-                camera.destroy()
-            raise UserError(f"cameras has {name!r}, which is not a topic name: use letters, digits and _.") from error
-        return cameras
+        self._state = state
 
     def _load(self, model: str) -> Perceiver:
         """Load a student for the current backend and number of cameras, and warm it up. Raises UserError."""
@@ -168,7 +193,8 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         for camera in self._cameras:
             camera.destroy()
         self._cameras = []
-        self._perceiver = None
+        with self._switching:
+            self._perceiver = self._next = None
 
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
@@ -179,7 +205,8 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         # Only a new model waits for a student that is being loaded; other parameters can be set meanwhile.
         with self._loading if models else contextlib.nullcontext():
             self._next = None
-            reason = why_refused(parameters, configured=self._perceiver is not None)
+            kept = {row.name: self._value(row.name) for row in PERCEPTION_PARAMETERS}
+            reason = why_refused(parameters, kept, configured=self._perceiver is not None)
             if not reason:
                 try:
                     following = self._load(models[0]) if models and self._perceiver is not None else None
@@ -190,11 +217,16 @@ class PerceptionNode(LifecycleNodeMixin, Node):
             return SetParametersResult(successful=not reason, reason=reason)
 
     def _take_parameters(self, parameters: list[Parameter]) -> None:
-        if self._next is not None:
-            self._perceiver, self._next = self._next, None
-            self.get_logger().info(f"Switched to {self._perceiver.path.name} on {self._perceiver.chosen}.")
-        if self._pipeline is not None and self._perceiver is not None:
-            self._pipeline.use(self._perceiver, self._mask_parameters([], self._perceiver))
+        with self._switching:
+            following, self._next = self._next, None
+            switched = following is not None and self._perceiver is not None  # not if it was cleaned up meanwhile
+            if switched:
+                self._perceiver = following
+            if self._pipeline is not None and self._perceiver is not None:
+                mask = self._mask_parameters([], self._perceiver)
+                self._pipeline.use(self._perceiver, mask, self._value("max_image_pixels"))
+        if following is not None and switched:
+            self.get_logger().info(f"Switched to {following.path.name} on {following.chosen}.")
         for camera in self._cameras:
             camera.throttle.max_rate = self._value("max_rate")
             camera.throttle.decimation = self._value("input_decimation")
@@ -215,12 +247,12 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         array = DiagnosticArray()
         array.header.stamp = self.get_clock().now().to_msg()
         if not self._cameras:
-            array.status = [self._unconfigured.report(name, self._state, seconds, False, {})]
+            array.status = [self._unconfigured.report(name, self._state, seconds, False, {}, self._failure)]
         for camera in list(self._cameras):
             camera.look_for_listeners()  # also here, in case an event was missed
             facts = {**self._facts(), "image topic": camera.image_topic}
             status = camera.diagnostics.report(
-                f"{name} {camera.name}".strip(), self._state, seconds, camera.listened(), facts
+                f"{name} {camera.name}".strip(), self._state, seconds, camera.listened(), facts, self._failure
             )
             array.status.append(status)
             if warning := camera.diagnostics.transport_warning():
@@ -242,35 +274,33 @@ class PerceptionNode(LifecycleNodeMixin, Node):
 def spin(executor: Executor, node: Node) -> None:
     """Spin until ROS is shut down.
 
-    rclpy raises out of the executor when somebody requests a transition that the current state does not have. That is
-    logged and does not end the node.
+    rclpy raises out of the executor when a service cannot answer, as when the client has gone. That is logged and does
+    not end the node.
     """
     while rclpy.ok():
         try:
             executor.spin()
         except RCLError as error:
-            node.get_logger().error(f"A request could not be served: {error}")
+            if rclpy.ok():
+                node.get_logger().error(f"A request could not be served: {error}")
+
+
+def perceive() -> None:
+    """Run the node until ROS is shut down."""
+    cv2.setNumThreads(1)  # the images are small, and its threads would get in the way of the engine's
+    node = PerceptionNode()
+    executor = MultiThreadedExecutor(num_threads=3)  # transitions, parameters, diagnostics
+    executor.add_node(node)
+    try:
+        spin(executor, node)
+    finally:
+        executor.shutdown()
+        node.stop()
 
 
 def main() -> None:
-    """Run the node until it is interrupted; a bad parameter prints one sentence and exits with code 2."""
-    cv2.setNumThreads(1)  # the images are small, and its threads would get in the way of the engine's
-    rclpy.init(args=sys.argv)
-    node: PerceptionNode | None = None
-    try:
-        node = PerceptionNode()
-        executor = MultiThreadedExecutor(num_threads=3)  # transitions, parameters, diagnostics
-        executor.add_node(node)
-        spin(executor, node)
-    except UserError as error:
-        rclpy.logging.get_logger("perception").error(str(error))
-        sys.exit(2)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        if node is not None:
-            node.stop()
-        rclpy.try_shutdown()
+    """Run the node until it is interrupted; a bad parameter is logged as one sentence, with the exit code 2."""
+    run("perception", perceive)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What the nodes take from inside rclpy, here and nowhere else: Jazzy has no public name for either.
+"""What the nodes take from inside rclpy, here and nowhere else: Jazzy has no public name for it.
 
 `rclpy.exceptions` re-exports other exceptions of the C++ binding but not RCLError, and its base class RuntimeError is
-too wide to catch around callbacks. An Executor has no option to stay out of signal handling. Both are the same in rclpy
-7.1 (Jazzy) and 9.1 (Kilted), with which the tests of the nodes were run.
+too wide to catch around callbacks. An Executor has no option to stay out of signal handling. A lifecycle node has none
+to answer what it cannot do. All are the same in rclpy 7.1 (Jazzy) and 9.1 (Kilted), with which the tests of the nodes
+were run.
 """
 
 from __future__ import annotations
@@ -26,3 +27,25 @@ def ignore_signals(executor: Executor) -> None:
     internals: Any = executor
     internals._sigint_gc.destroy()
     internals._sigint_gc = GuardCondition(callback=None, callback_group=None, context=executor.context)
+
+
+def answer_impossible_transitions(node: Any) -> None:
+    """Make a lifecycle node refuse a transition that its state does not have, as rclcpp and later releases of rclpy do.
+
+    Jazzy's rclpy gives no answer, and raises out of the executor.
+    """
+    service = node._service_change_state
+    change = service.callback
+
+    def answer(request: Any, response: Any) -> Any:
+        try:
+            return change(request, response)
+        except RCLError:  # of the state machine: what the transition itself raises is caught
+            wanted = request.transition.label or request.transition.id
+            node.get_logger().warning(
+                f"There is no transition {wanted} from the state {node._state_machine.current_state[1]}."
+            )
+            response.success = False
+            return response
+
+    service.callback = answer

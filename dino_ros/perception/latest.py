@@ -14,15 +14,16 @@ class LatestItemsWorker(Generic[Key, Item]):
     """A thread that calls `process` with the items that wait: the newest one of each key.
 
     While `process` is busy, an item replaces an older one of the same key that still waits. Keys are passed in the
-    order in which they began to wait, so that none starves. `process` must not raise.
+    order in which they began to wait, so that none starves. `process` must not raise. It is kept until `stop`, items
+    until they are processed.
     """
 
     def __init__(self, process: Callable[[dict[Key, Item]], None], name: str) -> None:
-        self._process = process
         self._changed = threading.Condition()
         self._waiting: dict[Key, Item] = {}
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        # The thread forgets its arguments when it ends: from then on nothing here refers to the owner of `process`.
+        self._thread = threading.Thread(target=self._run, args=(process,), name=name, daemon=True)
         self._thread.start()
 
     def offer(self, key: Key, item: Item) -> Item | None:
@@ -47,11 +48,12 @@ class LatestItemsWorker(Generic[Key, Item]):
         self._thread.join()
         return left
 
-    def _run(self) -> None:
+    def _run(self, process: Callable[[dict[Key, Item]], None]) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped or self._waiting)
                 if self._stopped:
                     return
                 items, self._waiting = self._waiting, {}
-            self._process(items)
+            process(items)
+            del items  # else they would live until the next ones come

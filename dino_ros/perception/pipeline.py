@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.images.encodings import resize, to_resized_rgb, to_rgb
+from dino_ros.images.encodings import MAX_IMAGE_PIXELS, resize, to_resized_rgb, to_rgb
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.perception.latest import LatestItemsWorker
@@ -88,19 +88,20 @@ class InferredFrame:
 class Pipeline:
     """The three stages."""
 
-    def __init__(self, perceiver: Perceiver, mask: MaskParameters) -> None:
-        self.use(perceiver, mask)
+    def __init__(self, perceiver: Perceiver, mask: MaskParameters, max_pixels: int = MAX_IMAGE_PIXELS) -> None:
+        self.use(perceiver, mask, max_pixels)
         self._makers: dict[Camera, MaskMaker] = {}
         self._delivering = LatestItemsWorker[Camera, InferredFrame](self._deliver_frames, "deliver")
         self._inferring = LatestItemsWorker[Camera, PreparedFrame](self._infer_frames, "infer")
         self._preparing = LatestItemsWorker[Camera, ArrivedFrame](self._prepare_frames, "prepare")
 
-    def use(self, perceiver: Perceiver, mask: MaskParameters) -> None:
+    def use(self, perceiver: Perceiver, mask: MaskParameters, max_pixels: int = MAX_IMAGE_PIXELS) -> None:
         """Switch student and mask parameters; frames that are already prepared finish with the old ones.
 
-        Raises UserError if the parameters do not suit the student.
+        A compressed image of more than `max_pixels` pixels is not decoded. Raises UserError if the parameters do not
+        suit the student.
         """
-        self._used = (perceiver, mask.resolve(perceiver.info))
+        self._used = (perceiver, mask.resolve(perceiver.info), max_pixels)
 
     def offer(self, camera: Camera, message: Any, stamp: int) -> None:
         """Hand over a camera's newest frame, an image message taken at `stamp` ns; returns at once."""
@@ -118,10 +119,10 @@ class Pipeline:
             wanted = frozenset(camera.wanted())
             if not wanted:
                 continue
-            perceiver, mask = self._used
+            perceiver, mask, max_pixels = self._used
             request = Request(wanted - {IMAGE}, mask)
             try:
-                image = _decode(frame, perceiver, keep_rgb=IMAGE in wanted or request.needs_image)
+                image = _decode(frame, perceiver, max_pixels, keep_rgb=IMAGE in wanted or request.needs_image)
             except Exception as error:  # a bad message must not end the stage
                 camera.failed(_sentence(error))
                 continue
@@ -153,13 +154,13 @@ class Pipeline:
                 camera.failed(_sentence(error))
 
 
-def _decode(frame: ArrivedFrame, perceiver: Perceiver, keep_rgb: bool) -> PreparedImage:
+def _decode(frame: ArrivedFrame, perceiver: Perceiver, max_pixels: int, keep_rgb: bool) -> PreparedImage:
     """Decode and resize; the full-size RGB image is made only where it is kept."""
     height, width = perceiver.info.height, perceiver.info.width
     if not keep_rgb:
-        resized, size = to_resized_rgb(frame.message, height, width)
+        resized, size = to_resized_rgb(frame.message, height, width, max_pixels)
         return PreparedImage(resized, size, None, frame.stamp)
-    rgb = to_rgb(frame.message)
+    rgb = to_rgb(frame.message, max_pixels)
     return PreparedImage(resize(rgb, height, width), (rgb.shape[0], rgb.shape[1]), rgb, frame.stamp)
 
 

@@ -1,0 +1,85 @@
+"""A node as a process: from its command line to its exit code, and what ends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+import cv2
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.signals import SignalHandlerOptions
+
+from dino_ros.errors import UserError
+from dino_ros.nodes.rclpy_internals import RCLError
+
+PATIENCE = 1.0
+"""Seconds that the work may take to end; loading a student cannot be interrupted, and may take minutes."""
+
+
+def run(name: str, work: Callable[[], None]) -> None:
+    """Initialize ROS with the command line, do the `work` of the node `name`, and end the process.
+
+    SIGINT and SIGTERM, once or often, at any moment, shut ROS down, which ends the work; the exit code is then 0. Bad
+    input (UserError) and arguments that ROS cannot read are logged as one sentence, with the exit code 2.
+
+    The work is done in a thread, so that Python can handle signals in the main one: rclpy's own handling raises
+    KeyboardInterrupt wherever the node happens to be, also while it is ending.
+    """
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    exit_code = 0
+
+    def body() -> None:
+        nonlocal exit_code
+        try:
+            initialize()
+            work()
+        except UserError as error:
+            rclpy.logging.get_logger(name).error(str(error))
+            exit_code = 2
+        except ExternalShutdownException:
+            pass
+        except Exception:
+            if not ended.is_set():  # else it was interrupted anywhere, such as while it made a publisher
+                traceback.print_exc()
+                exit_code = 1
+        finally:
+            ended.set()
+
+    # What OpenCV has to say about a broken image is said by the node.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    threading.Thread(target=body, name=name).start()
+    ended.wait()
+    deadline = time.monotonic() + PATIENCE
+    while (working := unfinished()) and time.monotonic() < deadline:
+        rclpy.try_shutdown()  # again and again: ROS may be just starting
+        working[0].join(timeout=0.05)
+    if working:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # Python gives up its own handlers while it ends
+    rclpy.try_shutdown()
+    sys.exit(exit_code)
+
+
+def unfinished() -> list[threading.Thread]:
+    """The threads for which Python would wait before the process ends: the work's, and those of its executor."""
+    return [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
+
+
+def initialize() -> None:
+    """Initialize ROS with the command line. Raises UserError for arguments or parameter files that it cannot read."""
+    try:
+        rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
+    except RCLError as error:
+        reason = str(error).removeprefix("failed to initialize rcl: ").partition(", at ")[0]
+        raise UserError(f"ROS cannot read the node's arguments ({reason}): correct them, or the file.") from error
