@@ -16,7 +16,7 @@ from dino_ros.errors import UserError
 FORMAT_VERSION = 1
 METADATA_KEY = "dino_ros"
 """Key in the ONNX file's metadata_props that holds the description, as JSON."""
-DEFAULT_STUDENT = "table_vit_micro_8"
+DEFAULT_STUDENT = "scenes_vit_small_20"
 """The bundled student that is used when none is named."""
 SQUASHED = 1.2
 """Ratio of two aspects above which one is squashed to the other: a square squashes 4:3 by 1.33, 4:3 squashes 3:2 by

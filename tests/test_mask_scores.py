@@ -207,11 +207,22 @@ def test_the_command_scores_every_method_on_several_data(
     assert "object_recall" not in printed, "no image shows several objects"
 
 
-def test_the_bundled_students_default_is_better_than_the_papers_mask() -> None:
-    perceiver = Perceiver.load(backend="onnxruntime")
+def test_the_table_students_default_is_better_than_the_papers_mask() -> None:
+    perceiver = Perceiver.load("table_vit_micro_8", "onnxruntime")
     (frames,) = labeled_sequences(TABLE, TRUTH_TOPIC, TOPIC)
     default = MaskParameters().resolve(perceiver.info)
     some = [frame for number, frame in enumerate(frames) if number % 30 == 0]
     paper, ours = mask_scores(perceiver, [some], [ATTENTION, default])
     assert ours.iou > paper.iou + 0.1
     assert ours.boundary > paper.boundary + 0.1
+
+
+@pytest.mark.parametrize("data", ["davis2016", "coco_objects"])
+def test_the_default_student_sees_real_scenes(test_data: Path, data: str) -> None:
+    """Its masks are those of the card, and far above what random weights or the paper's mask find."""
+    perceiver = Perceiver.load()
+    default = MaskParameters().resolve(perceiver.info)
+    some = [frame for frames in labeled_sequences(test_data / data) for frame in list(frames)[::6]]
+    paper, ours = mask_scores(perceiver, [[frame] for frame in some], [ATTENTION, default])
+    assert ours.iou > paper.iou + 0.1
+    assert ours.iou > 0.42

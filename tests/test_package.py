@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dino_ros.student import DEFAULT_STUDENT
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -36,8 +38,11 @@ def test_colcon_builds_what_ros_needs(tmp_path: Path) -> None:
         assert (share / file).is_file(), file
     assert (prefix / "share" / "ament_index" / "resource_index" / "packages" / "dino_ros").is_file()
     package = next(prefix.glob("lib/python3*/site-packages/dino_ros"))
-    for file in ("demo/fastdds_loopback.xml", "demo/table_bag/metadata.yaml", "models/table_vit_micro_8.onnx"):
+    for file in ("demo/fastdds_loopback.xml", "demo/table_bag/metadata.yaml"):
         assert (package / file).is_file(), file
+    students = {file.name for file in (ROOT / "dino_ros" / "models").glob("*.onnx")}
+    assert students == {file.name for file in (package / "models").glob("*.onnx")}
+    assert f"{DEFAULT_STUDENT}.onnx" in students
 
 
 def test_version_and_maintainer_are_those_of_package_xml() -> None:

@@ -16,7 +16,7 @@ from onnx.helper import make_node, make_tensor_value_info
 from students import INFO, changed, write_student
 
 from dino_ros.errors import UserError
-from dino_ros.student import find_student, read_student
+from dino_ros.student import DEFAULT_STUDENT, MODELS, find_student, read_student
 
 
 def test_description_survives_the_file(student: Path) -> None:
@@ -43,10 +43,21 @@ def test_unknown_name_lists_the_bundled_ones() -> None:
         find_student("nothing")
 
 
-def test_bundled_student_is_valid() -> None:
-    info = read_student(find_student(""))
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.onnx")), ids=lambda path: path.stem)
+def test_bundled_students_are_valid(path: Path) -> None:
+    info = read_student(path)
     assert info.height % info.patch_size == 0
     assert info.weights["sha256"]
+    assert info.foreground_head
+    assert info.good_for
+    assert "/" not in info.weights["recipe"], "no folders of the machine where it was trained"
+    card = path.with_suffix(".md").read_text()
+    assert f"{info.height}x{info.width}" in card
+    assert info.precision in card
+
+
+def test_the_default_student_is_bundled() -> None:
+    assert find_student("").stem == DEFAULT_STUDENT
 
 
 @pytest.mark.parametrize(
