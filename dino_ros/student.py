@@ -18,9 +18,6 @@ METADATA_KEY = "dino_ros"
 """Key in the ONNX file's metadata_props that holds the description, as JSON."""
 DEFAULT_STUDENT = "scenes_vit_small_20"
 """The bundled student that is used when none is named."""
-SQUASHED = 1.2
-"""Ratio of two aspects above which one is squashed to the other: a square squashes 4:3 by 1.33, 4:3 squashes 3:2 by
-1.13."""
 MODELS = Path(__file__).parent / "models"
 
 
@@ -69,11 +66,6 @@ class StudentInfo:
         """What to expect of it, to show to whoever runs it: `good_for`, else the data it was trained on, if known."""
         data = self.weights.get("data")
         return self.good_for or (f"scenes like those of {data}, which it was trained on" if data else "not stated")
-
-    def squashes(self, height: int, width: int) -> bool:
-        """Whether the input's aspect is far from that of an image of this size: see SQUASHED."""
-        ratio = (width * self.height) / (height * self.width)
-        return max(ratio, 1 / ratio) > SQUASHED
 
     def to_json(self) -> str:
         """The description as it is stored in the file."""

@@ -19,7 +19,6 @@ from clients import (
 )
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
-from rcl_interfaces.msg import Log
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import GetParameters, SetParameters, SetParametersAtomically
 from sensor_msgs.msg import CompressedImage
@@ -171,24 +170,6 @@ def test_a_frame_that_cannot_be_used_is_named_and_the_next_one_served(
     active.send(2, image(2))
     active.wait(lambda: masks, "the next frame's mask")
     assert masks[0].header.frame_id == "camera 2"
-
-
-def test_a_camera_of_another_aspect_is_told_how_to_export_once(active: Client) -> None:
-    """The student's input is 32 x 48: 3:2, which suits 4:3 and squashes twice as wide as high."""
-    log, masks = active.listen("/rosout", Log), active.listen("/dino/attention_mask")
-    active.camera_heard()
-
-    def advice() -> list[str]:
-        return [entry.msg for entry in log if "--camera" in entry.msg]
-
-    for number, size in enumerate(((48, 64), (48, 96), (48, 96)), start=1):
-        active.send(number, image(number, *size))
-        active.wait(lambda n=number: len(masks) == n, "a mask")
-        assert number > 1 or not advice()
-    active.wait(advice, "the advice")
-    active.pause(0.5)  # for a second one
-    assert len(advice()) == 1
-    assert "dino-train export WEIGHTS --camera 96x48" in advice()[0]
 
 
 def test_lifecycle_round_trips(client: Client, student: Path) -> None:

@@ -24,16 +24,6 @@ def test_description_survives_the_file(student: Path) -> None:
     assert read_student(student).grid == (4, 6)
 
 
-def test_which_images_a_student_squashes() -> None:
-    """A square squashes 4:3 either way; 4:3 squashes neither 3:2 nor EuRoC's 752x480, but 16:9 and upright images."""
-    square, common = changed(height=224, width=224), changed(height=192, width=256)
-    assert square.squashes(480, 640)
-    assert square.squashes(640, 480)
-    assert not square.squashes(500, 500)
-    assert [common.squashes(*size) for size in ((480, 640), (400, 600), (480, 752))] == [False] * 3
-    assert [common.squashes(*size) for size in ((720, 1280), (640, 480), (500, 500))] == [True] * 3
-
-
 def test_a_path_is_found_before_a_name(student: Path) -> None:
     assert find_student(str(student)) == student
 

@@ -173,23 +173,11 @@ class CameraTopics:
 
     def deliver(self, frame: PreparedFrame, perception: Perception) -> None:
         """Publish the results that have subscribers, the mask first."""
-        self._tell_if_squashed(frame)
         header = header_of(frame.arrived.message)
         for topic, make in MESSAGES.items():
             if topic in self._listened and NEEDS[topic] <= frame.wanted:
                 self._outputs[topic].publish(make(perception, frame.image.rgb, header))
         self.diagnostics.published(time.monotonic() - frame.arrived.received_at)
-
-    def _tell_if_squashed(self, frame: PreparedFrame) -> None:
-        """Log once how to export a student of the camera's aspect, if this one's is far from it."""
-        (height, width), info = frame.image.size, frame.perceiver.info
-        if info.squashes(height, width):
-            self._node.get_logger().info(
-                f"{self.image_topic}: images {width} wide and {height} high are squashed to the student's input, "
-                f"{info.width} wide and {info.height} high: `dino-train export WEIGHTS "
-                f"--camera {width}x{height}` makes a student of their aspect.",
-                once=True,
-            )
 
 
 MESSAGES: dict[str, Callable[[Any, Any, Any], Any]] = {

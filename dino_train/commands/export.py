@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from dino_ros.errors import UserError
 from dino_train.config import parse_size
-from dino_train.export.input_size import SQUARE, TYPICAL, WIDE, Camera, input_size, parse_camera
+from dino_train.export.input_size import SQUARE, Camera, parse_camera
 
 if TYPE_CHECKING:
     from dino_ros.student import StudentInfo
@@ -114,12 +114,6 @@ def size_note(info: StudentInfo, options: Namespace) -> str:
         camera = parse_camera(options.camera)
         shape = "an upright" if camera.height > camera.width else "a"
         return f"{size}, for {shape} camera {camera.width} wide and {camera.height} high."
-    if all(info.squashes(camera.height, camera.width) for camera in (TYPICAL, WIDE)):
-        height, width = input_size(TYPICAL, info.patch_size)
-        return (
-            f"{size}, which squashes what most cameras see: for a {TYPICAL} camera use --camera {TYPICAL}: "
-            f"{height}x{width}."
-        )
     return f"{size}."
 
 

@@ -23,12 +23,6 @@ class Camera:
         return f"{self.width}x{self.height}"
 
 
-TYPICAL = Camera(640, 480)
-"""The usual camera, of 4:3."""
-WIDE = Camera(1280, 720)
-"""The other usual camera, of 16:9."""
-
-
 def parse_camera(text: str) -> Camera:
     """A camera from "WIDTHxHEIGHT"; raises UserError for anything else."""
     width, _, height = text.partition("x")

@@ -27,6 +27,7 @@ from dino_train.export.engine_attention import EngineAttention
 from dino_train.export.input_size import Camera, input_size
 from dino_train.export.quantize import quantize
 from dino_train.models.backbones import VitOutputs, mean_and_std, patch_size
+from dino_train.models.fewer_blocks import fold_layer_scale
 from dino_train.models.weights import Weights, open_weights, weights_hash
 
 log = logging.getLogger(__name__)
@@ -125,6 +126,7 @@ def export(
     opened.license = license or opened.license
     height, width = input_size(size, patch_size(opened.vit)) if isinstance(size, Camera) else size
     vit = fix_size(opened.vit.eval(), height, width)
+    fold_layer_scale(vit)
     mean, std = mean_and_std(vit)
     tell(opened, mean, std)
     labeled = open_class_folder(knn) if knn else None
