@@ -116,8 +116,13 @@ def test_a_frame_that_cannot_be_used_is_counted(tmp_path: Path, student: Path) -
 
 def test_a_recording_without_one_usable_frame_exits_with_1(tmp_path: Path, student: Path) -> None:
     write_bag(tmp_path / "bag", frames=1, broken=0)
-    finished = demo(tmp_path / "bag", "--topic", "/compressed", "--model", student, "--out", tmp_path / "out")
+    options = ("--topic", "/compressed", "--model", student, "--out", tmp_path / "out")
+    finished = demo(tmp_path / "bag", *options, "--transport", "compressed")
     assert finished.returncode == 1
     assert "no mask arrived" in finished.stderr
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["masks_received"], summary["rate_hz"]) == (0, None)
+    # As raw images it cannot even be played.
+    finished = demo(tmp_path / "bag", *options)
+    assert finished.returncode == 2
+    assert "No frame of bag, /compressed could be played" in finished.stderr
