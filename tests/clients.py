@@ -1,5 +1,6 @@
 """What the nodes under test talk to: a ROS node in the test's own process."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -94,12 +95,21 @@ class Client(Node):
         return found()[0]
 
     def call(self, kind: Any, name: str, request: Any) -> Any:
-        """Call a service and return its response."""
+        """Call a service and return its response; asks again, since rclpy sometimes loses an answer on a busy machine."""
         client = self.create_client(kind, name)
         assert client.wait_for_service(timeout_sec=20.0), name
-        future = client.call_async(request)
-        self.wait(future.done, name)
-        return future.result()
+        futures: list[Any] = []
+        asked = -math.inf
+
+        def answered() -> list[Any]:
+            nonlocal asked
+            if time.monotonic() - asked > 10.0:
+                futures.append(client.call_async(request))
+                asked = time.monotonic()
+            return [future for future in futures if future.done()]
+
+        self.wait(answered, name)
+        return answered()[0].result()
 
 
 def header(milliseconds: int, frame_id: str) -> Header:
