@@ -95,7 +95,7 @@ class Client(Node):
         return found()[0]
 
     def call(self, kind: Any, name: str, request: Any) -> Any:
-        """Call a service and return its response; asks again, since rclpy sometimes loses an answer on a busy machine."""
+        """Call a service and return its response; asks again, as rclpy may lose an answer on a busy machine."""
         client = self.create_client(kind, name)
         assert client.wait_for_service(timeout_sec=20.0), name
         futures: list[Any] = []
