@@ -81,15 +81,18 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return cache_folder("engines")
 
 
-def test_a_bundled_student_goes_into_the_cache_once(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert engine("table_vit_micro_8", "--target", "sm86,SM89,sm86") == 0
+@pytest.mark.parametrize(("student", "precision"), [("table_vit_micro_8", "fp32"), ("scenes_vit_small_20", "int8")])
+def test_a_bundled_student_goes_into_the_cache_once(
+    cache: Path, capsys: pytest.CaptureFixture[str], student: str, precision: str
+) -> None:
+    assert engine(student, "--target", "sm86,SM89,sm86") == 0
     first = capsys.readouterr().out.splitlines()
     assert sum("Building the TensorRT-RTX" in line for line in first) > 2
     table = first[-3:]
     assert table[0].split() == ["target", "precision", "batch", "seconds", "MB", "file"]
-    assert [row.split()[:3] for row in table[1:]] == [["sm86", "fp32", "1"], ["sm89", "fp32", "1"]]
+    assert [row.split()[:3] for row in table[1:]] == [["sm86", precision, "1"], ["sm89", precision, "1"]]
     assert [Path(row.split()[-1]) for row in table[1:]] == sorted(cache.glob("*.engine"))
-    assert engine("table_vit_micro_8", "--target", "sm86,sm89") == 0
+    assert engine(student, "--target", "sm86,sm89") == 0
     assert capsys.readouterr().out.splitlines() == table
 
 

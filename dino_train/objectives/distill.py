@@ -5,6 +5,7 @@ On the same crops, patch and CLS tokens are compared by cosine, attention by KL 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
@@ -21,6 +22,8 @@ from dino_train.models.weights import open_weights, weights_hash
 from dino_train.objectives.collapse import effective_rank
 from dino_train.objectives.objective import Objective
 from dino_train.recipes import DistillRecipe
+
+log = logging.getLogger(__name__)
 
 TEACHER = "teacher."
 """Prefix of the teacher's weights."""
@@ -83,10 +86,9 @@ class Distill(Objective):
     def start_from(self, init: str) -> None:
         """Copy blocks of the teacher ("teacher"), or of another encoder, to the student; raises UserError, see
         `copy_blocks`."""
-        copy_blocks(
-            cast(VisionTransformer, self.student.backbone),
-            self.teacher if init == FROM_TEACHER else open_weights(init).vit,
-        )
+        source = self.teacher if init == FROM_TEACHER else open_weights(init).vit
+        blocks = copy_blocks(cast(VisionTransformer, self.student.backbone), source)
+        log.info("The student starts from the blocks %s of %d.", ", ".join(map(str, blocks)), len(source.blocks))
 
     def train(self, mode: bool = True) -> Distill:
         """Set the mode of the student; the teacher stays in evaluation mode."""
