@@ -1,6 +1,6 @@
 # make demo    set up .venv (no torch) and run the demo: play a recording through the real nodes, into demo_output/
 # make quick   set up .venv (with torch), run the linters and the tests that are not slow
-# make test    run the linters and all tests
+# make test    run the linters and all tests, and report what they do not reach
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +17,7 @@ quick: $(VENV)/.development lint
 	$(BIN)/python -m pytest -m "not slow"
 
 test: $(VENV)/.development lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .

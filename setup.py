@@ -87,10 +87,12 @@ setup(
             *TENSORRT_RTX,
             *QUANTIZE,
             "colcon-common-extensions",
+            "hypothesis",
             "lz4",
             "mypy",
             "pybullet; python_version < '3.12'",  # has no wheels for later ones
             "pytest",
+            "pytest-cov>=7",
             "ruff",
             "submitit>=1.5",
             "types-PyYAML",

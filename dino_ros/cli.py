@@ -29,6 +29,10 @@ def main() -> None:
     info.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled student")
     info.set_defaults(run=show_info)
 
+    doctor = commands.add_parser("doctor", help="look at what the node needs on this machine, and say what to do")
+    doctor.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled student")
+    doctor.set_defaults(run=run_doctor)
+
     bench = commands.add_parser("bench", help="measure how fast a student runs on this machine and where time goes")
     bench.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled student")
     bench.add_argument("--backend", default="auto", help="engine that runs it")
@@ -76,6 +80,17 @@ def run_demo_command(options: argparse.Namespace) -> int:
         return 1
     print(f"Look at {options.out / 'overlay.mp4'} and {options.out / 'contact_sheet.png'}.")
     return 0
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    """`dino-ros doctor`: returns 1 if there is a problem."""
+    from dino_ros.doctor import PROBLEM, examine
+
+    levels = []
+    for level, subject, sentence in examine(options.student):
+        print(f"{level:<9}{subject:<18}{sentence}", flush=True)
+        levels.append(level)
+    return int(PROBLEM in levels)
 
 
 def run_bench(options: argparse.Namespace) -> int:

@@ -8,6 +8,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dino_ros.errors import UserError, quoted
+
+
+def named_path(name: str | Path) -> Path:
+    """The path that a user names, which may not exist; a `~` that the shell left is the home folder.
+
+    Raises UserError if nobody can tell whether it exists: the name is too long, a folder in it must not be read, there
+    is no such user.
+    """
+    path = Path(name)
+    try:
+        path = path.expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
+        raise UserError(
+            f"{quoted(str(path))} cannot be looked for ({reason}): check the path and its permissions."
+        ) from error
+    return path
+
 
 def cache_folder(kind: str) -> Path:
     """`$XDG_CACHE_HOME/dino_ros/<kind>` (default: ~/.cache); it may not exist yet."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_ros.errors import UserError
+from dino_ros.errors import UserError, quoted
 from dino_ros.images.encodings import ImageLike, pixel_rows
 
 _TYPES = {"8U": "u1", "8S": "i1", "16U": "u2", "16S": "i2", "32S": "i4", "32F": "f4", "64F": "f8"}
@@ -29,14 +29,14 @@ def to_array(message: ImageLike) -> NDArray[Any]:
     Keeps the message's channel order; handles either byte order and padded rows. Raises UserError for other encodings
     and for data that does not fit the stated size.
     """
-    match = re.fullmatch(r"(8U|8S|16U|16S|32S|32F|64F)C([1-9]\d*)", message.encoding)
+    match = re.fullmatch(r"(8U|8S|16U|16S|32S|32F|64F)C([1-9][0-9]{0,8})", message.encoding)
     if match:
         kind, channels = _TYPES[match[1]], int(match[2])
     elif message.encoding in _NAMED:
         kind, channels = _NAMED[message.encoding]
     else:
         raise UserError(
-            f"The encoding {message.encoding!r} cannot be read as an array: use dino_ros.images.encodings.to_rgb."
+            f"The encoding {quoted(message.encoding)} cannot be read as an array: use dino_ros.images.encodings.to_rgb."
         )
     dtype = np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<")
     rows = pixel_rows(message, message.width * channels * dtype.itemsize)

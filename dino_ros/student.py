@@ -12,6 +12,7 @@ from typing import Any
 import onnxruntime
 
 from dino_ros.errors import UserError
+from dino_ros.files import named_path
 
 FORMAT_VERSION = 1
 METADATA_KEY = "dino_ros"
@@ -111,9 +112,9 @@ def _read(path: Path, state: tuple[int, int, int]) -> StudentInfo:
 def find_student(name_or_path: str) -> Path:
     """The path of a student, given its path, the name of a bundled one, or nothing for the default bundled one.
 
-    Raises UserError, listing the bundled names, if there is none.
+    Raises UserError, listing the bundled names, if there is none, or as `named_path` does.
     """
-    path = Path(name_or_path).expanduser()  # the shell does not, in `-p model:=~/student.onnx`
+    path = named_path(name_or_path)
     if name_or_path and path.is_file():
         return path
     bundled = MODELS / f"{name_or_path or DEFAULT_STUDENT}.onnx"

@@ -12,13 +12,14 @@ import dino_ros
 ORDER = {
     "dino_ros": (
         {"errors"},
-        {"files", "student"},
+        {"files"},
+        {"student"},
         {"images"},
         {"masks", "messages"},
         {"backends"},
         {"perception"},
         {"nodes"},
-        {"demo"},
+        {"demo", "doctor"},
         {"cli"},
     ),
     "dino_train": (

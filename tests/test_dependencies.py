@@ -46,7 +46,7 @@ EXTRAS = {
 IMPORTED_BY_OTHERS = {"onnxscript", "tensorboard"}
 """torch.onnx.export and torch.utils.tensorboard need them."""
 
-TOOLS = {"mypy", "ruff", "types-pyyaml"}
+TOOLS = {"mypy", "pytest-cov", "ruff", "types-pyyaml"}
 """What developers run and no file imports."""
 
 

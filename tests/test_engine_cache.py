@@ -6,6 +6,7 @@ The build is a stand-in that returns a few bytes.
 import dataclasses
 import json
 import multiprocessing
+import os
 import re
 import time
 from collections.abc import Callable
@@ -13,7 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from dino_ros.backends.engine_cache import EngineKey, EngineRecord, engine_file, open_engine, record_file
+from dino_ros.backends.engine_cache import (
+    EngineKey,
+    EngineRecord,
+    engine_file,
+    open_engine,
+    record_file,
+    why_not_own,
+)
 from dino_ros.errors import UserError
 
 KEY = EngineKey(
@@ -137,6 +145,47 @@ def test_a_damaged_engine_is_replaced(builder: Builder, kind: str) -> None:
     assert reason in builder.heard[0]
     assert first.build != second.build
     assert builder.open() == (data, second)
+
+
+STRANGER = 54321
+"""Number of a user who is neither root nor the one who runs the tests."""
+
+
+PLACES = {"engine": engine_file, "record": record_file, "folder": lambda folder, key: folder}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_engine_of_another_user_is_not_loaded(builder: Builder, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder.open()
+    if os.geteuid() == 0:
+        os.chown(PLACES[place](builder.folder, KEY), STRANGER, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: STRANGER)
+    assert builder.open()[0] == b"engine 2"
+    assert len(builder.heard) == 1
+    assert re.search(r"is not used: \S* belongs to another user \(number \d+\); remove it", builder.heard[0])
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_engine_that_everybody_may_write_is_not_loaded(builder: Builder, place: str) -> None:
+    builder.open()
+    path = PLACES[place](builder.folder, KEY)
+    mode = path.stat().st_mode
+    path.chmod(mode | 0o002)
+    assert builder.open()[0] == b"engine 2"
+    assert len(builder.heard) == 1
+    assert f"is not used: everybody may write to {path}; take that away with `chmod o-w`." in builder.heard[0]
+    path.chmod(mode)
+    assert builder.open()[0] == b"engine 2"
+
+
+def test_engines_of_root_and_those_in_a_folder_such_as_tmp_are_loaded(builder: Builder) -> None:
+    built = builder.open()
+    builder.folder.chmod(0o1777)
+    assert builder.open() == built
+    root = Path("/").stat()
+    assert root.st_uid == 0
+    assert why_not_own(Path("/"), root) == ""
 
 
 def test_a_missing_engine_is_built_silently(builder: Builder) -> None:

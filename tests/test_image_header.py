@@ -105,3 +105,42 @@ def test_a_format_whose_size_is_not_known_is_not_decoded() -> None:
     assert cv2.imdecode(np.frombuffer(gray, np.uint8), cv2.IMREAD_COLOR) is not None
     with pytest.raises(UserError, match="must be JPEG, PNG, WebP, TIFF or BMP"):
         to_rgb(Compressed(gray))
+
+
+def tiff(width: int, height: int, *more: tuple[int, int]) -> bytes:
+    """A gray TIFF without compression in one strip, with more entries (tag and value) at the end of its directory."""
+    entries = [
+        (256, width),
+        (257, height),
+        (258, 8),
+        (259, 1),
+        (262, 1),
+        (277, 1),
+        (278, height),
+        (279, width * height),
+    ]
+    entries = [*entries, (273, 8 + 2 + 12 * (len(entries) + 1 + len(more)) + 4), *more]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + bytes(width * height)
+
+
+def test_of_two_entries_of_a_tiff_the_first_counts() -> None:
+    """As for libtiff: a header of 8x8 pixels could hide 12000x12000."""
+    data = tiff(100, 50, (256, 8), (257, 8))
+    assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE).shape == (50, 100)
+    assert image_size(data) == (100, 50)
+
+
+def test_the_tiles_of_a_tiff_count() -> None:
+    assert image_size(tiff(16, 16, (322, 8000), (323, 4000))) == (8000, 4000)
+    assert image_size(tiff(1600, 1600, (322, 256), (323, 256))) == (1600, 1600)
+
+
+def test_the_scans_of_a_progressive_jpeg_count() -> None:
+    """The decoder goes over all pixels in every scan, however few bytes it has."""
+    data = cv2.imencode(".jpg", scene(64, 48), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    many = data[:-2] + last * 190 + data[-2:]
+    assert to_rgb(Compressed(data), 64 * 48).shape == to_rgb(Compressed(many), 64 * 48 * 11).shape
+    with pytest.raises(UserError, match=r"64x48 pixels in 200 scans is refused"):
+        to_rgb(Compressed(many), 64 * 48 * 9)

@@ -40,3 +40,12 @@ def test_changes_hold_at_once() -> None:
     assert sum(throttle.lets_pass(1 + t / 30) for t in range(60)) == 2
     throttle.max_rate, throttle.decimation = 0.0, 3
     assert sum(throttle.lets_pass(5 + t / 30) for t in range(30)) == 10
+
+
+@pytest.mark.parametrize("low", [0.001, 5e-324])
+def test_a_higher_rate_does_not_wait_for_the_end_of_a_low_ones_period(low: float) -> None:
+    throttle = Throttle(max_rate=low)
+    assert throttle.lets_pass(0.0)
+    assert not throttle.lets_pass(1.0)
+    throttle.max_rate = 10.0
+    assert sum(throttle.lets_pass(2 + t / 30) for t in range(30)) in (9, 10)

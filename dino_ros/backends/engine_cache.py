@@ -1,4 +1,7 @@
-"""The cache of TensorRT engines: `<cache>/engines/<name>.engine`, each with a JSON file that says what it is."""
+"""The cache of TensorRT engines: `<cache>/engines/<name>.engine`, each with a JSON file that says what it is.
+
+An engine is a program: what TensorRT loads may do anything. So one that somebody else may have written is not loaded.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import os
 import re
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -94,8 +99,8 @@ def open_engine(
 
     `label` names the engine in messages. `build` makes the engine's bytes and `load` takes them; both raise UserError.
     While one process builds, others that need the same engine wait for it. An engine that is damaged, was built for
-    another key or is refused by `load` is rebuilt, with a sentence to `report`. If `folder` (default: the user's cache)
-    cannot be written, the engine is used but not kept, again with a sentence to `report`.
+    another key, may be somebody else's or is refused by `load` is rebuilt, with a sentence to `report`. If `folder`
+    (default: the user's cache) cannot be written, the engine is used but not kept, again with a sentence to `report`.
     """
     folder = folder or cache_folder("engines")
     with contextlib.suppress(Stale):
@@ -132,11 +137,11 @@ def record_file(folder: Path, key: EngineKey) -> Path:
 def _read(folder: Path, key: EngineKey, load: Callable[[bytes], T]) -> tuple[T, EngineRecord]:
     """The engine with this key, checked. Raises Stale."""
     try:
-        data = engine_file(folder, key).read_bytes()
+        data = _read_own(engine_file(folder, key))
     except OSError as error:
         raise Stale from error
     try:
-        values = json.loads(record_file(folder, key).read_text())
+        values = json.loads(_read_own(record_file(folder, key)))
         record = EngineRecord(**{**values, "key": EngineKey(**values["key"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise Stale("the file that describes it is missing or damaged") from error
@@ -150,6 +155,28 @@ def _read(folder: Path, key: EngineKey, load: Callable[[bytes], T]) -> tuple[T, 
         return load(data), record
     except UserError as error:
         raise Stale(str(error).rstrip(".")) from error
+
+
+def _read_own(file: Path) -> bytes:
+    """Content of a file that nobody else can have written. Raises Stale, and OSError if it cannot be read."""
+    with file.open("rb") as opened:
+        for place, state in ((file.parent, file.parent.stat()), (file, os.fstat(opened.fileno()))):
+            if why := why_not_own(place, state):
+                raise Stale(why)
+        return opened.read()
+
+
+def why_not_own(place: Path, state: os.stat_result) -> str:
+    """Why somebody else may have written a file or a folder of this state, and what to do; empty if nobody can have.
+
+    The user and root can. A group can, too: on many systems every user has one of his own.
+    """
+    if state.st_uid not in (os.geteuid(), 0):
+        return f"{place} belongs to another user (number {state.st_uid}); remove it, or own it with `chown`"
+    sticky = stat.S_ISDIR(state.st_mode) and state.st_mode & stat.S_ISVTX  # as /tmp: files stay their owners'
+    if state.st_mode & stat.S_IWOTH and not sticky:
+        return f"everybody may write to {place}; take that away with `chmod o-w`"
+    return ""
 
 
 @contextlib.contextmanager

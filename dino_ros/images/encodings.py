@@ -12,11 +12,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_ros.errors import UserError
-from dino_ros.images.image_header import FORMATS, image_size
+from dino_ros.errors import UserError, quoted
+from dino_ros.images.image_header import FORMATS, image_size, jpeg_scans
 
 MAX_IMAGE_PIXELS = 64_000_000
 """Most pixels that a compressed image may have, unless another limit is given."""
+SCANS = 20
+"""Scans of a progressive JPEG beyond which its pixels count more than once; encoders make about ten."""
 
 
 class ImageLike(Protocol):
@@ -177,7 +179,7 @@ def _raw_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
         return _planar_to_rgb(message)
     if message.encoding not in _ENCODINGS:
         raise UserError(
-            f"The encoding {message.encoding!r} is not an image encoding that can be used: publish one of "
+            f"The encoding {quoted(message.encoding)} is not an image encoding that can be used: publish one of "
             f"{', '.join([*_ENCODINGS, *_PLANAR])}."
         )
     channels, size, conversion = _ENCODINGS[message.encoding]
@@ -218,6 +220,11 @@ def _planar_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
             f"An image of encoding {message.encoding}, step {step} and height {height} needs {needed} bytes, it has "
             f"{data.size}: it arrived incomplete, or the camera driver is wrong."
         )
+    if message.encoding == "i420" and step % 2:
+        raise UserError(
+            f"An image of encoding i420 has the odd step {step}: rows of color have half of it, so it must be even; "
+            "check the camera driver."
+        )
     luma = data[: height * step].reshape(height, step)[:, :width]
     rest = data[height * step : needed]
     if conversion is None:
@@ -233,11 +240,15 @@ def _planar_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
 def _compressed_to_rgb(message: CompressedImageLike, max_pixels: int) -> NDArray[np.uint8]:
     data = np.frombuffer(message.data, dtype=np.uint8)
     if "compressedDepth" in message.format:
-        raise UserError(f"The compressed format {message.format!r} holds depth, not an image: choose a color topic.")
-    size = image_size(data.tobytes())
-    if size and size[0] * size[1] > max_pixels:
         raise UserError(
-            f"A compressed image of {size[0]}x{size[1]} pixels is refused, since it has more than {max_pixels}: check "
+            f"The compressed format {quoted(message.format)} holds depth, not an image: choose a color topic."
+        )
+    encoded = data.tobytes()
+    size, scans = image_size(encoded), jpeg_scans(encoded)
+    if size and size[0] * size[1] * max(scans / SCANS, 1) > max_pixels:
+        what = f"{size[0]}x{size[1]} pixels" + (f" in {scans} scans" if scans > SCANS else "")
+        raise UserError(
+            f"A compressed image of {what} is refused, since it has more than {max_pixels}: check "
             "the camera, or raise max_image_pixels."
         )
     try:
@@ -246,7 +257,7 @@ def _compressed_to_rgb(message: CompressedImageLike, max_pixels: int) -> NDArray
         image = None
     if image is None:
         raise UserError(
-            f"A compressed image of format {message.format!r} and {data.size} bytes does not decode: it must be "
+            f"A compressed image of format {quoted(message.format)} and {data.size} bytes does not decode: it must be "
             f"{FORMATS}, and arrive complete."
         )
     rgb = image if _DECODE == _DECODE_RGB else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import struct
 
 JPEG, PNG, BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM"
+JPEG_SCAN = b"\xff\xda"
 TIFF = {b"II*\0": "<", b"MM\0*": ">"}
 """First bytes of TIFF, and the byte order that each stands for."""
 TIFF_NUMBERS = {3: "H", 4: "I"}
 """TIFF's types of unsigned integers."""
-TIFF_WIDTH, TIFF_HEIGHT = 256, 257
+TIFF_WIDTH, TIFF_HEIGHT, TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT = TIFF_SIDES = (256, 257, 322, 323)
 """TIFF's tags."""
 FORMATS = "JPEG, PNG, WebP, TIFF or BMP"
 """Those that are understood."""
@@ -18,7 +19,8 @@ FORMATS = "JPEG, PNG, WebP, TIFF or BMP"
 def image_size(data: bytes) -> tuple[int, int] | None:
     """Width and height in pixels of an encoded image, one of FORMATS; None if the header is not one of theirs.
 
-    Nothing is decoded. Follows ITU T.81 (JPEG), RFC 2083 (PNG), RFC 9649 (WebP), TIFF 6.0 and Windows bitmaps.
+    Of a TIFF in tiles that are larger than the image it is the tile's size, for which the decoder needs memory. Nothing
+    is decoded. Follows ITU T.81 (JPEG), RFC 2083 (PNG), RFC 9649 (WebP), TIFF 6.0 and Windows bitmaps.
     """
     try:
         start = data[:16]
@@ -35,6 +37,14 @@ def image_size(data: bytes) -> tuple[int, int] | None:
     except (struct.error, IndexError, ValueError):  # the data ends within the header
         pass
     return None
+
+
+def jpeg_scans(data: bytes) -> int:
+    """How often the decoder has to go over an image: the scans of a progressive JPEG; 1 for other formats.
+
+    Within a scan the marker cannot occur; one in metadata, such as that of a thumbnail, is counted, too.
+    """
+    return max(data.count(JPEG_SCAN), 1) if data.startswith(JPEG) else 1
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -74,11 +84,16 @@ def _tiff_size(data: bytes, order: str) -> tuple[int, int] | None:
     sides: dict[int, int] = {}
     for entry in range(directory + 2, directory + 2 + 12 * entries, 12):
         tag, kind, _ = struct.unpack_from(f"{order}HHI", data, entry)
-        if tag in (TIFF_WIDTH, TIFF_HEIGHT):
+        if tag in TIFF_SIDES:
             if kind not in TIFF_NUMBERS:
                 return None
-            (sides[tag],) = struct.unpack_from(order + TIFF_NUMBERS[kind], data, entry + 8)
-    return (sides[TIFF_WIDTH], sides[TIFF_HEIGHT]) if len(sides) == 2 else None
+            (side,) = struct.unpack_from(order + TIFF_NUMBERS[kind], data, entry + 8)
+            sides.setdefault(tag, side)  # as libtiff does: of two entries the first counts
+    if TIFF_WIDTH not in sides or TIFF_HEIGHT not in sides:
+        return None
+    return max(sides[TIFF_WIDTH], sides.get(TIFF_TILE_WIDTH, 0)), max(
+        sides[TIFF_HEIGHT], sides.get(TIFF_TILE_HEIGHT, 0)
+    )
 
 
 def _bmp_size(data: bytes) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
+from dino_ros.files import named_path
 from dino_ros.images.bags import BAG_SUFFIXES, choose_image_topics, deserializer, is_bag, open_bag
 from dino_ros.images.encodings import CompressedImageLike, ImageLike, to_rgb
 from dino_ros.images.folders import IMAGE_SUFFIXES, image_files, natural
@@ -84,7 +85,7 @@ def open_source(path: str | Path, topic: str | None = None) -> Source:
     `topic` is the bag's image topic; it may be left out if there is only one. Raises UserError if the path does not
     exist, is of no known kind or cannot be read, or if the topic is missing, ambiguous or does not carry images.
     """
-    path = Path(path).expanduser()  # the shell does not, in `-p path:=~/bag`
+    path = named_path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist: give the path of a bag, a video or a folder of images.")
     if is_bag(path):

@@ -8,8 +8,8 @@ from collections import deque
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-SHARED_MEMORY_SEGMENT = 512 * 1024
-"""Bytes in Fast DDS's default shared-memory segment; larger frames go over UDP, which may lose them."""
+from dino_ros.nodes.transport import DEFAULT_SEGMENT
+
 ARRIVALS_KEPT = 100
 """Latest frames over which the share of lost ones is computed."""
 FEWEST_ARRIVALS = 20
@@ -79,7 +79,7 @@ class Diagnostics:
             "give the camera's process the large-frame profile too "
             "(FASTRTPS_DEFAULT_PROFILES_FILE=.../config/fastdds.xml)"
         )
-        if 0 < self._frame_bytes <= SHARED_MEMORY_SEGMENT:
+        if 0 < self._frame_bytes <= DEFAULT_SEGMENT:
             advice = "set reliability to reliable, here and in the camera's driver"
         return f"{lost:.0%} of the camera's frames are lost in transport{size}: {advice}."
 

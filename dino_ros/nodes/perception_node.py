@@ -16,7 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import Executor, MultiThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -28,7 +28,7 @@ from dino_ros.nodes.camera_topics import CameraTopics
 from dino_ros.nodes.diagnostics import Diagnostics
 from dino_ros.nodes.parameters import PERCEPTION_PARAMETERS, declare_parameters, why_refused
 from dino_ros.nodes.process import run
-from dino_ros.nodes.rclpy_internals import RCLError, answer_impossible_transitions
+from dino_ros.nodes.rclpy_internals import answer_impossible_transitions
 from dino_ros.perception.perceiver import Perceiver
 from dino_ros.perception.pipeline import Pipeline
 
@@ -117,13 +117,17 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         try:
             make()
         except Exception as error:
-            self._failure = str(error)
-            if not isinstance(error, UserError):
-                self._failure = f"The transition {transition} failed: {type(error).__name__}: {error}"
-                self.get_logger().debug(traceback.format_exc())
+            self._failure = self._sentence(f"The transition {transition}", error)
             self.get_logger().error(self._failure)
             return otherwise
         return TransitionCallbackReturn.SUCCESS
+
+    def _sentence(self, work: str, error: Exception) -> str:
+        """What an error says; of one that nobody foresaw, which `work` failed, and where at the level debug."""
+        if isinstance(error, UserError):
+            return str(error)
+        self.get_logger().debug("".join(traceback.format_exception(error)))
+        return f"{work} failed: {type(error).__name__}: {error}"
 
     def _configure(self) -> None:
         with self._loading:
@@ -212,8 +216,8 @@ class PerceptionNode(LifecycleNodeMixin, Node):
                     following = self._load(models[0]) if models and self._perceiver is not None else None
                     self._mask_parameters(parameters, following or self._perceiver)
                     self._next = following
-                except UserError as error:
-                    reason = str(error)
+                except Exception as error:  # raised from here it would end the node
+                    reason = self._sentence("Setting the parameter", error)
             return SetParametersResult(successful=not reason, reason=reason)
 
     def _take_parameters(self, parameters: list[Parameter]) -> None:
@@ -274,15 +278,17 @@ class PerceptionNode(LifecycleNodeMixin, Node):
 def spin(executor: Executor, node: Node) -> None:
     """Spin until ROS is shut down.
 
-    rclpy raises out of the executor when a service cannot answer, as when the client has gone. That is logged and does
-    not end the node.
+    rclpy raises out of the executor what it meets while it serves a request: a client that has gone, a parameter whose
+    type is no type. That is logged and does not end the node.
     """
     while rclpy.ok():
         try:
             executor.spin()
-        except RCLError as error:
+        except ExternalShutdownException:
+            raise
+        except Exception as error:
             if rclpy.ok():
-                node.get_logger().error(f"A request could not be served: {error}")
+                node.get_logger().error(f"A request could not be served: {type(error).__name__}: {error}")
 
 
 def perceive() -> None:

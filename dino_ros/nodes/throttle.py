@@ -21,10 +21,11 @@ class Throttle:
             return False
         if self.max_rate <= 0:
             return True
+        period = 1 / self.max_rate
+        self._due = min(self._due, now + period)  # later than that it was only due at a lower rate, before a change
         if now < self._due:
             return False
         # A frame that passes late does not delay the next one: otherwise jitter would slow a camera down to a fraction
         # of its rate. After a pause the schedule starts over.
-        period = 1 / self.max_rate
         self._due = (self._due if now < self._due + period else now) + period
         return True
