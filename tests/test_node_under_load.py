@@ -114,6 +114,9 @@ def test_random_messages_and_parameters(client: Client, node: subprocess.Popen[b
     send()
     no_type = ParameterMessage(name="model", value=ParameterValue(type=77))
     assert set_parameters(SetParameters.Request(parameters=[no_type]), patience=0.5) is None  # rclpy cannot read it
+    for path in ("x" * 5000, "~nosuchuser/student.onnx", "/root\0"):
+        result = set_parameters(SetParameters.Request(parameters=[parameter_message("model", path)])).results[0]
+        assert not result.successful
     right = {row.name: row.default for row in PERCEPTION_PARAMETERS} | {"model": str(student), "backend": "onnxruntime"}
     right["reliability"] = "reliable"
     for name, value in right.items():

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("onnx")
 
+import numpy as np
 import onnx
 from onnx import GraphProto, TensorProto
 from onnx.helper import make_node, make_tensor_value_info
@@ -138,3 +139,22 @@ import dino_ros.images.overlay, dino_ros.perception.perceiver
 assert not {"torch", "rosbags", "rclpy"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_weights_outside_the_students_folder_are_not_read(tmp_path: Path, absolute: bool) -> None:
+    """A student from elsewhere names files that its sender does not have."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(np.float32(1 / 255 / 0.25).tobytes())
+    path = tmp_path / "students" / "s.onnx"
+    path.parent.mkdir()
+    write_student(path)
+    model = onnx.load(path)
+    scale = next(tensor for tensor in model.graph.initializer if tensor.name == "scale")
+    scale.ClearField("float_data")
+    scale.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", str(secret) if absolute else "../secret"), ("offset", "0"), ("length", "4")):
+        scale.external_data.add(key=key, value=value)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match=r"that ONNX Runtime .* can load"):
+        read_student(path)

@@ -19,7 +19,7 @@ from dino_ros.images.sources import Frame, Source, open_source
 from dino_ros.images.stamps import SECOND, stamp_fields
 from dino_ros.nodes.messages import jpeg_message, rgb_message
 from dino_ros.nodes.parameters import CAMERA_PARAMETERS, declare_parameters
-from dino_ros.nodes.process import run
+from dino_ros.nodes.process import run, serve
 from dino_ros.nodes.rclpy_internals import RCLError
 
 GAP = 1 / 30
@@ -56,13 +56,13 @@ class CameraNode(Node):
             f"Playing {self.source.name} ({len(self.source)} frames) on {topic}, once it has subscribers."
         )
         while rclpy.ok() and self._publisher.get_subscription_count() < self._value("wait_for_subscribers"):
-            rclpy.spin_once(self, timeout_sec=0.05)
+            self._serve(0.05)
         start = time.monotonic()
         rate, loop, say = self._value("rate"), self._value("loop"), self.get_logger().info
         problem = "none of its messages can be read"
         for due, stamp, frame in timeline(self.source, rate, loop, self._now(), say):
             while rclpy.ok() and (wait := start + due - time.monotonic()) > 0:
-                rclpy.spin_once(self, timeout_sec=min(wait, 0.05))
+                self._serve(min(wait, 0.05))
             if not rclpy.ok():
                 break
             try:
@@ -96,6 +96,10 @@ class CameraNode(Node):
             message.data = bytes(recorded.data)
             return message
         return rgb_message(frame.rgb(), header)
+
+    def _serve(self, seconds: float) -> None:
+        """Serve what is asked of the node, for at most so long."""
+        serve(self, lambda: rclpy.spin_once(self, timeout_sec=seconds))
 
     def _now(self) -> int:
         return int(self.get_clock().now().nanoseconds)

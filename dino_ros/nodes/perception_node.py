@@ -16,7 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import Executor, ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -27,7 +27,7 @@ from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.camera_topics import CameraTopics
 from dino_ros.nodes.diagnostics import Diagnostics
 from dino_ros.nodes.parameters import PERCEPTION_PARAMETERS, declare_parameters, why_refused
-from dino_ros.nodes.process import run
+from dino_ros.nodes.process import run, serve
 from dino_ros.nodes.rclpy_internals import answer_impossible_transitions
 from dino_ros.perception.perceiver import Perceiver
 from dino_ros.perception.pipeline import Pipeline
@@ -275,22 +275,6 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         }
 
 
-def spin(executor: Executor, node: Node) -> None:
-    """Spin until ROS is shut down.
-
-    rclpy raises out of the executor what it meets while it serves a request: a client that has gone, a parameter whose
-    type is no type. That is logged and does not end the node.
-    """
-    while rclpy.ok():
-        try:
-            executor.spin()
-        except ExternalShutdownException:
-            raise
-        except Exception as error:
-            if rclpy.ok():
-                node.get_logger().error(f"A request could not be served: {type(error).__name__}: {error}")
-
-
 def perceive() -> None:
     """Run the node until ROS is shut down."""
     cv2.setNumThreads(1)  # the images are small, and its threads would get in the way of the engine's
@@ -298,7 +282,8 @@ def perceive() -> None:
     executor = MultiThreadedExecutor(num_threads=3)  # transitions, parameters, diagnostics
     executor.add_node(node)
     try:
-        spin(executor, node)
+        while rclpy.ok():
+            serve(node, executor.spin)
     finally:
         executor.shutdown()
         node.stop()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import cv2
 import rclpy
 from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from dino_ros.errors import UserError
@@ -69,6 +70,21 @@ def run(name: str, work: Callable[[], None]) -> None:
         signal.signal(number, signal.SIG_IGN)  # Python gives up its own handlers while it ends
     rclpy.try_shutdown()
     sys.exit(exit_code)
+
+
+def serve(node: Node, spin: Callable[[], None]) -> None:
+    """Spin a node, by `spin`.
+
+    rclpy raises out of it what it meets while it serves a request: a client that has gone, a parameter whose type is no
+    type. That is logged and does not end the node; ExternalShutdownException is raised.
+    """
+    try:
+        spin()
+    except ExternalShutdownException:
+        raise
+    except Exception as error:
+        if rclpy.ok():
+            node.get_logger().error(f"A request could not be served: {type(error).__name__}: {error}")
 
 
 def unfinished() -> list[threading.Thread]:
