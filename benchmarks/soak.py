@@ -101,7 +101,7 @@ class Cameras(Node):
         self.masks: dict[str, list[int]] = {name: [] for name in CAMERAS}
         """Stamps of the masks that arrived, ns."""
         self.latencies: list[float] = []
-        self.counts: dict[str, dict[str, int]] = {name: {} for name in CAMERAS}
+        self.counts: dict[str, dict[str, int]] = {}
         """What the node last said of each camera's frames."""
         for name in CAMERAS:
             self.create_subscription(
@@ -117,7 +117,7 @@ class Cameras(Node):
         for status in array.status:
             values = {pair.key: pair.value for pair in status.values}
             name = status.name.rpartition(" ")[2]
-            if name in self.counts:
+            if name in CAMERAS:
                 self.counts[name] = {key: int(values[key]) for key in (RECEIVED, SUPERSEDED, UNUSABLE)}
 
     def publish(self, name: str, message: Image) -> int:
@@ -128,12 +128,12 @@ class Cameras(Node):
 
     def total(self, key: str) -> int:
         """A count of the node's over all cameras."""
-        return sum(counts.get(key, 0) for counts in self.counts.values())
+        return sum(counts[key] for counts in list(self.counts.values()))
 
     def settled(self) -> bool:
         """Whether it is known of every frame that reached the node what became of it."""
         known = sum(map(len, self.masks.values())) + self.total(SUPERSEDED) + self.total(UNUSABLE)
-        return self.total(RECEIVED) == known
+        return len(self.counts) == len(CAMERAS) and self.total(RECEIVED) == known
 
 
 @contextmanager
@@ -177,6 +177,7 @@ def soak(student: str, seconds: float) -> Soak:
                     samples.append((now / 60, *resources(process)))
                 time.sleep(max(begin + published / (OVERLOAD * rate) - time.monotonic(), 0))
             took = time.monotonic() - begin
+            node.counts.clear()  # what was said while frames came is not the last word
             until(node.settled)
             result = {key: node.total(key) for key in (RECEIVED, SUPERSEDED, UNUSABLE)}
             masks, latencies = [len(stamps) for stamps in node.masks.values()], node.latencies[:]
