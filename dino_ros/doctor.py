@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -54,8 +55,8 @@ def examine(model: str) -> Iterator[Finding]:
     """
     try:
         found = middleware()
-        yield checked("ROS", lambda: describe_ros(found))
-        yield checked("DDS profile", lambda: profile(found, os.environ), WARNING)
+        yield checked("ROS", partial(describe_ros, found))
+        yield checked("DDS profile", partial(profile, found, os.environ), WARNING)
     except UserError as error:
         yield Finding(PROBLEM, "ROS", str(error))
     yield checked("shared memory", shared_memory)
@@ -68,12 +69,12 @@ def examine(model: str) -> Iterator[Finding]:
         present = any(Path(driver).exists() for driver in DRIVERS)
         without = "there is no NVIDIA driver: the student runs on the CPU"
         yield Finding(WARNING, "GPU", str(error)) if present else Finding(OK, "GPU", without)
-    student = checked("student", lambda: describe_student(model))
+    student = checked("student", partial(describe_student, model))
     yield student
     if student.level == OK:
         yield from engines(find_student(model), device)
     for kind in CACHES:
-        yield checked(f"cache {kind}", lambda kind=kind: cache(kind), WARNING)  # type: ignore[misc]
+        yield checked(f"cache {kind}", partial(cache, kind), WARNING)
 
 
 def checked(subject: str, check: Callable[[], str], otherwise: str = PROBLEM) -> Finding:
@@ -146,12 +147,12 @@ def engines(student: Path, device: Device | None) -> Iterator[Finding]:
     if device is not None:
         installed = [name for name in TITLES if find_spec(name)]
         for name in installed:
-            yield checked(name, lambda name=name: built(name, student, device), WARNING)  # type: ignore[misc]
+            yield checked(name, partial(built, name, student, device), WARNING)
         if not installed:
             yield Finding(WARNING, "tensorrt", "TensorRT is not installed: docs/jetson.md says how.")
-            yield checked("onnxruntime_cuda", lambda: description("onnxruntime_cuda"), WARNING)
-    yield checked("openvino", lambda: description("openvino"), WARNING)
-    yield checked(REFERENCE, lambda: description(REFERENCE))
+            yield checked("onnxruntime_cuda", partial(description, "onnxruntime_cuda"), WARNING)
+    yield checked("openvino", partial(description, "openvino"), WARNING)
+    yield checked(REFERENCE, partial(description, REFERENCE))
 
 
 def built(name: str, student: Path, device: Device) -> str:

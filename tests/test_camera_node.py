@@ -15,7 +15,8 @@ pytest.importorskip("rclpy")
 
 from builtin_interfaces.msg import Time
 from clients import Client
-from rcl_interfaces.srv import GetParameters
+from rcl_interfaces.msg import Parameter, ParameterValue
+from rcl_interfaces.srv import GetParameters, SetParameters
 from sensor_msgs.msg import CompressedImage, Image
 
 from dino_ros.demo.run import running
@@ -164,6 +165,10 @@ def test_services_answer_while_a_fast_source_plays(client: Client, tmp_path: Pat
     with subprocess.Popen(command + [word for option in options for word in ("-p", option)]) as process:
         service = client.create_client(GetParameters, "/camera/get_parameters")
         assert service.wait_for_service(timeout_sec=20.0)
+        change = client.create_client(SetParameters, "/camera/set_parameters")
+        assert change.wait_for_service(timeout_sec=20.0)
+        no_type = Parameter(name="rate", value=ParameterValue(type=77))  # which rclpy cannot read
+        change.call_async(SetParameters.Request(parameters=[no_type]))
         answer = service.call_async(GetParameters.Request(names=["topic"]))
         try:
             client.wait(answer.done, "an answer", seconds=10)
