@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import GetParameters, SetParameters, SetParametersAtomically
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage
 
 from dino_ros.backends import BACKENDS
@@ -30,6 +33,7 @@ from dino_ros.images.encodings import to_rgb
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.messages import to_array
+from dino_ros.nodes import perception_node
 from dino_ros.nodes.detections import vision
 from dino_ros.nodes.parameters import PERCEPTION_PARAMETERS
 from dino_ros.perception.perceiver import OUTPUTS, Perceiver
@@ -270,7 +274,39 @@ def test_a_failed_transition_is_said_until_the_next_attempt(client: Client, stud
             assert "no student 'missing.onnx'" in failed.message
         assert client.set_parameter("model", str(student)) == (True, "")
         assert bring_up(client, PERCEPTION)
-        assert client.diagnosis(lambda s: values(s)["state"] == "active").level == DiagnosticStatus.OK
+        working = client.diagnosis(lambda s: values(s)["state"] == "active")
+        assert working.level == DiagnosticStatus.OK
+        assert working.hardware_id
+        assert working.hardware_id in values(working)["backend"]
+
+
+def test_what_any_transition_raises_is_logged_and_stands_until_the_next_attempt(
+    client: Client, student: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, where the parts that fail can be chosen."""
+    node = perception_node.PerceptionNode()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    assert client.set_parameter("model", str(student)) == (True, "")
+    for transition, fails in (("configure", "CameraTopics"), ("activate", "Pipeline")):
+        with monkeypatch.context() as patch:
+            patch.setattr(perception_node, fails, lambda *arguments: 1 / 0)
+            if transition == "activate":
+                assert client.diagnosis(lambda s: True).level == DiagnosticStatus.ERROR  # still that of configure
+                assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+                assert client.diagnosis(lambda s: values(s)["state"] == "inactive").level == DiagnosticStatus.OK
+            assert getattr(node, f"trigger_{transition}")() != TransitionCallbackReturn.SUCCESS
+        sentence = f"The transition {transition} failed: ZeroDivisionError: division by zero"
+        for _ in range(2):  # seconds
+            failed = client.diagnosis(lambda s: values(s)["state"] == "unconfigured")
+            assert (failed.level, failed.message) == (DiagnosticStatus.ERROR, sentence)
+        assert capfd.readouterr().err.count(sentence) == 1
+    executor.shutdown()
+    thread.join()
+    node.stop()
+    node.destroy_node()
 
 
 @pytest.mark.parametrize("names", [["a b"], ["1"], ["{camera}"], ["a//b"], ["front", "front"]])
