@@ -156,7 +156,10 @@ def test_the_worst_is_said_first() -> None:
     wrong: dict[str, str | Silence] = {"mismatch": "/dino/objects: the QoS does not match."}
     assert report(diagnostics, wanted=False, **wrong).level == DiagnosticStatus.WARN
     diagnostics.problem("A frame is bad.")
-    assert report(diagnostics, **wrong).message == "A frame is bad."
+    status = report(diagnostics, **wrong)
+    assert status.message == "A frame is bad."
+    shown = {pair.key: pair.value for pair in status.values}
+    assert shown["QoS that does not match"] == "/dino/objects: the QoS does not match."
     wrong["silence"] = Silence("Nobody publishes on /camera.", False)
     assert report(diagnostics, **wrong).message == "Nobody publishes on /camera."
     wrong["failure"] = "There is no student."

@@ -164,6 +164,8 @@ class Diagnostics:
             **{name: str(count) for name, count in counts.items()},
             "frames lost before the node (%)": f"{lost * 100:.0f}",
         }
+        if mismatch:
+            values["QoS that does not match"] = mismatch
         if latencies.size:
             for percentile in (50, 90, 99):
                 values[f"latency p{percentile} (ms)"] = f"{np.percentile(latencies, percentile):.1f}"
