@@ -280,32 +280,50 @@ def test_a_failed_transition_is_said_until_the_next_attempt(client: Client, stud
         assert working.hardware_id in values(working)["backend"]
 
 
-def test_what_any_transition_raises_is_logged_and_stands_until_the_next_attempt(
-    client: Client, student: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """In this process, where the parts that fail can be chosen."""
+@pytest.fixture
+def node(ros: None) -> Iterator[perception_node.PerceptionNode]:
+    """The node in this process, where the parts that fail can be chosen."""
     node = perception_node.PerceptionNode()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin)
     thread.start()
-    assert client.set_parameter("model", str(student)) == (True, "")
-    for transition, fails in (("configure", "CameraTopics"), ("activate", "Pipeline")):
-        with monkeypatch.context() as patch:
-            patch.setattr(perception_node, fails, lambda *arguments: 1 / 0)
-            if transition == "activate":
-                assert client.diagnosis(lambda s: True).message == sentence  # still that of configure
-                assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-                assert client.diagnosis(lambda s: values(s)["state"] == "inactive").level == DiagnosticStatus.OK
-            assert getattr(node, f"trigger_{transition}")() != TransitionCallbackReturn.SUCCESS
-        sentence = f"The transition {transition} failed: ZeroDivisionError: division by zero"
-        failed = client.diagnosis(lambda s: values(s)["state"] == "unconfigured")
-        assert (failed.level, failed.message) == (DiagnosticStatus.ERROR, sentence)
-        assert capfd.readouterr().err.count(sentence) == 1
+    yield node
     executor.shutdown()
     thread.join()
     node.stop()
     node.destroy_node()
+
+
+def test_what_any_transition_raises_is_logged_and_stands_until_the_next_attempt(
+    node: perception_node.PerceptionNode,
+    client: Client,
+    student: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert client.set_parameter("model", str(student)) == (True, "")
+    sentence = "The transition {} failed: ZeroDivisionError: division by zero"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(perception_node, "CameraTopics", lambda *arguments: 1 / 0)
+        assert node.trigger_configure() != TransitionCallbackReturn.SUCCESS
+    client.diagnosis(lambda status: status.message == sentence.format("configure"))
+    failed = client.diagnosis(lambda status: True)  # a second later
+    assert (failed.level, failed.message) == (DiagnosticStatus.ERROR, sentence.format("configure"))
+
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert client.diagnosis(lambda status: values(status)["state"] == "inactive").level == DiagnosticStatus.OK
+    with monkeypatch.context() as patch:
+        patch.setattr(perception_node, "Pipeline", lambda *arguments: 1 / 0)
+        assert node.trigger_activate() != TransitionCallbackReturn.SUCCESS
+    client.diagnosis(lambda status: status.message == sentence.format("activate"))
+    failed = client.diagnosis(lambda status: True)
+    assert (failed.level, failed.message) == (DiagnosticStatus.ERROR, sentence.format("activate"))
+    assert values(failed)["state"] == "unconfigured"
+
+    log = capfd.readouterr().err
+    assert [log.count(sentence.format(transition)) for transition in ("configure", "activate")] == [1, 1]
 
 
 @pytest.mark.parametrize("names", [["a b"], ["1"], ["{camera}"], ["a//b"], ["front", "front"]])
