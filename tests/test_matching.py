@@ -138,13 +138,14 @@ def test_a_publisher_that_does_not_match_is_named_beside_one_that_does(bench: Be
     good = bench.driver.create_publisher(Image, TOPIC, RELIABLE)
     timer = bench.node.create_timer(0.05, lambda: good.publish(rgb_message(image(1), header(1, "camera"))))
     bench.until(lambda status: values(status)["frames received"] != "0" and status.level == DiagnosticStatus.OK)
-    bad = bench.driver.create_publisher(Image, TOPIC, BEST_EFFORT)
-    status = bench.until(lambda status: status.message == UNMATCHED)
-    assert status.level == DiagnosticStatus.WARN
-    bench.driver.destroy_publisher(bad)
-    bench.until(lambda status: status.level == DiagnosticStatus.OK)
+    for times in (1, 2):
+        bad = bench.driver.create_publisher(Image, TOPIC, BEST_EFFORT)
+        status = bench.until(lambda status: status.message == UNMATCHED)
+        assert status.level == DiagnosticStatus.WARN
+        bench.driver.destroy_publisher(bad)
+        bench.until(lambda status: status.level == DiagnosticStatus.OK)
+        assert bench.warnings().count(UNMATCHED) == times
     timer.cancel()
-    assert bench.warnings().count(UNMATCHED) == 1
 
 
 def test_a_subscriber_to_results_that_does_not_match_is_named(bench: Bench) -> None:
