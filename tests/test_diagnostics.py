@@ -110,8 +110,18 @@ def test_bad_frames_alone_are_an_error(clock: Clock) -> None:
         levels.append(report(diagnostics).level)
         clock.now += 1
     assert levels == [DiagnosticStatus.WARN] * int(WARNED_FOR) + [DiagnosticStatus.ERROR]
-    diagnostics.published(0.01)
+    diagnostics.subscribed()  # after a while in which nobody wanted its frames
+    diagnostics.problem("A frame is bad.")
     assert report(diagnostics).level == DiagnosticStatus.WARN
+
+
+def test_a_usable_frame_between_bad_ones_makes_them_no_error(clock: Clock) -> None:
+    diagnostics = Diagnostics()
+    for _ in range(2 * int(WARNED_FOR)):
+        diagnostics.problem("A frame is bad.")
+        diagnostics.published(0.01)
+        assert report(diagnostics).level == DiagnosticStatus.WARN
+        clock.now += 1
 
 
 @pytest.mark.parametrize("superseded", [0, 10, 11, 60])

@@ -48,6 +48,7 @@ class Diagnostics:
         """The camera was subscribed to: from now on its frames are missed."""
         with self._lock:
             self._silent_since = monotonic()
+            self._bad_since = None
 
     def received(self, size: int) -> None:
         """A frame of `size` bytes came in."""
