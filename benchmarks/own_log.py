@@ -96,7 +96,7 @@ def link(file: Path, folder: Path) -> None:
 
 
 def distill(weights: str, paths: list[str], out: Path, seconds: float) -> None:
-    """Distill three quarters of the encoder's blocks in about `seconds` of two cores; writes the run `out/distilled`."""
+    """Distill three quarters of the encoder's blocks in about `seconds` of two cores; writes `out/distilled`."""
     vit = open_weights(weights).vit
     patch, heads = patch_size(vit), int(vit.blocks[0].attn.num_heads)
     # The kind of the encoder's blocks, with LayerScale or without; the shape is the encoder's.
