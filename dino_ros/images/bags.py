@@ -16,15 +16,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dino_ros.errors import UserError
-from dino_ros.images.bag_files import (
-    Connection,
-    Message,
-    MessageReader,
-    complete_database,
-    count_messages,
-    find_messages,
-)
+from dino_ros.images.bag_files import MessageReader, count_messages, find_messages
+from dino_ros.images.bag_records import Connection, Message
 from dino_ros.images.folders import is_stray, natural
+from dino_ros.images.sqlite_files import complete_database
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.images.bag_files import Connection, MessageReader
+from dino_ros.images.bag_files import MessageReader
+from dino_ros.images.bag_records import Connection
 from dino_ros.images.bags import choose_image_topics, deserializer
 from dino_ros.images.encodings import to_rgb
 from dino_ros.images.sampling import evenly_spaced

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.images.bag_files import CHUNK, MESSAGE, Connection, complete_database, find_messages
+from dino_ros.images.bag_files import CHUNK, MESSAGE, find_messages
+from dino_ros.images.bag_records import Connection
 from dino_ros.images.bags import IMAGE_TYPES, bag_files, broken_bag, open_bag
+from dino_ros.images.sqlite_files import complete_database
 from dino_train.data.cache import Cache
 
 
