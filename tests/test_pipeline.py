@@ -21,6 +21,8 @@ from dino_ros.perception.pipeline import IMAGE, Pipeline, PreparedFrame
 class MemoryCamera:
     """Remembers every call, and can hold up the deliver stage."""
 
+    image_topic = "/camera/image_raw"
+
     def __init__(self, wanted: Collection[str] = ("mask",)) -> None:
         self._wanted = wanted
         self.changed = threading.Condition()
