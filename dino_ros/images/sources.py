@@ -139,10 +139,9 @@ class BagSource:
                 yield Frame(stamp or time, time, frame_id, _rgb_image(rgb))
             return
         for time, message in self._messages():
+            stamp, frame_id, bits = stamp_ns(message) or time, message.header.frame_id, self._bits.see(message)
             name = f"{self.path}, topic {self.topic}, message at {time} ns"
-            yield Frame(
-                stamp_ns(message) or time, time, message.header.frame_id, message, name, self._bits.see(message)
-            )
+            yield Frame(stamp, time, frame_id, message, name=name, least_bits=bits)
 
     def _messages(self) -> Iterator[tuple[int, Any]]:
         for time, raw in self._bag.messages(self.topic):
@@ -221,7 +220,7 @@ class FolderSource:
                 continue
             encoded = EncodedImage(file.suffix[1:].lower().replace("jpg", "jpeg"), data)
             time = round(number / FOLDER_RATE * SECOND)
-            yield Frame(time, time, "", encoded, readable(str(file)))
+            yield Frame(time, time, "", encoded, name=readable(str(file)))
 
 
 def check_video_name(path: Path) -> None:
