@@ -101,27 +101,19 @@ class VideoDecoder:
     def __init__(self, codec: str) -> None:
         self._av = load_av(f"Decoding a topic of {codec or 'video'}")
         self._codec_name = codec
-        context = self._open()
-        context.options = {"max_pixels": str(MAX_IMAGE_PIXELS)}
-        context.thread_count = 1  # a process that is forked would lack the others
-        self._packets = PacketDecoder(context)
+        self._packets = self._open()
 
     def is_keyframe(self, data: bytes) -> bool:
-        """Whether a frame is decoded without those before it."""
-        parser = self._open()
-        try:
-            return any(packet.is_keyframe for packet in [*parser.parse(bytes(data)), *parser.parse()])
-        except self._av.FFmpegError:
-            return False
+        """Whether a frame decodes without those before it; that is tried, since not every publisher says so."""
+        alone = self._open()
+        return any(frame.key_frame for _, frame in [*alone.decode(self._packet(0, data)), *alone.decode(None)])
 
     def decode(self, number: int, data: bytes) -> list[tuple[int, VideoFrame]]:
         """Take the data of a frame; return the frames that are complete now, with their numbers.
 
         Those that PacketDecoder leaves out are missing.
         """
-        packet = self._av.Packet(bytes(data) or b"\0")  # an empty one would tell the decoder that the video ends
-        packet.pts = packet.dts = number
-        return self._packets.decode(packet)
+        return self._packets.decode(self._packet(number, data))
 
     def finish(self) -> list[tuple[int, VideoFrame]]:
         """Return the frames that waited for later ones, and make ready for another keyframe."""
@@ -133,13 +125,21 @@ class VideoDecoder:
         """Forget all frames: the next one must be a keyframe."""
         self._packets.restart()
 
-    def _open(self) -> Any:
+    def _packet(self, number: int, data: bytes) -> Any:
+        packet = self._av.Packet(bytes(data) or b"\0")  # an empty one would tell the decoder that the video ends
+        packet.pts = packet.dts = number
+        return packet
+
+    def _open(self) -> PacketDecoder:
         try:
-            return self._av.CodecContext.create(self._codec_name, "r")
+            codec = self._av.CodecContext.create(self._codec_name, "r")
         except (self._av.FFmpegError, ValueError) as error:
             raise UserError(
                 f"Video of the codec {self._codec_name!r} cannot be decoded: record H.264 or H.265."
             ) from error
+        codec.options = {"max_pixels": str(MAX_IMAGE_PIXELS)}
+        codec.thread_count = 1  # a process that is forked would lack the others
+        return PacketDecoder(codec)
 
 
 def decode_messages(
