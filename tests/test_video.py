@@ -174,6 +174,18 @@ def test_frames_before_the_first_keyframe_are_left_out_and_counted_once(
     ]
 
 
+def test_a_file_of_sound_alone(tmp_path: Path) -> None:
+    path = tmp_path / "v.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        sound.sample_rate = 8000
+        container.mux([*stream.encode(sound), *stream.encode(None)])
+    for read, sentence in ((open_source, "does not decode as a video"), (VideoFrames, "holds no video")):
+        with pytest.raises(UserError, match=rf"v\.mkv {sentence}"):
+            read(path)
+
+
 def test_real_video(test_data: Path) -> None:
     path = test_data / "videos" / "cups.mp4"
     frames = VideoFrames(path)
