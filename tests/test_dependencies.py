@@ -40,6 +40,7 @@ EXTRAS = {
     "tensorrt_rtx": {"tensorrt_rtx", "cuda"},
     "quantize": {"nncf"},
     "slurm": {"submitit"},
+    "video": {"av"},
 }
 """Modules that only those need who use the feature: each extra installs its own."""
 

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
 from dino_ros.images.bags import BAG_SUFFIXES, choose_image_topics, deserializer, is_bag, open_bag
-from dino_ros.images.encodings import CompressedImageLike, ImageLike, to_rgb
-from dino_ros.images.folders import IMAGE_SUFFIXES, image_files, natural
+from dino_ros.images.encodings import CompressedImageLike, ImageLike, SensorBits, to_rgb
+from dino_ros.images.folders import IMAGE_SUFFIXES, check_no_pipe, image_files, natural
 from dino_ros.images.stamps import SECOND, stamp_ns
+from dino_ros.images.video_messages import VIDEO_TYPES, decode_messages, load_av
 
 log = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"})
 FOLDER_RATE = 30.0
 """Frames per second of a folder of images, which has no stamps."""
 
@@ -56,11 +57,18 @@ class Frame:
     """Nanoseconds: when it was recorded in a bag, else counted from 0."""
     frame_id: str
     image: ImageLike | CompressedImageLike
-    """As recorded."""
+    """As recorded, that of a video decoded."""
+    name: str = ""
+    """What it is called in messages."""
+    least_bits: int = 0
+    """Bits per pixel that 16-bit images of its camera have been seen to use."""
 
     def rgb(self) -> NDArray[np.uint8]:
-        """The image, RGB [H, W, 3] uint8. Raises UserError if it cannot be decoded."""
-        return to_rgb(self.image)
+        """The image, RGB [H, W, 3] uint8. Raises UserError, naming the frame, if it cannot be decoded."""
+        try:
+            return to_rgb(self.image, least_bits=self.least_bits)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from error
 
 
 class Source(Protocol):
@@ -87,6 +95,7 @@ def open_source(path: str | Path, topic: str | None = None) -> Source:
     path = Path(path).expanduser()  # the shell does not, in `-p path:=~/bag`
     if not path.exists():
         raise UserError(f"{path} does not exist: give the path of a bag, a video or a folder of images.")
+    check_no_pipe(path)
     if is_bag(path):
         return BagSource(path, topic)
     if path.is_dir():
@@ -100,7 +109,7 @@ def open_source(path: str | Path, topic: str | None = None) -> Source:
 class BagSource:
     """The messages of one image topic of a bag, in recorded order; those that are damaged are left out, with a warning.
 
-    Raises UserError, beside what `open_source` says, if the topic has no messages.
+    Those of video are decoded. Raises UserError, beside what `open_source` says, if the topic has no messages.
     """
 
     recorded = True
@@ -115,19 +124,33 @@ class BagSource:
         self._deserialize = deserializer(self._bag.topics[self.topic])
         if not len(self):
             raise UserError(f"The topic {self.topic} of {path} has no messages: choose another topic, or record again.")
+        self._video = self._bag.types[self.topic] in VIDEO_TYPES
+        if self._video:
+            load_av(f"The topic {self.topic} of {path} is video: playing it")
         self.name = f"{readable(path.name)}, {self.topic}"
+        self._bits = SensorBits(self.name)
 
     def __len__(self) -> int:
         return self._bag.counts[self.topic]
 
     def __iter__(self) -> Iterator[Frame]:
+        if self._video:
+            for time, stamp, frame_id, rgb in decode_messages(self._messages(), f"{self.path}, topic {self.topic}"):
+                yield Frame(stamp or time, time, frame_id, _rgb_image(rgb))
+            return
+        for time, message in self._messages():
+            stamp, frame_id, bits = stamp_ns(message) or time, message.header.frame_id, self._bits.see(message)
+            name = f"{self.path}, topic {self.topic}, message at {time} ns"
+            yield Frame(stamp, time, frame_id, message, name=name, least_bits=bits)
+
+    def _messages(self) -> Iterator[tuple[int, Any]]:
         for time, raw in self._bag.messages(self.topic):
             try:
                 message = self._deserialize(raw)
             except UserError as error:
                 log.warning("left out: %s, topic %s, message at %d ns: %s", self.path, self.topic, time, error)
                 continue
-            yield Frame(stamp_ns(message) or time, time, message.header.frame_id, message)
+            yield time, message
 
 
 class VideoSource:
@@ -150,13 +173,18 @@ class VideoSource:
 
     def __iter__(self) -> Iterator[Frame]:
         capture = self._open()
-        number = 0
+        first, seconds = None, 0.0
         while True:
             decoded, bgr = capture.read()
             if not decoded:
                 return
-            yield _decoded_frame(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), number / self._rate)
-            number += 1
+            told = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            if first is None:
+                first = told
+            else:  # some formats do not tell the times of all frames
+                seconds = told - first if told - first > seconds else seconds + 1 / self._rate
+            time = round(seconds * SECOND)
+            yield Frame(time, time, "", _rgb_image(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)))
 
     def _open(self) -> cv2.VideoCapture:
         check_video_name(self.path)
@@ -192,7 +220,7 @@ class FolderSource:
                 continue
             encoded = EncodedImage(file.suffix[1:].lower().replace("jpg", "jpeg"), data)
             time = round(number / FOLDER_RATE * SECOND)
-            yield Frame(time, time, "", encoded)
+            yield Frame(time, time, "", encoded, name=readable(str(file)))
 
 
 def check_video_name(path: Path) -> None:
@@ -206,7 +234,6 @@ def readable(name: str) -> str:
     return os.fsencode(name).decode(errors="replace")
 
 
-def _decoded_frame(rgb: Any, seconds: float) -> Frame:
+def _rgb_image(rgb: Any) -> RgbImage:
     height, width, _ = rgb.shape
-    time, pixels = round(seconds * SECOND), np.ascontiguousarray(rgb).reshape(-1)
-    return Frame(time, time, "", RgbImage(pixels, height, width, width * 3))
+    return RgbImage(np.ascontiguousarray(rgb).reshape(-1), height, width, width * 3)
