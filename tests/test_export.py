@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import dataclasses
 import hashlib
 import http.server
 import json
@@ -52,7 +53,7 @@ PREFIX_TOKENS = {
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint whose student and teacher differ, with weights large enough for attention to be uneven."""
     path = tmp_path_factory.mktemp("run") / "checkpoint.pt"
-    own_checkpoint(path, RECIPE)
+    own_checkpoint(path, dataclasses.replace(RECIPE, backbone=dataclasses.replace(RECIPE.backbone, depth=2)))
     return path
 
 
