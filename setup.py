@@ -94,6 +94,7 @@ setup(
             "mypy",
             "pybullet; python_version < '3.12'",  # has no wheels for later ones
             "pytest",
+            "pytest-xdist>=3.2",  # the first with --dist worksteal
             "ruff",
             "submitit>=1.5",
             "types-PyYAML",

@@ -29,6 +29,7 @@ DISTRIBUTIONS = {
     "pybullet_data": "pybullet",
     "sklearn": "scikit-learn",
     "tensorrt_rtx": "tensorrt-rtx-cu13",
+    "xdist": "pytest-xdist",
     "yaml": "pyyaml",
 }
 """Names on PyPI of modules that are called otherwise."""
