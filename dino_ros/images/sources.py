@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import cv2
@@ -22,6 +22,7 @@ from dino_ros.images.stamps import SECOND, stamp_ns
 log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
+CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 FOLDER_RATE = 30.0
 """Frames per second of a folder of images, which has no stamps."""
 
@@ -57,6 +58,8 @@ class Frame:
     frame_id: str
     image: ImageLike | CompressedImageLike
     """As recorded."""
+    camera_info: Any = None
+    """The sensor_msgs/CameraInfo that was recorded for it, where the source was opened with them and has some."""
 
     def rgb(self) -> NDArray[np.uint8]:
         """The image, RGB [H, W, 3] uint8. Raises UserError if it cannot be decoded."""
@@ -78,17 +81,18 @@ class Source(Protocol):
         """Play from the start."""
 
 
-def open_source(path: str | Path, topic: str | None = None) -> Source:
+def open_source(path: str | Path, topic: str | None = None, camera_info: bool = False) -> Source:
     """Open a rosbag2 (folder or file), a ROS 1 bag, a video or a folder of images.
 
-    `topic` is the bag's image topic; it may be left out if there is only one. Raises UserError if the path does not
-    exist, is of no known kind or cannot be read, or if the topic is missing, ambiguous or does not carry images.
+    `topic` is the bag's image topic; it may be left out if there is only one. With `camera_info` the frames of a bag
+    carry the camera's CameraInfo. Raises UserError if the path does not exist, is of no known kind or cannot be read,
+    or if the topic is missing, ambiguous or does not carry images.
     """
     path = Path(path).expanduser()  # the shell does not, in `-p path:=~/bag`
     if not path.exists():
         raise UserError(f"{path} does not exist: give the path of a bag, a video or a folder of images.")
     if is_bag(path):
-        return BagSource(path, topic)
+        return BagSource(path, topic, camera_info)
     if path.is_dir():
         return FolderSource(path)
     if path.suffix.lower() in VIDEO_SUFFIXES:
@@ -105,29 +109,55 @@ class BagSource:
 
     recorded = True
 
-    def __init__(self, path: Path, topic: str | None) -> None:
+    def __init__(self, path: Path, topic: str | None, camera_info: bool) -> None:
         self.path = path
         self._bag = open_bag(path)
         chosen = choose_image_topics(path, self._bag.types, [topic] if topic else [])
         if len(chosen) > 1:
             raise UserError(f"{path} has several image topics: choose one of {', '.join(chosen)}.")
         self.topic = chosen[0]
-        self._deserialize = deserializer(self._bag.topics[self.topic])
+        self._deserialize = {self.topic: deserializer(self._bag.topics[self.topic])}
         if not len(self):
             raise UserError(f"The topic {self.topic} of {path} has no messages: choose another topic, or record again.")
         self.name = f"{readable(path.name)}, {self.topic}"
+        self.camera_info_topic = self._find_camera_info() if camera_info else ""
+        """The topic of the camera's CameraInfo; empty if there is none, or it was not asked for."""
 
     def __len__(self) -> int:
         return self._bag.counts[self.topic]
 
     def __iter__(self) -> Iterator[Frame]:
-        for time, raw in self._bag.messages(self.topic):
+        infos = self._messages(self.camera_info_topic) if self.camera_info_topic else iter(())
+        info: Any = None
+        following = next(infos, None)
+        for stamp, time, message in self._messages(self.topic):
+            while following is not None and following[0] <= stamp:
+                info, following = following[2], next(infos, None)
+            yield Frame(stamp, time, message.header.frame_id, message, info)
+
+    def _messages(self, topic: str) -> Iterator[tuple[int, int, Any]]:
+        """Yield the stamp of each message of a topic, the time when it was recorded, and the message."""
+        for time, raw in self._bag.messages(topic):
             try:
-                message = self._deserialize(raw)
+                message = self._deserialize[topic](raw)
             except UserError as error:
-                log.warning("left out: %s, topic %s, message at %d ns: %s", self.path, self.topic, time, error)
+                log.warning("left out: %s, topic %s, message at %d ns: %s", self.path, topic, time, error)
                 continue
-            yield Frame(stamp_ns(message) or time, time, message.header.frame_id, message)
+            yield stamp_ns(message) or time, time, message
+
+    def _find_camera_info(self) -> str:
+        """The topic camera_info beside the images; compressed ones are a level below those that they stand for."""
+        levels = 1 if self._bag.types[self.topic].endswith("/Image") else 2
+        for folder in list(PurePosixPath(self.topic).parents)[:levels]:
+            topic = str(folder / "camera_info")
+            if self._bag.types.get(topic) == CAMERA_INFO_TYPE:
+                try:
+                    self._deserialize[topic] = deserializer(self._bag.topics[topic])
+                except UserError as error:
+                    log.warning("%s", error)
+                    continue
+                return topic
+        return ""
 
 
 class VideoSource:
