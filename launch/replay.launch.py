@@ -73,32 +73,42 @@ def ended(event: Event, context: LaunchContext) -> None:
         raise UserError(f"The camera node ended with exit code {event.returncode}: see its message above.")
 
 
-def generate_launch_description() -> LaunchDescription:
-    profile = profile_environment(SHARE / "config" / "fastdds.xml", os.environ)
-    camera = Node(
+def camera_node(context: LaunchContext) -> list:
+    def value(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    try:
+        rate = float(value("rate"))
+    except ValueError as error:
+        raise UserError(f"rate {value('rate')!r} is not a number: give frames per second, such as 10.") from error
+    node = Node(
         package="dino_ros",
         executable="camera_node",
         name="camera",
         namespace="camera",
         parameters=[
             {
-                "path": ParameterValue(LaunchConfiguration("bag"), value_type=str),
-                "topic": ParameterValue(LaunchConfiguration("topic"), value_type=str),
-                "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
-                "loop": ParameterValue(LaunchConfiguration("loop"), value_type=bool),
-                "clock": ParameterValue(LaunchConfiguration("clock"), value_type=bool),
-                "image_transport": LaunchConfiguration("image_transport"),
+                "path": ParameterValue(value("bag"), value_type=str),
+                "topic": ParameterValue(value("topic"), value_type=str),
+                "rate": rate,
+                "loop": value("loop") == "true",
+                "clock": value("clock") == "true",
+                "image_transport": value("image_transport"),
             }
         ],
-        arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+        ros_arguments=["--log-level", value("log_level")],
         output="screen",
     )
+    return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=ended)), node]
+
+
+def generate_launch_description() -> LaunchDescription:
+    profile = profile_environment(SHARE / "config" / "fastdds.xml", os.environ)
     return LaunchDescription(
         [
             *ARGUMENTS,
             *(SetEnvironmentVariable(name, path) for name, path in profile.items()),
-            RegisterEventHandler(OnProcessExit(target_action=camera, on_exit=ended)),
-            camera,
+            OpaqueFunction(function=camera_node),
             OpaqueFunction(function=perception),
         ]
     )
