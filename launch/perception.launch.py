@@ -21,7 +21,6 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
-from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.ros_adapters import get_ros_node
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import GetState
@@ -149,11 +148,10 @@ def perception_node(context: LaunchContext) -> list:
     if not params_file.is_file():
         raise UserError(f"params_file {params_file} is not a file: give the path of a YAML file.")
     # An argument left empty must not override what the file says.
-    texts = [name for name in ("model", "backend", "image_transport") if value(name)]
-    given: dict = {name: ParameterValue(value(name), value_type=str) for name in texts}
+    given: dict = {name: value(name) for name in ("model", "backend", "image_transport") if value(name)}
     cameras = [name.strip() for name in value("cameras").split(",") if name.strip()]
     if cameras:
-        given["cameras"] = ParameterValue(cameras, value_type=list[str])
+        given["cameras"] = cameras
     if value("use_sim_time"):
         given["use_sim_time"] = value("use_sim_time") == "true"
     # What comes first on the command line is overridden by what a launch file that includes this one sets, what comes

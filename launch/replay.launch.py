@@ -15,7 +15,6 @@ from launch.actions import (
 from launch.event_handlers import OnProcessExit
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
 
 from dino_ros.backends import BACKENDS
 from dino_ros.errors import UserError
@@ -88,8 +87,8 @@ def camera_node(context: LaunchContext) -> list:
         namespace="camera",
         parameters=[
             {
-                "path": ParameterValue(value("bag"), value_type=str),
-                "topic": ParameterValue(value("topic"), value_type=str),
+                "path": value("bag"),
+                "topic": value("topic"),
                 "rate": rate,
                 "loop": value("loop") == "true",
                 "clock": value("clock") == "true",

@@ -153,13 +153,6 @@ def test_what_the_including_launch_file_sets_is_not_overridden_by_defaults(clien
     launched("perception.launch.py", arguments, with_a_file, before)
 
 
-def test_names_that_look_like_other_things_in_YAML_stay_names(client: Client) -> None:
-    def body() -> None:
-        assert parameters(client, "model", "cameras") == ["123", ["on", "off"]]
-
-    launched("perception.launch.py", {"autostart": "false", "model": "123", "cameras": "on,off"}, body)
-
-
 def test_the_including_launch_file_sets_simulated_time(client: Client) -> None:
     def body() -> None:
         assert parameters(client, "use_sim_time") == [True]
