@@ -307,9 +307,12 @@ def test_replay_gives_calibration_and_time(client: Client) -> None:
     client.create_subscription(Image, "/camera/image_raw", images.append, 50)
     client.create_subscription(CameraInfo, "/camera/camera_info", infos.append, 50)
     client.create_subscription(Clock, "/clock", clock.append, 50)
+    masks: list[Image] = []
+    client.create_subscription(Image, "/dino/attention_mask", masks.append, 10)
 
     def body() -> None:
         client.wait(lambda: len(images) > 20 and len(infos) > 20, "images and their calibration")
+        client.wait(lambda: masks, "a mask, in simulated time")
         assert parameters(client, "use_sim_time") == [True]
 
     launched("replay.launch.py", {"bag": str(TABLE), "topic": TOPIC, "clock": "true"}, body)
