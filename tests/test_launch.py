@@ -66,7 +66,8 @@ def launched(
         finally:
             if (stopping := service.shutdown()) is not None:  # None when it has ended by itself
                 await stopping
-        return int(await running)
+            exit_code = await running  # also where the body failed: no process is left behind
+        return int(exit_code)
 
     return asyncio.new_event_loop().run_until_complete(both())
 
