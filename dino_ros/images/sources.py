@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import cv2
@@ -23,6 +23,7 @@ from dino_ros.images.video_messages import VIDEO_TYPES, decode_messages, load_av
 log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"})
+CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 FOLDER_RATE = 30.0
 """Frames per second of a folder of images, which has no stamps."""
 
@@ -58,6 +59,8 @@ class Frame:
     frame_id: str
     image: ImageLike | CompressedImageLike
     """As recorded, that of a video decoded."""
+    camera_info: Any = None
+    """The sensor_msgs/CameraInfo that was recorded for it, where the source was opened with them and has some."""
     name: str = ""
     """What it is called in messages."""
     least_bits: int = 0
@@ -86,18 +89,19 @@ class Source(Protocol):
         """Play from the start."""
 
 
-def open_source(path: str | Path, topic: str | None = None) -> Source:
+def open_source(path: str | Path, topic: str | None = None, camera_info: bool = False) -> Source:
     """Open a rosbag2 (folder or file), a ROS 1 bag, a video or a folder of images.
 
-    `topic` is the bag's image topic; it may be left out if there is only one. Raises UserError if the path does not
-    exist, is of no known kind or cannot be read, or if the topic is missing, ambiguous or does not carry images.
+    `topic` is the bag's image topic; it may be left out if there is only one. With `camera_info` the frames of a bag
+    carry the camera's CameraInfo. Raises UserError if the path does not exist, is of no known kind or cannot be read,
+    or if the topic is missing, ambiguous or does not carry images.
     """
     path = Path(path).expanduser()  # the shell does not, in `-p path:=~/bag`
     if not path.exists():
         raise UserError(f"{path} does not exist: give the path of a bag, a video or a folder of images.")
     check_no_pipe(path)
     if is_bag(path):
-        return BagSource(path, topic)
+        return BagSource(path, topic, camera_info)
     if path.is_dir():
         return FolderSource(path)
     if path.suffix.lower() in VIDEO_SUFFIXES:
@@ -114,43 +118,70 @@ class BagSource:
 
     recorded = True
 
-    def __init__(self, path: Path, topic: str | None) -> None:
+    def __init__(self, path: Path, topic: str | None, camera_info: bool) -> None:
         self.path = path
         self._bag = open_bag(path)
         chosen = choose_image_topics(path, self._bag.types, [topic] if topic else [])
         if len(chosen) > 1:
             raise UserError(f"{path} has several image topics: choose one of {', '.join(chosen)}.")
         self.topic = chosen[0]
-        self._deserialize = deserializer(self._bag.topics[self.topic])
+        self._deserialize = {self.topic: deserializer(self._bag.topics[self.topic])}
         if not len(self):
             raise UserError(f"The topic {self.topic} of {path} has no messages: choose another topic, or record again.")
         self._video = self._bag.types[self.topic] in VIDEO_TYPES
         if self._video:
             load_av(f"The topic {self.topic} of {path} is video: playing it")
         self.name = f"{readable(path.name)}, {self.topic}"
+        self.camera_info_topic = self._find_camera_info() if camera_info else ""
+        """The topic of the camera's CameraInfo; empty if there is none, or it was not asked for."""
         self._bits = SensorBits(self.name)
 
     def __len__(self) -> int:
         return self._bag.counts[self.topic]
 
     def __iter__(self) -> Iterator[Frame]:
-        if self._video:
-            for time, stamp, frame_id, rgb in decode_messages(self._messages(), f"{self.path}, topic {self.topic}"):
-                yield Frame(stamp or time, time, frame_id, _rgb_image(rgb))
-            return
-        for time, message in self._messages():
-            stamp, frame_id, bits = stamp_ns(message) or time, message.header.frame_id, self._bits.see(message)
+        infos = self._messages(self.camera_info_topic) if self.camera_info_topic else iter(())
+        info: Any = None
+        following = next(infos, None)
+        for time, stamp, frame_id, image in self._images():
+            while following is not None and stamp_of(*following) <= stamp:
+                info, following = following[1], next(infos, None)
             name = f"{self.path}, topic {self.topic}, message at {time} ns"
-            yield Frame(stamp, time, frame_id, message, name=name, least_bits=bits)
+            yield Frame(stamp, time, frame_id, image, info, name=name, least_bits=self._bits.see(image))
 
-    def _messages(self) -> Iterator[tuple[int, Any]]:
-        for time, raw in self._bag.messages(self.topic):
+    def _images(self) -> Iterator[tuple[int, int, str, ImageLike | CompressedImageLike]]:
+        """Yield for each image the time when it was recorded, its stamp, its frame and itself."""
+        messages = self._messages(self.topic)
+        if self._video:
+            for time, stamp, frame_id, rgb in decode_messages(messages, f"{self.path}, topic {self.topic}"):
+                yield time, stamp or time, frame_id, _rgb_image(rgb)
+            return
+        for time, message in messages:
+            yield time, stamp_of(time, message), message.header.frame_id, message
+
+    def _messages(self, topic: str) -> Iterator[tuple[int, Any]]:
+        """Yield the messages of a topic, each with the time when it was recorded."""
+        for time, raw in self._bag.messages(topic):
             try:
-                message = self._deserialize(raw)
+                message = self._deserialize[topic](raw)
             except UserError as error:
-                log.warning("left out: %s, topic %s, message at %d ns: %s", self.path, self.topic, time, error)
+                log.warning("left out: %s, topic %s, message at %d ns: %s", self.path, topic, time, error)
                 continue
             yield time, message
+
+    def _find_camera_info(self) -> str:
+        """The topic camera_info beside the images; compressed ones are a level below those that they stand for."""
+        levels = 1 if self._bag.types[self.topic].endswith("/Image") else 2
+        for folder in list(PurePosixPath(self.topic).parents)[:levels]:
+            topic = str(folder / "camera_info")
+            if self._bag.types.get(topic) == CAMERA_INFO_TYPE:
+                try:
+                    self._deserialize[topic] = deserializer(self._bag.topics[topic])
+                except UserError as error:
+                    log.warning("%s", error)
+                    continue
+                return topic
+        return ""
 
 
 class VideoSource:
@@ -221,6 +252,11 @@ class FolderSource:
             encoded = EncodedImage(file.suffix[1:].lower().replace("jpg", "jpeg"), data)
             time = round(number / FOLDER_RATE * SECOND)
             yield Frame(time, time, "", encoded, name=readable(str(file)))
+
+
+def stamp_of(time: int, message: Any) -> int:
+    """The stamp of a message with a header, or where it is not set the time at which it was recorded."""
+    return stamp_ns(message) or time
 
 
 def check_video_name(path: Path) -> None:
