@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two tests at a time; a process that has none left takes over some of the other's.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 # make demo BAG=path [TOPIC=name], or VIDEO=path, plays another recording; MODEL=path runs another student.
 DEMO_ARGS = $(BAG) $(VIDEO) $(if $(TOPIC),--topic $(TOPIC)) $(if $(MODEL),--model $(MODEL))
@@ -14,10 +16,10 @@ demo: $(VENV)/.runtime
 	$(BIN)/dino-ros demo $(DEMO_ARGS)
 
 quick: $(VENV)/.development lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test: $(VENV)/.development lint
-	$(BIN)/python -m pytest --cov
+	$(PYTEST) --cov
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .

@@ -10,7 +10,9 @@ ON_PC = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 # Builds engines on any such machine, and runs them on GeForce and RTX cards. TensorRT's own packages come with JetPack.
 TENSORRT_RTX = [f"tensorrt-rtx-cu13>=1.4; {ON_PC}", f"cuda-bindings>=13; {ON_PC}"]
 QUANTIZE = ["nncf>=2.19"]
+VIDEO = ["av>=17"]  # topics of H.264 and H.265; frames of video files by number
 TRAIN = [
+    *VIDEO,
     "huggingface-hub",
     "jsonargparse[signatures]>=4.49",
     "matplotlib",
@@ -79,6 +81,7 @@ setup(
         "train": TRAIN,
         "quantize": QUANTIZE,
         "slurm": ["submitit>=1.5"],
+        "video": VIDEO,
         "tensorrt": ["tensorrt>=10.3", "cuda-bindings>=12.8"],
         "tensorrt_rtx": TENSORRT_RTX,
         "test": ["pytest"],  # which tells colcon how to run the tests
@@ -93,6 +96,7 @@ setup(
             "pybullet; python_version < '3.12'",  # has no wheels for later ones
             "pytest",
             "pytest-cov>=7",
+            "pytest-xdist>=3.2",  # the first with --dist worksteal
             "ruff",
             "submitit>=1.5",
             "types-PyYAML",

@@ -29,7 +29,8 @@ from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_typestore
 
 from dino_ros.images.sources import open_source
-from dino_train.data.bags import BagFrames, open_bag_frames
+from dino_train.data.bag_topics import open_bag_frames
+from dino_train.data.bags import BagFrames
 
 REPETITIONS = 9
 TOPIC = "/camera/image_raw/compressed"

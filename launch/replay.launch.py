@@ -4,86 +4,110 @@ import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchDescription
+from launch import Event, LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     IncludeLaunchDescription,
+    OpaqueFunction,
     RegisterEventHandler,
     SetEnvironmentVariable,
-    Shutdown,
 )
 from launch.event_handlers import OnProcessExit
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
 
 from dino_ros.backends import BACKENDS
+from dino_ros.errors import UserError
 from dino_ros.nodes.transport import profile_environment
 
 SHARE = Path(get_package_share_directory("dino_ros"))
-PASSED_ON = ("model", "backend", "namespace", "params_file", "log_level")
+
+ARGUMENTS = [
+    DeclareLaunchArgument("bag", description="Bag, video or folder of images to play."),
+    DeclareLaunchArgument("topic", default_value="", description="Image topic of the bag; may be left out if it has "
+                          "only one."),
+    DeclareLaunchArgument("rate", default_value="0.0", description="Frames per second; 0 for the recorded rate."),
+    DeclareLaunchArgument("loop", default_value="true", choices=["true", "false"],
+                          description="Start over at the end."),
+    DeclareLaunchArgument("clock", default_value="false", choices=["true", "false"],
+                          description="Publish the time of the recording on /clock; the perception node takes its time "
+                          "from there."),
+    DeclareLaunchArgument("image_transport", default_value="raw", choices=["raw", "compressed"],
+                          description="What the camera publishes and the node subscribes to."),
+    DeclareLaunchArgument("model", default_value="", description="Student file (.onnx), or the name of a bundled "
+                          "student. Empty: as in params_file, by default the bundled student."),
+    DeclareLaunchArgument("backend", default_value="", choices=["", "auto", *BACKENDS],
+                          description="Engine that runs the student. Empty: as in params_file."),
+    DeclareLaunchArgument("namespace", default_value="dino",
+                          description="Namespace of the perception node and its topics."),
+    DeclareLaunchArgument("params_file", default_value=str(SHARE / "config" / "perception.yaml"),
+                          description="YAML file with the perception node's parameters."),
+    DeclareLaunchArgument("log_level", default_value="info", choices=["debug", "info", "warn", "error", "fatal"],
+                          description="Lowest severity that the nodes log."),
+]  # fmt: skip
+PASSED_ON = ("image_transport", "model", "backend", "namespace", "params_file", "log_level")
 
 
-def generate_launch_description() -> LaunchDescription:
-    profile = profile_environment(SHARE / "config" / "fastdds.xml", os.environ)
-    arguments = [
-        DeclareLaunchArgument("bag", description="Bag, video or folder of images to play."),
-        DeclareLaunchArgument("topic", default_value="", description="Image topic of the bag; may be left out if "
-                              "it has only one."),
-        DeclareLaunchArgument("rate", default_value="0.0", description="Frames per second; 0 for the recorded rate."),
-        DeclareLaunchArgument("loop", default_value="true", choices=["true", "false"],
-                              description="Start over at the end."),
-        DeclareLaunchArgument("image_transport", default_value="raw", choices=["raw", "compressed"],
-                              description="What the camera publishes and the node subscribes to."),
-        DeclareLaunchArgument("model", default_value="", description="Student file (.onnx), or the name of a bundled "
-                              "student. Empty: as in params_file, by default the bundled student."),
-        DeclareLaunchArgument("backend", default_value="", choices=["", "auto", *BACKENDS],
-                              description="Engine that runs the student. Empty: as in params_file."),
-        DeclareLaunchArgument("namespace", default_value="dino",
-                              description="Namespace of the perception node and its topics."),
-        DeclareLaunchArgument("params_file", default_value=str(SHARE / "config" / "perception.yaml"),
-                              description="YAML file with the perception node's parameters."),
-        DeclareLaunchArgument("log_level", default_value="info", choices=["debug", "info", "warn", "error", "fatal"],
-                              description="Lowest severity that the nodes log."),
-    ]  # fmt: skip
-    camera = Node(
+def perception(context: LaunchContext) -> list:
+    """The included launch file; all of its arguments are set, whatever the command line says.
+
+    It is included where `--show-args` does not see it, which would list arguments that are not taken here.
+    """
+    clock = LaunchConfiguration("clock").perform(context) == "true"
+    arguments = {
+        "image_topic": "/camera/image_raw",
+        "cameras": "",
+        "use_sim_time": "true" if clock else "",
+        "autostart": "true",
+        "respawn": "false",
+        **{name: LaunchConfiguration(name) for name in PASSED_ON},
+    }
+    source = str(SHARE / "launch" / "perception.launch.py")
+    return [IncludeLaunchDescription(source, launch_arguments=arguments.items())]
+
+
+def ended(event: Event, context: LaunchContext) -> None:
+    """The camera node logs what is wrong with its input; without a camera there is nothing to do."""
+    if event.returncode and not context.is_shutdown:
+        raise UserError(f"The camera node ended with exit code {event.returncode}: see its message above.")
+
+
+def camera_node(context: LaunchContext) -> list:
+    def value(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    try:
+        rate = float(value("rate"))
+    except ValueError as error:
+        raise UserError(f"rate {value('rate')!r} is not a number: give frames per second, such as 10.") from error
+    node = Node(
         package="dino_ros",
         executable="camera_node",
         name="camera",
         namespace="camera",
         parameters=[
             {
-                "path": ParameterValue(LaunchConfiguration("bag"), value_type=str),
-                "topic": ParameterValue(LaunchConfiguration("topic"), value_type=str),
-                "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
-                "loop": ParameterValue(LaunchConfiguration("loop"), value_type=bool),
-                "image_transport": LaunchConfiguration("image_transport"),
+                "path": value("bag"),
+                "topic": value("topic"),
+                "rate": rate,
+                "loop": value("loop") == "true",
+                "clock": value("clock") == "true",
+                "image_transport": value("image_transport"),
             }
         ],
-        arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+        ros_arguments=["--log-level", value("log_level")],
         output="screen",
     )
-    # The camera node logs what is wrong with its input; without a camera there is nothing to do.
-    ended = RegisterEventHandler(
-        OnProcessExit(
-            target_action=camera,
-            on_exit=lambda event, context: Shutdown(reason="the camera failed") if event.returncode else None,
-        )
-    )
-    perception = IncludeLaunchDescription(
-        str(SHARE / "launch" / "perception.launch.py"),
-        launch_arguments={
-            "image_topic": "/camera/image_raw",
-            "image_transport": LaunchConfiguration("image_transport"),
-            **{name: LaunchConfiguration(name) for name in PASSED_ON},
-        }.items(),
-    )
+    return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=ended)), node]
+
+
+def generate_launch_description() -> LaunchDescription:
+    profile = profile_environment(SHARE / "config" / "fastdds.xml", os.environ)
     return LaunchDescription(
         [
-            *arguments,
+            *ARGUMENTS,
             *(SetEnvironmentVariable(name, path) for name, path in profile.items()),
-            ended,
-            camera,
-            perception,
+            OpaqueFunction(function=camera_node),
+            OpaqueFunction(function=perception),
         ]
     )

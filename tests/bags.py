@@ -60,6 +60,14 @@ def raw(encoding: str, pixels: NDArray[Any]) -> Fields:
     return "sensor_msgs/msg/Image", (height, width, encoding, 0, data.size // height, data)
 
 
+def camera_info(height: int, width: int, ros1: bool = False) -> Fields:
+    """A CameraInfo message in which no two matrices are alike."""
+    store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)
+    matrices = [np.arange(size) + 0.5 * size for size in (5, 9, 9, 12)]
+    part = store.types["sensor_msgs/msg/RegionOfInterest"](1, 2, 3, 5, True)
+    return "sensor_msgs/msg/CameraInfo", (height, width, "plumb_bob", *matrices, 1, 2, part)
+
+
 def encoded(ending: str, rgb: NDArray[np.uint8]) -> Fields:
     """A CompressedImage message of an image [H, W, 3], encoded as a file with that ending."""
     data = cv2.imencode(f".{ending}", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].ravel()

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+# One thread for each worker of pytest-xdist: more would wait for a core. Set before anything reads it, and inherited.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 from dino_ros.demo.domain import free_domain
 from dino_ros.nodes.transport import PROFILE_VARIABLES, loopback_profile
 

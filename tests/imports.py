@@ -21,6 +21,7 @@ ROS = {
     "message_filters",
     "rcl_interfaces",
     "rclpy",
+    "rosgraph_msgs",
     "sensor_msgs",
     "std_msgs",
     "vision_msgs",

@@ -20,7 +20,8 @@ from rosbags.typesys import Stores, get_typestore
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import to_rgb
 from dino_train.data import index
-from dino_train.data.bags import BagFrames, open_bag_frames
+from dino_train.data.bag_topics import open_bag_frames
+from dino_train.data.bags import BagFrames
 
 RNG = np.random.default_rng(0)
 

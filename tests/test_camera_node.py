@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from bags import McapTopic, raw, serialized, write_bag, write_mcap
+from bags import McapTopic, camera_info, raw, serialized, write_bag, write_mcap, write_topics
 
 pytest.importorskip("rclpy")
 
@@ -17,7 +17,9 @@ from builtin_interfaces.msg import Time
 from clients import Client
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import GetParameters, SetParameters
-from sensor_msgs.msg import CompressedImage, Image
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
 
 from dino_ros.demo.run import running
 from dino_ros.errors import UserError
@@ -62,9 +64,10 @@ def test_a_bag_is_played_as_it_was_recorded(client: Client, tmp_path: Path, topi
 def test_looping_stamps_go_on_rising(tmp_path: Path) -> None:
     write_bag(tmp_path / "bag", frames=6)
     events = timeline(open_source(tmp_path / "bag", "/raw"), rate=0, loop=True, now=0, say=print)
-    due, stamps, _ = zip(*(next(events) for _ in range(20)), strict=True)
+    due, stamps, clock, _ = zip(*(next(events) for _ in range(20)), strict=True)
     np.testing.assert_allclose(np.diff(due), 0.1)
     np.testing.assert_array_equal(np.diff(stamps), 100_000_000)
+    assert clock == stamps
 
 
 EPOCH = 1_700_000_000 * SECOND
@@ -88,10 +91,12 @@ def test_time_comes_from_the_recording_and_headers_stay(tmp_path: Path, stamps: 
     said: list[str] = []
     source = open_source(strange_bag(tmp_path / "r.mcap", stamps))
     events = timeline(source, rate=0, loop=loop, now=0, say=said.append)
-    due, played, _ = zip(*itertools.islice(events, 40), strict=True)
+    due, played, clock, _ = zip(*itertools.islice(events, 40), strict=True)
     assert len(due) == (40 if loop else 4)
     np.testing.assert_allclose(np.diff(due), 0.1)
     recorded = [SECOND + number * SECOND // 10 for number in range(4)]
+    assert list(clock[:4]) == recorded
+    assert np.all(np.diff(np.array(clock, np.int64)) > 0)
     assert list(played[:4]) == [stamp or time for stamp, time in zip(stamps, recorded, strict=True)]
     assert all(Time(**stamp_fields(stamp)) for stamp in played), "they fit into a header, however long it plays"
     assert not said
@@ -109,8 +114,10 @@ def test_time_comes_from_the_recording_and_headers_stay(tmp_path: Path, stamps: 
 def test_a_long_pause_is_cut_and_said(tmp_path: Path, times: list[float], gaps: list[float], sentences: int) -> None:
     said: list[str] = []
     bag = strange_bag(tmp_path / "r.mcap", [EPOCH] * 4, [round(time * SECOND) for time in times])
-    due, stamps, _ = zip(*timeline(open_source(bag), rate=0, loop=False, now=0, say=said.append), strict=True)
+    due, stamps, clock, _ = zip(*timeline(open_source(bag), rate=0, loop=False, now=0, say=said.append), strict=True)
     np.testing.assert_allclose(np.diff(due), gaps)
+    rising = np.all(np.diff(times) > 0)
+    np.testing.assert_allclose(np.diff(clock) / SECOND, np.diff(times) if rising else gaps, err_msg="not cut")
     assert set(stamps) == {EPOCH}
     assert len(said) == sentences
     assert all("is played as 3 s" in sentence for sentence in said)
@@ -129,21 +136,45 @@ def test_nothing_to_play_has_a_reason(tmp_path: Path) -> None:
 
 def test_a_chosen_rate_leaves_recorded_stamps_alone(tmp_path: Path) -> None:
     write_bag(tmp_path / "bag", frames=6)
-    due, stamps, _ = zip(
+    due, stamps, clock, _ = zip(
         *timeline(open_source(tmp_path / "bag", "/raw"), rate=50, loop=False, now=0, say=print), strict=True
     )
     np.testing.assert_allclose(np.diff(due), 0.02)
-    assert list(stamps) == STAMPS
+    assert list(stamps) == list(clock) == STAMPS
 
 
 def test_stamps_of_a_folder_keep_to_the_chosen_rate(tmp_path: Path) -> None:
     for number in range(4):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((4, 5, 3), np.uint8))
-    due, stamps, _ = zip(
+    due, stamps, clock, _ = zip(
         *timeline(open_source(tmp_path), rate=5, loop=False, now=7_000_000_000, say=print), strict=True
     )
     np.testing.assert_allclose(due, [0, 0.2, 0.4, 0.6])
-    assert list(stamps) == [7_000_000_000 + 200_000_000 * number for number in range(4)]
+    assert list(stamps) == list(clock) == [7_000_000_000 + 200_000_000 * number for number in range(4)]
+
+
+def test_calibration_and_time_go_with_the_images(client: Client, tmp_path: Path) -> None:
+    image, info = raw("rgb8", np.zeros((4, 6, 3), np.uint8)), camera_info(4, 6)
+    bag = write_topics(tmp_path / "bag", {"/front/image_raw": [image] * 6, "/front/camera_info": [info] * 6})
+    images: list[Image] = []
+    infos: list[CameraInfo] = []
+    clock: list[Clock] = []
+    client.create_subscription(Image, "/image_raw", images.append, 50)
+    client.create_subscription(CameraInfo, "/camera_info", infos.append, 50)
+    client.create_subscription(Clock, "/clock", clock.append, 50)
+    parameters = {"path": str(bag), "clock": True, "frame_id": "front", "rate": 5.0}
+    with running("camera_node", parameters, ()) as process:
+        client.wait(lambda: process.poll() is not None and len(images) == len(infos) == 6, "all frames")
+    assert [message.header for message in infos] == [message.header for message in images]
+    assert {message.header.frame_id for message in infos} == {"front"}
+    received = infos[0]
+    assert (received.height, received.width, received.distortion_model) == info[1][:3]
+    for values, expected in zip((received.d, received.k, received.r, received.p), info[1][3:7], strict=True):
+        np.testing.assert_array_equal(values, expected)
+    assert (received.binning_x, received.binning_y, received.roi.width, received.roi.do_rectify) == (1, 2, 5, True)
+    times = [stamp_ns(Image(header=Header(stamp=message.clock))) for message in clock]
+    assert times == sorted(times)
+    assert set(times) > set(STAMPS), "it also runs on between the frames"
 
 
 def test_compressed_frames_of_a_real_log_pass_unchanged(client: Client, test_data: Path) -> None:

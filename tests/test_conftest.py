@@ -1,5 +1,6 @@
 """Which skips fail the suite, which tests are slow: conftest.py in a suite of its own."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,16 @@ def test_only_expected_skips_pass(suite: pytest.Pytester, source: str, code: int
     result = suite.runpytest_inprocess()
     assert result.ret == code
     assert ("unexpected skips" in result.stdout.str()) == (code != pytest.ExitCode.OK)
+
+
+def test_skips_in_other_processes_count_once(suite: pytest.Pytester) -> None:
+    pytest.importorskip("xdist")
+    suite.makepyfile(test_expected=EXPECTED, test_passed=PASSED)
+    suite.makepyfile(test_unexpected=UNEXPECTED, test_module=MODULE.format("no_such_module"))
+    result = suite.runpytest_inprocess("--numprocesses", "2")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    listed = result.stdout.str().partition("unexpected skips")[2]
+    assert sorted(re.findall(r"^test_\w+", listed, re.MULTILINE)) == ["test_module", "test_unexpected"]
 
 
 def test_the_summary_names_test_and_reason(suite: pytest.Pytester) -> None:

@@ -29,6 +29,7 @@ DISTRIBUTIONS = {
     "pybullet_data": "pybullet",
     "sklearn": "scikit-learn",
     "tensorrt_rtx": "tensorrt-rtx-cu13",
+    "xdist": "pytest-xdist",
     "yaml": "pyyaml",
 }
 """Names on PyPI of modules that are called otherwise."""
@@ -40,6 +41,7 @@ EXTRAS = {
     "tensorrt_rtx": {"tensorrt_rtx", "cuda"},
     "quantize": {"nncf"},
     "slurm": {"submitit"},
+    "video": {"av"},
 }
 """Modules that only those need who use the feature: each extra installs its own."""
 

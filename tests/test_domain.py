@@ -12,6 +12,12 @@ from dino_ros.demo.domain import free_domain, in_use
 from dino_ros.errors import UserError
 
 
+@pytest.fixture(autouse=True)
+def far_from_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others, in other processes, take the lowest that is free."""
+    monkeypatch.setattr(domain, "DOMAINS", domain.DOMAINS[-20:])
+
+
 def test_those_who_ask_at_once_get_different_domains() -> None:
     with ExitStack() as stack:
         domains = [stack.enter_context(free_domain()) for _ in range(5)]

@@ -1,5 +1,6 @@
 """Every encoding, against OpenCV's own conversion into it or an image of known colors."""
 
+import logging
 import struct
 import zlib
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from image_messages import Image, message
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.images.encodings import resize, to_resized_rgb, to_rgb
+from dino_ros.images.encodings import SensorBits, resize, to_resized_rgb, to_rgb
 
 HEIGHT, WIDTH = 46, 64
 
@@ -100,6 +101,22 @@ def test_sensors_that_leave_upper_bits_empty_are_not_black(encoding: str, bits: 
     gray = scene()[:, :, 0]
     got = to_rgb(message(gray.astype("<u2") << (bits - 8), encoding))
     np.testing.assert_array_equal(got, to_rgb(message(gray, encoding.replace("16", "8"))))
+
+
+def test_a_dark_image_of_a_camera_stays_dark(caplog: pytest.LogCaptureFixture) -> None:
+    """Used bits do not jump from image to image, and are said once."""
+    caplog.set_level(logging.WARNING)  # whatever a library of an earlier test made of it
+    gray = scene()[:, :, 0].astype("<u2")
+    bright, dark = message(gray << 4, "mono16"), message(gray >> 2, "mono16")
+    bits = SensorBits("/camera")
+    for image in (bright, dark, bright, dark):
+        got = to_rgb(image, least_bits=bits.see(image))
+        np.testing.assert_array_equal(got[:, :, 0], gray >> (0 if image is bright else 6))
+    assert [record.getMessage() for record in caplog.records] == [
+        "/camera: of 16-bit images 12 bits are used; the upper 8 of these are taken"
+    ]
+    eight = message(scene(), "rgb8")
+    assert SensorBits("/camera").see(eight) == 0
 
 
 @pytest.mark.parametrize("padding", [0, 4])

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,20 @@ pytest.importorskip("launch_ros")
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from clients import Client
 from launch import LaunchContext, LaunchDescription, LaunchService
-from launch.actions import IncludeLaunchDescription
+from launch.actions import IncludeLaunchDescription, RegisterEventHandler
+from launch.event_handlers import OnProcessIO, OnProcessStart
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import SetParameter, SetUseSimTime
+from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import GetState
-from sensor_msgs.msg import CompressedImage, Image
+from rcl_interfaces.srv import GetParameters
+from rclpy.parameter import parameter_value_to_python
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from dino_ros.demo.lifecycle import change_state
+from dino_ros.demo.table import TABLE, TOPIC
+from dino_ros.images.stamps import stamp_ns
 
 try:
     LAUNCH = Path(get_package_share_directory("dino_ros")) / "launch"
@@ -31,16 +42,19 @@ def client(ros: None) -> Iterator[Client]:
     node.destroy_node()
 
 
-def launched(name: str, arguments: dict[str, str], body: Callable[[], None] | None) -> int:
+def launched(
+    name: str, arguments: dict[str, str], body: Callable[[], None] | None = None, before: tuple[Any, ...] = ()
+) -> int:
     """Run a launch file while `body` runs in a thread of its own; returns the launch's exit code.
 
-    Without a body the launch must end by itself, within 30 seconds.
+    Without a body the launch must end by itself, within 30 seconds. `before` are actions of the launch file that
+    includes it.
     """
     include = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(LAUNCH / name)), launch_arguments=arguments.items()
     )
     service = LaunchService(noninteractive=True)
-    service.include_launch_description(LaunchDescription([include]))
+    service.include_launch_description(LaunchDescription([*before, include]))
 
     async def both() -> int:
         running = asyncio.ensure_future(service.run_async())
@@ -52,9 +66,19 @@ def launched(name: str, arguments: dict[str, str], body: Callable[[], None] | No
         finally:
             if (stopping := service.shutdown()) is not None:  # None when it has ended by itself
                 await stopping
-        return int(await running)
+            exit_code = await running  # also where the body failed: no process is left behind
+        return int(exit_code)
 
     return asyncio.new_event_loop().run_until_complete(both())
+
+
+def node_output(said: list[str]) -> RegisterEventHandler:
+    """An action that appends what the nodes print to a list."""
+
+    def keep(event: Any) -> None:
+        said.append(event.text.decode())
+
+    return RegisterEventHandler(OnProcessIO(on_stdout=keep, on_stderr=keep))
 
 
 def state(client: Client, node: str) -> str:
@@ -108,12 +132,123 @@ def test_what_params_file_says_is_not_overridden_by_defaults(client: Client, stu
     launched("perception.launch.py", {"params_file": str(file)}, body)
 
 
-def test_a_model_that_cannot_be_used_ends_the_launch(client: Client) -> None:
-    def body() -> None:
-        client.wait(lambda: client.count_publishers("/diagnostics") == 1, "the node")
-        client.wait(lambda: client.count_publishers("/diagnostics") == 0, "the end of the node")
+def parameters(client: Client, *names: str) -> list[Any]:
+    answer = client.call(GetParameters, "/dino/perception/get_parameters", GetParameters.Request(names=names))
+    return [parameter_value_to_python(value) for value in answer.values]
 
-    launched("perception.launch.py", {"model": "/nowhere.onnx"}, body)
+
+def test_what_the_including_launch_file_sets_is_not_overridden_by_defaults(client: Client, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("/**/perception:\n  ros__parameters:\n    max_rate: 7.0\n    input_decimation: 3\n")
+    before = (SetParameter("use_sim_time", True), SetParameter("max_rate", 5.0), SetParameter("mask_steady", 0.25))
+    names = ("use_sim_time", "max_rate", "mask_steady", "input_decimation", "backend")
+
+    def with_defaults() -> None:
+        assert parameters(client, *names) == [True, 5.0, 0.25, 1, "auto"]
+
+    def with_a_file() -> None:
+        assert parameters(client, *names) == [False, 7.0, 0.25, 3, "openvino"]
+
+    launched("perception.launch.py", {"autostart": "false"}, with_defaults, before)
+    arguments = {"params_file": str(file), "use_sim_time": "false", "backend": "openvino", "autostart": "false"}
+    launched("perception.launch.py", arguments, with_a_file, before)
+
+
+def test_the_including_launch_file_sets_simulated_time(client: Client) -> None:
+    def body() -> None:
+        assert parameters(client, "use_sim_time") == [True]
+
+    launched("perception.launch.py", {"autostart": "false"}, body, (SetUseSimTime(True),))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"params_file": "/nowhere.yaml"}, "params_file /nowhere.yaml is not a file"),
+        ({"image_topic": "/a topic"}, "image_topic '/a topic' is not a topic name"),
+        ({"image_topic": "/{camera}/image", "cameras": "a,b c"}, "image_topic '/b c/image' is not a topic name"),
+        ({"image_topic": "/image", "cameras": "a,b"}, "image_topic /image is the same topic for 2 cameras"),
+        ({"namespace": "my robot"}, "namespace 'my robot' is not a namespace"),
+        ({"model": "/nowhere.onnx"}, "The perception node failed while it was configuring"),
+        ({"cameras": "b c"}, "The perception node ended with exit code 2"),
+    ],
+)
+def test_a_start_that_fails_ends_the_launch(
+    ros: None, caplog: pytest.LogCaptureFixture, arguments: dict[str, str], sentence: str
+) -> None:
+    said: list[str] = []
+    assert launched("perception.launch.py", arguments, before=(node_output(said),)) == 1
+    assert sentence in caplog.text
+    assert "Traceback" not in "".join(said) + caplog.text
+
+
+@pytest.mark.parametrize("options", [{}, {"autostart": "false", "respawn": "true"}], ids=["", "no autostart, respawn"])
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("/**/perception:\n  ros__parameters: [", "bad.yaml'. Error: Error parsing a event near line 2"),
+        (
+            "/**/perception:\n  max_rate: 1.0\n",
+            "bad.yaml'. Error: Cannot have a value before ros__parameters at line 2",
+        ),
+        (
+            "/**/perception:\n  ros__parameters:\n    max_rate: fast\n",
+            "The parameter max_rate must have the type of 0.0",
+        ),
+    ],
+    ids=["not YAML", "no parameters", "wrong type"],
+)
+def test_a_bad_params_file_ends_the_launch(
+    ros: None, caplog: pytest.LogCaptureFixture, tmp_path: Path, content: str, sentence: str, options: dict[str, str]
+) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(content)
+    arguments = {"params_file": str(file), **options}
+    said: list[str] = []
+    assert launched("perception.launch.py", arguments, before=(node_output(said),)) == 1
+    assert "The perception node ended with exit code 2" in caplog.text
+    assert sentence in "".join(said)
+    assert "Traceback" not in "".join(said)
+
+
+def test_later_transitions_are_left_alone(client: Client) -> None:
+    """A configure that fails does not end the launch; one that succeeds is not followed by activate."""
+    node = "/dino/perception"
+
+    def body() -> None:
+        client.wait(lambda: state(client, node) == "active", "the node to be active")
+        assert change_state(client, node, Transition.TRANSITION_DEACTIVATE)
+        assert change_state(client, node, Transition.TRANSITION_CLEANUP)
+        assert client.set_parameter("model", "/nowhere.onnx")[0]
+        assert not change_state(client, node, Transition.TRANSITION_CONFIGURE)
+        client.pause(2.0)
+        assert client.set_parameter("model", "")[0]
+        assert change_state(client, node, Transition.TRANSITION_CONFIGURE)
+        client.pause(2.0)
+        assert state(client, node) == "inactive"
+
+    assert launched("perception.launch.py", {}, body) == 0
+
+
+@pytest.mark.parametrize("respawn", ["true", "false"])
+def test_a_node_that_is_killed(client: Client, caplog: pytest.LogCaptureFixture, respawn: str) -> None:
+    """It is started again and becomes active, or ends the launch."""
+    pids: list[int] = []
+    watch = RegisterEventHandler(OnProcessStart(on_start=lambda event, context: pids.append(event.pid)))
+
+    def active() -> bool:
+        return client.diagnosis(lambda status: True).message.startswith(("active", "no images"))
+
+    def body() -> None:
+        client.wait(active, "the node to be active")
+        os.kill(pids[0], signal.SIGKILL)
+        if respawn == "true":
+            client.wait(lambda: len(pids) == 2, "the second process")
+            client.wait(active, "the second process to be active")
+        else:
+            client.wait(lambda: "The perception node ended with exit code -9" in caplog.text, "the launch's word")
+
+    assert launched("perception.launch.py", {"respawn": respawn}, body, (watch,)) == (respawn == "false")
 
 
 @pytest.mark.parametrize(("transport", "kind"), [("raw", Image), ("compressed", CompressedImage)])
@@ -148,10 +283,50 @@ def test_the_large_frame_profile_is_set_unless_there_is_one(monkeypatch: pytest.
     assert all(Path(path).is_file() for path in variables().values())
 
 
-def test_replay_of_a_missing_bag_ends_the_launch(client: Client) -> None:
-    launched("replay.launch.py", {"bag": "/nowhere"}, None)
-    client.wait(lambda: client.count_publishers("/diagnostics") == 0, "the end of the node")
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"bag": "/nowhere"}, "The camera node ended with exit code 2"),
+        ({"bag": "/nowhere", "rate": "-1"}, "The camera node ended with exit code 2"),
+        ({"bag": "/nowhere", "rate": "fast"}, "rate 'fast' is not a number"),
+        ({"bag": str(TABLE), "topic": TOPIC, "model": "/nowhere.onnx"}, "The perception node failed while it was"),
+    ],
+)
+def test_a_replay_that_cannot_start_ends(
+    ros: None, caplog: pytest.LogCaptureFixture, arguments: dict[str, str], sentence: str
+) -> None:
+    said: list[str] = []
+    assert launched("replay.launch.py", arguments, before=(node_output(said),)) == 1
+    assert sentence in caplog.text
+    assert "Traceback" not in "".join(said) + caplog.text
 
 
-def test_a_missing_params_file_ends_the_launch() -> None:
-    assert launched("perception.launch.py", {"params_file": "/nowhere.yaml"}, None) == 1
+def test_replay_gives_calibration_and_time(client: Client) -> None:
+    images: list[Image] = []
+    infos: list[CameraInfo] = []
+    clock: list[Clock] = []
+    client.create_subscription(Image, "/camera/image_raw", images.append, 50)
+    client.create_subscription(CameraInfo, "/camera/camera_info", infos.append, 50)
+    client.create_subscription(Clock, "/clock", clock.append, 50)
+    masks: list[Image] = []
+    client.create_subscription(Image, "/dino/attention_mask", masks.append, 10)
+
+    def body() -> None:
+        client.wait(lambda: len(images) > 20 and len(infos) > 20, "images and their calibration")
+        client.wait(lambda: masks, "a mask, in simulated time")
+        assert parameters(client, "use_sim_time") == [True]
+
+    launched("replay.launch.py", {"bag": str(TABLE), "topic": TOPIC, "clock": "true"}, body)
+    assert {stamp_ns(info) for info in infos[:20]} == {stamp_ns(image) for image in images[:20]}
+    times = [message.clock.sec for message in clock]
+    assert times == sorted(times)
+    assert times[0] == stamp_ns(images[0]) // 1_000_000_000
+
+
+def test_replay_shows_only_the_arguments_that_it_takes() -> None:
+    source = PythonLaunchDescriptionSource(str(LAUNCH / "replay.launch.py"))
+    shown = {argument.name for argument in source.get_launch_description(LaunchContext()).get_launch_arguments()}
+    assert shown == {
+        *("bag", "topic", "rate", "loop", "clock", "image_transport", "model", "backend", "namespace", "params_file"),
+        "log_level",
+    }

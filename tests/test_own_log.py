@@ -43,7 +43,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(file), picture[..., ::-1] if picture.ndim == 3 else picture)
     torch.manual_seed(0)
-    vit = create_vit("vit_tiny_patch16_224", patch_size=8, embed_dim=64, depth=4, num_heads=2, img_size=48)
+    vit = create_vit("vit_tiny_patch16_224", patch_size=8, embed_dim=64, depth=2, num_heads=2, img_size=48)
     safetensors.torch.save_file(vit.state_dict(), folder / "encoder.safetensors")
     own_log.main(
         [

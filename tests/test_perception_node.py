@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import GetParameters, SetParameters, SetParametersAtomically
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage
 
 from dino_ros.backends import BACKENDS
@@ -30,6 +33,7 @@ from dino_ros.images.encodings import to_rgb
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.messages import to_array
+from dino_ros.nodes import perception_node
 from dino_ros.nodes.detections import vision
 from dino_ros.nodes.parameters import PERCEPTION_PARAMETERS
 from dino_ros.perception.perceiver import OUTPUTS, Perceiver
@@ -270,7 +274,56 @@ def test_a_failed_transition_is_said_until_the_next_attempt(client: Client, stud
             assert "no student 'missing.onnx'" in failed.message
         assert client.set_parameter("model", str(student)) == (True, "")
         assert bring_up(client, PERCEPTION)
-        assert client.diagnosis(lambda s: values(s)["state"] == "active").level == DiagnosticStatus.OK
+        working = client.diagnosis(lambda s: values(s)["state"] == "active")
+        assert working.level == DiagnosticStatus.OK
+        assert working.hardware_id
+        assert working.hardware_id in values(working)["backend"]
+
+
+@pytest.fixture
+def node(ros: None) -> Iterator[perception_node.PerceptionNode]:
+    """The node in this process, where the parts that fail can be chosen."""
+    node = perception_node.PerceptionNode()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    yield node
+    executor.shutdown()
+    thread.join()
+    node.stop()
+    node.destroy_node()
+
+
+def test_what_any_transition_raises_is_logged_and_stands_until_the_next_attempt(
+    node: perception_node.PerceptionNode,
+    client: Client,
+    student: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert client.set_parameter("model", str(student)) == (True, "")
+    sentence = "The transition {} failed: ZeroDivisionError: division by zero"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(perception_node, "CameraTopics", lambda *arguments: 1 / 0)
+        assert node.trigger_configure() != TransitionCallbackReturn.SUCCESS
+    client.diagnosis(lambda status: status.message == sentence.format("configure"))
+    failed = client.diagnosis(lambda status: True)  # a second later
+    assert (failed.level, failed.message) == (DiagnosticStatus.ERROR, sentence.format("configure"))
+
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert client.diagnosis(lambda status: values(status)["state"] == "inactive").level == DiagnosticStatus.OK
+    with monkeypatch.context() as patch:
+        patch.setattr(perception_node, "Pipeline", lambda *arguments: 1 / 0)
+        assert node.trigger_activate() != TransitionCallbackReturn.SUCCESS
+    client.diagnosis(lambda status: status.message == sentence.format("activate"))
+    failed = client.diagnosis(lambda status: True)
+    assert (failed.level, failed.message) == (DiagnosticStatus.ERROR, sentence.format("activate"))
+    assert values(failed)["state"] == "unconfigured"
+
+    log = capfd.readouterr().err
+    assert [log.count(sentence.format(transition)) for transition in ("configure", "activate")] == [1, 1]
 
 
 @pytest.mark.parametrize("names", [["a b"], ["1"], ["{camera}"], ["a//b"], ["front", "front"]])

@@ -21,6 +21,8 @@ from dino_ros.perception.pipeline import IMAGE, Pipeline, PreparedFrame
 class MemoryCamera:
     """Remembers every call, and can hold up the deliver stage."""
 
+    image_topic = "/camera/image_raw"
+
     def __init__(self, wanted: Collection[str] = ("mask",)) -> None:
         self._wanted = wanted
         self.changed = threading.Condition()
@@ -122,6 +124,20 @@ def test_results_are_those_of_the_perceiver(
         if IMAGE in wanted:
             np.testing.assert_allclose(perception.features, alone.features, atol=1e-6)
             np.testing.assert_array_equal(frame.image.rgb, rgb)
+
+
+@pytest.mark.parametrize("wanted", [("mask",), ("mask", IMAGE)])
+def test_dark_images_of_a_sensor_of_12_bits_stay_dark(
+    student: Path, run: Callable[[Perceiver], Pipeline], wanted: tuple[str, ...]
+) -> None:
+    perceiver = Perceiver.load(student, "onnxruntime")
+    pipeline, camera = run(perceiver), MemoryCamera(wanted)
+    gray = image(perceiver.info.height, perceiver.info.width, 0)[:, :, 0].astype("<u2") | 128
+    for number, (values, shown) in enumerate([(gray << 4, gray), (gray >> 2, gray >> 6), (gray << 4, gray)]):
+        pipeline.offer(camera, message(values, "mono16"), 0)
+        camera.wait(lambda n=number: len(camera.delivered) > n)
+        frame, _ = camera.delivered[-1]
+        np.testing.assert_array_equal(frame.image.input[:, :, 1], shown)
 
 
 def test_frames_that_wait_together_are_one_batch_and_an_absent_camera_delays_none(

@@ -107,21 +107,29 @@ trainer.train(recipe, DataConfig([images]), Path(out), machine, EvaluationConfig
 """
 
 
+@pytest.fixture(scope="module")
+def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run without interruption."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    pretrain(STOCHASTIC, images, out)
+    return out
+
+
 @pytest.mark.parametrize("stop_after", [7, 13])
-def test_a_killed_run_goes_on_exactly(images: Path, tmp_path: Path, stop_after: int) -> None:
+def test_a_killed_run_goes_on_exactly(images: Path, whole: Path, tmp_path: Path, stop_after: int) -> None:
     """Killed without warning, with workers; every later loss equals that of the uninterrupted run, bit for bit."""
-    whole = pretrain(STOCHASTIC, images, tmp_path / "whole")
     arguments = [json.dumps(dataclasses.asdict(STOCHASTIC)), str(images), str(tmp_path / "cut"), str(stop_after)]
     killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert load_checkpoint(tmp_path / "cut" / LAST_NAME).step == stop_after
     resumed = load_checkpoint(trainer.resume_run(tmp_path / "cut", cpu(workers=1)))
 
-    assert resumed.step == whole.step
-    for name, tensor in whole.objective.items():
+    expected = load_checkpoint(whole / LAST_NAME)
+    assert resumed.step == expected.step
+    for name, tensor in expected.objective.items():
         assert torch.equal(tensor, resumed.objective[name]), name
     for name in ("loss", "gradient_norm", "lr", "momentum_teacher"):
-        ours, theirs = ([line[name] for line in read_log(tmp_path / run)] for run in ("cut", "whole"))
+        ours, theirs = ([line[name] for line in read_log(run)] for run in (tmp_path / "cut", whole))
         assert ours == theirs
 
 

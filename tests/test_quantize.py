@@ -1,5 +1,6 @@
 """Students of int8: they run everywhere, their cost is what a slow computation says, and too high a cost is refused."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import onnx
 from dino_v1_files import own_checkpoint
 from shapes import render_shape, write_shapes
 from students import changed, write_student
-from tiny_recipe import RECIPE
+from tiny_recipe import RECIPE as DEEPER
 
 from dino_ros.backends import open_backend
 from dino_ros.errors import UserError
@@ -26,6 +27,7 @@ from dino_train.cli import run
 from dino_train.data.frames import open_frames
 from dino_train.export import quantize
 
+RECIPE = dataclasses.replace(DEEPER, backbone=dataclasses.replace(DEEPER.backbone, depth=2))
 FRAMES = 20
 HELD_OUT = range(16, FRAMES)
 SIZE = ["--size", "48x32"]

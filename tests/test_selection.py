@@ -13,7 +13,8 @@ from bags import Fields, encoded, raw, write_bag, write_topics
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_train.data.bags import BagFrames, open_bag_frames
+from dino_train.data.bag_topics import open_bag_frames
+from dino_train.data.bags import BagFrames
 from dino_train.data.frames import open_frames
 from dino_train.data.selection import THUMBNAIL, SelectedFrames, SelectionParameters
 from dino_train.data.video import VideoFrames

@@ -5,10 +5,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from bags import write_bag
+from bags import camera_info, encoded, raw, write_bag, write_topics
 
 from dino_ros.errors import UserError
 from dino_ros.images.sources import open_source
+from dino_ros.images.stamps import stamp_ns
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
@@ -46,6 +47,22 @@ def test_a_truncated_bag_is_named(tmp_path: Path, storage: str, share: float) ->
     with pytest.raises(UserError, match=rf"cannot be read as a bag .* cut short or damaged; .*{repair}") as caught:
         list(open_source(tmp_path / "bag", "/raw"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("topic", ["/front/image_raw", "/front/image_raw/compressed"])
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3", "ros1"])
+def test_frames_carry_the_calibration_that_was_recorded_last(tmp_path: Path, storage: str, topic: str) -> None:
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    image = encoded("png", pixels) if topic.endswith("compressed") else raw("rgb8", pixels)
+    infos = [camera_info(height, 6, storage == "ros1") for height in (4, 8)]
+    other = camera_info(2, 6, storage == "ros1")
+    path = tmp_path / ("bag.bag" if storage == "ros1" else "bag")
+    write_topics(path, {topic: [image] * 3, "/front/camera_info": infos, "/camera_info": [other] * 3}, storage)
+    source = open_source(path, topic, camera_info=True)
+    for frames in (list(source), list(source)):
+        assert [stamp_ns(frame.camera_info) - frames[0].stamp for frame in frames] == [0, 100_000_000, 100_000_000]
+        assert [frame.camera_info.height for frame in frames] == [4, 8, 8]
+    assert all(frame.camera_info is None for frame in open_source(path, topic))
 
 
 def test_video(tmp_path: Path) -> None:

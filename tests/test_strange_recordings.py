@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from dino_ros.errors import UserError
 from dino_ros.images.bags import deserializer, open_bag
 from dino_ros.images.sources import open_source
-from dino_train.data.bags import open_bag_frames
+from dino_train.data.bag_topics import open_bag_frames
 from dino_train.data.frames import open_frames
 from dino_train.data.loader import CropDataset
 from dino_train.data.selection import SelectionParameters
@@ -245,6 +245,17 @@ def test_a_message_cut_is_left_out_alone(tmp_path: Path, broken: int, caplog: py
         frames[broken]
 
 
+def test_dark_and_bright_images_of_a_sensor_of_12_bits(tmp_path: Path) -> None:
+    """Both halves scale all of a topic alike: the sequence shows how bright each image is."""
+    grays = [np.full((4, 5), level, np.uint16) for level in (3000, 200, 3100, 90)]
+    messages = [serialized(raw("mono16", gray)) for gray in grays]
+    path = write_mcap(tmp_path / "r.mcap", [CAMERA._replace(messages=messages)])
+    expected = [np.full((4, 5, 3), level >> 4, np.uint8) for level in (3000, 200, 3100, 90)]
+    assert_both_halves_read(path, images=expected)
+    ((frames,), _) = open_bag_frames(path)
+    assert [int(thumbnail[0, 0]) for thumbnail in frames.thumbnails()] == [187, 12, 193, 5]
+
+
 def picture(path: Path, level: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(".png", np.full((4, 5, 3), level, np.uint8))[1].tobytes())
@@ -306,8 +317,24 @@ def test_a_header_of_more_pixels_than_can_be_decoded(tmp_path: Path) -> None:
     frames = open_frames([tmp_path])
     with pytest.raises(UserError, match=r"b\.png does not decode"):
         frames[1]
-    with pytest.raises(UserError, match="60000x60000 pixels is refused"):
+    with pytest.raises(UserError, match=r"/b\.png: .*60000x60000 pixels is refused"):
         list(open_source(tmp_path))[1].rgb()
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.tar", "x.mp4", "x.mcap", "x.db3", "x.bag"])
+def test_a_pipe_is_refused(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    for read in (open_source, lambda path: open_frames([path])):
+        with pytest.raises(UserError, match=rf"{name} is a pipe or a device"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["x.mcap", "x.db3"])
+def test_a_pipe_in_a_bag_is_refused(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    for read in (open_source, lambda path: open_frames([path])):
+        with pytest.raises(UserError, match="holds no images"):
+            read(tmp_path)
 
 
 def test_a_video_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:

@@ -21,8 +21,7 @@ class Choice:
     """Each faster engine that did not work, by name, and the sentence that says why."""
 
     def __str__(self) -> str:
-        reasons = "; ".join(f"not {name}: {reason.rstrip('.')}" for name, reason in self.passed_over.items())
-        return f"{self.name} ({self.backend.description})" + (f" - {reasons}" if reasons else "")
+        return f"{self.name} ({self.backend.description})"
 
 
 def choose_backend(

@@ -16,21 +16,18 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dino_ros.errors import UserError
-from dino_ros.images.bag_files import (
-    Connection,
-    Message,
-    MessageReader,
-    complete_database,
-    count_messages,
-    find_messages,
-)
+from dino_ros.images.bag_files import MessageReader, count_messages, find_messages
+from dino_ros.images.bag_records import Connection, Message
 from dino_ros.images.folders import is_stray, natural
+from dino_ros.images.sqlite_files import complete_database
+from dino_ros.images.video_messages import DEFINITIONS, VIDEO_TYPES
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
 
 BAG_SUFFIXES = frozenset({".mcap", ".db3", ".bag"})
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+"""Those of one image a message; see also VIDEO_TYPES."""
 METADATA = "metadata.yaml"
 REPAIRS = {
     ".mcap": "recover what is left of it with `mcap recover`",
@@ -156,13 +153,18 @@ def broken_bag(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} cannot be read as a bag ({detail}): it is cut short or damaged; {repair}.")
 
 
+def image_topics(types: Mapping[str, str]) -> list[str]:
+    """Names of the topics that hold images or video, given every topic's message type; sorted."""
+    return sorted(topic for topic, kind in types.items() if kind in IMAGE_TYPES or kind in VIDEO_TYPES)
+
+
 def choose_image_topics(path: Path, types: Mapping[str, str], topics: Sequence[str] = ()) -> list[str]:
     """The named topics, or all image topics if none is named.
 
     `types` maps every topic of the bag to its message type. Raises UserError, listing the image topics, if a named one
     is missing or does not carry images, or if the bag has none.
     """
-    images = sorted(topic for topic, kind in types.items() if kind in IMAGE_TYPES)
+    images = image_topics(types)
     listing = ", ".join(images) or "none"
     for topic in topics:
         if topic not in types:
@@ -221,10 +223,13 @@ PADDING = 8
 
 @functools.cache
 def _standard_types(serialization: str) -> Typestore:
-    """The types that ROS itself defines; images are the same in every distribution."""
-    from rosbags.typesys import Stores, get_typestore
+    """The types that ROS itself defines, images are the same in every distribution, and those of video."""
+    from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-    return get_typestore(Stores.ROS1_NOETIC if serialization == "ros1" else Stores.ROS2_JAZZY)
+    store = get_typestore(Stores.ROS1_NOETIC if serialization == "ros1" else Stores.ROS2_JAZZY)
+    for kind, definition in DEFINITIONS.items():
+        store.register(get_types_from_msg(definition, kind))
+    return store
 
 
 def _recorded_types(connection: Connection) -> Typestore:
@@ -258,7 +263,8 @@ def _recorded_types(connection: Connection) -> Typestore:
 def _storage_files(folder: Path) -> list[Path]:
     suffixes = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
     try:
-        files = [file for file in folder.iterdir() if file.name.endswith(suffixes) and not is_stray(file.name)]
+        named = [file for file in folder.iterdir() if file.name.endswith(suffixes) and not is_stray(file.name)]
+        files = [file for file in named if file.is_file()]
     except OSError as error:
         raise UserError(f"{folder} cannot be read ({error.strerror}): check its permissions.") from error
     return sorted(files, key=natural)

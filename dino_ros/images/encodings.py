@@ -6,6 +6,7 @@ is an array.array, and of rosbags, whose data is an ndarray.
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Protocol, cast
 
 import cv2
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from dino_ros.errors import UserError, quoted
 from dino_ros.images.image_header import FORMATS, image_size, jpeg_scans
+
+log = logging.getLogger(__name__)
 
 MAX_IMAGE_PIXELS = 64_000_000
 """Most pixels that a compressed image may have, unless another limit is given."""
@@ -114,16 +117,20 @@ def _to(image: NDArray[np.uint8], height: int, width: int, interpolation: int) -
 
 
 def to_resized_rgb(
-    message: ImageLike | CompressedImageLike, height: int, width: int, max_pixels: int = MAX_IMAGE_PIXELS
+    message: ImageLike | CompressedImageLike,
+    height: int,
+    width: int,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    least_bits: int = 0,
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """`resize(to_rgb(message, max_pixels), height, width)`, and the original height and width.
+    """`resize(to_rgb(message, max_pixels, least_bits), height, width)`, and the original height and width.
 
     8-bit colors are reordered after resizing, which gives the same pixels and saves a copy of the frame. Raises
     UserError as `to_rgb` does.
     """
     encoding = getattr(message, "encoding", None)
     if encoding not in _PER_PIXEL:
-        rgb = to_rgb(message, max_pixels)
+        rgb = to_rgb(message, max_pixels, least_bits)
         return resize(rgb, height, width), (rgb.shape[0], rgb.shape[1])
     channels, _, conversion = _ENCODINGS[encoding]
     raw = cast(ImageLike, message)
@@ -133,17 +140,49 @@ def to_resized_rgb(
     return rgb, (raw.height, raw.width)
 
 
-def to_rgb(message: ImageLike | CompressedImageLike, max_pixels: int = MAX_IMAGE_PIXELS) -> NDArray[np.uint8]:
+def to_rgb(
+    message: ImageLike | CompressedImageLike, max_pixels: int = MAX_IMAGE_PIXELS, least_bits: int = 0
+) -> NDArray[np.uint8]:
     """Decode an image message, raw or compressed, to RGB [H, W, 3] uint8.
 
-    Of 16-bit images the upper 8 of the bits that are used remain: those of the smallest of SENSOR_BITS that holds the
-    brightest pixel, since sensors of 10 or 12 bits leave the others empty. For `rgb8` the result is a view of the
-    message's data. Raises UserError, naming the encoding or format, for messages that cannot be decoded: depth images,
-    unknown encodings, data that does not fit the stated size, compressed images of more than `max_pixels` pixels.
+    Of 16-bit images the upper 8 of the bits that are used remain, since sensors of 10 or 12 bits leave the others
+    empty: of `sensor_bits`, or of `least_bits` where these are more. For `rgb8` the result is a view of the message's
+    data. Raises UserError, naming the encoding or format, for messages that cannot be decoded: depth images, unknown
+    encodings, data that does not fit the stated size, compressed images of more than `max_pixels` pixels.
     """
     if hasattr(message, "encoding"):
-        return _raw_to_rgb(cast(ImageLike, message))
+        return _raw_to_rgb(cast(ImageLike, message), least_bits)
     return _compressed_to_rgb(message, max_pixels)
+
+
+def sensor_bits(message: ImageLike | CompressedImageLike) -> int:
+    """The smallest of SENSOR_BITS that holds the brightest pixel of a 16-bit image; 0 for other images.
+
+    A camera has as many as the most of its images need: a dark one tells less. Raises UserError for data that does not
+    fit the stated size.
+    """
+    channels, size, _ = _ENCODINGS.get(getattr(message, "encoding", ""), (0, 0, None))
+    return _bits_of(_values(cast(ImageLike, message), channels)) if size == 2 else 0
+
+
+class SensorBits:
+    """Bits per pixel that the 16-bit images of one camera have been seen to use."""
+
+    def __init__(self, camera: str) -> None:
+        self._camera = camera
+        self.bits = 0
+
+    def see(self, message: ImageLike | CompressedImageLike) -> int:
+        """Look at another image; returns the most that any image used. Says so where these are not all 16 bits."""
+        try:
+            bits = sensor_bits(message)
+        except UserError:  # whoever decodes it will say so
+            return self.bits
+        if bits > self.bits:
+            self.bits = bits
+            if bits < SENSOR_BITS[-1]:
+                log.warning("%s: of 16-bit images %d bits are used; the upper 8 of these are taken", self._camera, bits)
+        return self.bits
 
 
 def pixel_rows(message: ImageLike, row_bytes: int) -> NDArray[np.uint8]:
@@ -174,7 +213,7 @@ _DECODE_RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)
 _DECODE = _DECODE_RGB or cv2.IMREAD_COLOR
 
 
-def _raw_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
+def _raw_to_rgb(message: ImageLike, least_bits: int) -> NDArray[np.uint8]:
     if message.encoding in _PLANAR:
         return _planar_to_rgb(message)
     if message.encoding not in _ENCODINGS:
@@ -183,9 +222,11 @@ def _raw_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
             f"{', '.join([*_ENCODINGS, *_PLANAR])}."
         )
     channels, size, conversion = _ENCODINGS[message.encoding]
-    rows = pixel_rows(message, message.width * channels * size)
     if size == 2:
-        rows = _upper_bits(np.ascontiguousarray(rows).view(">u2" if message.is_bigendian else "<u2"))
+        values = _values(message, channels)
+        rows = (values >> (max(_bits_of(values), least_bits) - 8)).astype(np.uint8)
+    else:
+        rows = pixel_rows(message, message.width * channels)
     pixels = rows.reshape(message.height, message.width, channels) if channels > 1 else rows
     if conversion is None:
         return pixels
@@ -197,11 +238,15 @@ def _raw_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
     return cv2.cvtColor(np.ascontiguousarray(pixels), conversion).astype(np.uint8, copy=False)
 
 
-def _upper_bits(values: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """The upper 8 of the bits that are used, of values [H, N]."""
+def _values(message: ImageLike, channels: int) -> NDArray[np.uint16]:
+    """The values of a 16-bit image [H, W * channels]."""
+    rows = np.ascontiguousarray(pixel_rows(message, message.width * channels * 2))
+    return rows.view(">u2" if message.is_bigendian else "<u2")
+
+
+def _bits_of(values: NDArray[np.uint16]) -> int:
     used = int(values.max()).bit_length()
-    bits = next(bits for bits in SENSOR_BITS if bits >= used)
-    return (values >> (bits - 8)).astype(np.uint8)
+    return next(bits for bits in SENSOR_BITS if bits >= used)
 
 
 def _planar_to_rgb(message: ImageLike) -> NDArray[np.uint8]:

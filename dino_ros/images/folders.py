@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from dino_ros.errors import UserError
+
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
@@ -53,6 +55,12 @@ def _warn(error: OSError) -> None:
 def image_files(folder: Path) -> list[Path]:
     """Image files in a folder and its subfolders, sorted. See `files_below` for what is left out."""
     return sorted(folder / name for name in files_below(folder) if is_image_name(name))
+
+
+def check_no_pipe(path: Path) -> None:
+    """Raise UserError for what is neither a file nor a folder: reading from a pipe may wait for ever."""
+    if not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} is a pipe or a device: copy what comes out of it into a file.")
 
 
 def natural(file: Path) -> list[tuple[int, str]]:

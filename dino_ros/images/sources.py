@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import cv2
@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from dino_ros.errors import UserError
 from dino_ros.files import named_path
 from dino_ros.images.bags import BAG_SUFFIXES, choose_image_topics, deserializer, is_bag, open_bag
-from dino_ros.images.encodings import CompressedImageLike, ImageLike, to_rgb
-from dino_ros.images.folders import IMAGE_SUFFIXES, image_files, natural
+from dino_ros.images.encodings import CompressedImageLike, ImageLike, SensorBits, to_rgb
+from dino_ros.images.folders import IMAGE_SUFFIXES, check_no_pipe, image_files, natural
 from dino_ros.images.stamps import SECOND, stamp_ns
+from dino_ros.images.video_messages import VIDEO_TYPES, decode_messages, load_av
 
 log = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"})
+CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 FOLDER_RATE = 30.0
 """Frames per second of a folder of images, which has no stamps."""
 
@@ -57,11 +59,20 @@ class Frame:
     """Nanoseconds: when it was recorded in a bag, else counted from 0."""
     frame_id: str
     image: ImageLike | CompressedImageLike
-    """As recorded."""
+    """As recorded, that of a video decoded."""
+    camera_info: Any = None
+    """The sensor_msgs/CameraInfo that was recorded for it, where the source was opened with them and has some."""
+    name: str = ""
+    """What it is called in messages."""
+    least_bits: int = 0
+    """Bits per pixel that 16-bit images of its camera have been seen to use."""
 
     def rgb(self) -> NDArray[np.uint8]:
-        """The image, RGB [H, W, 3] uint8. Raises UserError if it cannot be decoded."""
-        return to_rgb(self.image)
+        """The image, RGB [H, W, 3] uint8. Raises UserError, naming the frame, if it cannot be decoded."""
+        try:
+            return to_rgb(self.image, least_bits=self.least_bits)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from error
 
 
 class Source(Protocol):
@@ -79,17 +90,19 @@ class Source(Protocol):
         """Play from the start."""
 
 
-def open_source(path: str | Path, topic: str | None = None) -> Source:
+def open_source(path: str | Path, topic: str | None = None, camera_info: bool = False) -> Source:
     """Open a rosbag2 (folder or file), a ROS 1 bag, a video or a folder of images.
 
-    `topic` is the bag's image topic; it may be left out if there is only one. Raises UserError if the path does not
-    exist, is of no known kind or cannot be read, or if the topic is missing, ambiguous or does not carry images.
+    `topic` is the bag's image topic; it may be left out if there is only one. With `camera_info` the frames of a bag
+    carry the camera's CameraInfo. Raises UserError if the path does not exist, is of no known kind or cannot be read,
+    or if the topic is missing, ambiguous or does not carry images.
     """
     path = named_path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist: give the path of a bag, a video or a folder of images.")
+    check_no_pipe(path)
     if is_bag(path):
-        return BagSource(path, topic)
+        return BagSource(path, topic, camera_info)
     if path.is_dir():
         return FolderSource(path)
     if path.suffix.lower() in VIDEO_SUFFIXES:
@@ -101,34 +114,75 @@ def open_source(path: str | Path, topic: str | None = None) -> Source:
 class BagSource:
     """The messages of one image topic of a bag, in recorded order; those that are damaged are left out, with a warning.
 
-    Raises UserError, beside what `open_source` says, if the topic has no messages.
+    Those of video are decoded. Raises UserError, beside what `open_source` says, if the topic has no messages.
     """
 
     recorded = True
 
-    def __init__(self, path: Path, topic: str | None) -> None:
+    def __init__(self, path: Path, topic: str | None, camera_info: bool) -> None:
         self.path = path
         self._bag = open_bag(path)
         chosen = choose_image_topics(path, self._bag.types, [topic] if topic else [])
         if len(chosen) > 1:
             raise UserError(f"{path} has several image topics: choose one of {', '.join(chosen)}.")
         self.topic = chosen[0]
-        self._deserialize = deserializer(self._bag.topics[self.topic])
+        self._deserialize = {self.topic: deserializer(self._bag.topics[self.topic])}
         if not len(self):
             raise UserError(f"The topic {self.topic} of {path} has no messages: choose another topic, or record again.")
+        self._video = self._bag.types[self.topic] in VIDEO_TYPES
+        if self._video:
+            load_av(f"The topic {self.topic} of {path} is video: playing it")
         self.name = f"{readable(path.name)}, {self.topic}"
+        self.camera_info_topic = self._find_camera_info() if camera_info else ""
+        """The topic of the camera's CameraInfo; empty if there is none, or it was not asked for."""
+        self._bits = SensorBits(self.name)
 
     def __len__(self) -> int:
         return self._bag.counts[self.topic]
 
     def __iter__(self) -> Iterator[Frame]:
-        for time, raw in self._bag.messages(self.topic):
+        infos = self._messages(self.camera_info_topic) if self.camera_info_topic else iter(())
+        info: Any = None
+        following = next(infos, None)
+        for time, stamp, frame_id, image in self._images():
+            while following is not None and stamp_of(*following) <= stamp:
+                info, following = following[1], next(infos, None)
+            name = f"{self.path}, topic {self.topic}, message at {time} ns"
+            yield Frame(stamp, time, frame_id, image, info, name=name, least_bits=self._bits.see(image))
+
+    def _images(self) -> Iterator[tuple[int, int, str, ImageLike | CompressedImageLike]]:
+        """Yield for each image the time when it was recorded, its stamp, its frame and itself."""
+        messages = self._messages(self.topic)
+        if self._video:
+            for time, stamp, frame_id, rgb in decode_messages(messages, f"{self.path}, topic {self.topic}"):
+                yield time, stamp or time, frame_id, _rgb_image(rgb)
+            return
+        for time, message in messages:
+            yield time, stamp_of(time, message), message.header.frame_id, message
+
+    def _messages(self, topic: str) -> Iterator[tuple[int, Any]]:
+        """Yield the messages of a topic, each with the time when it was recorded."""
+        for time, raw in self._bag.messages(topic):
             try:
-                message = self._deserialize(raw)
+                message = self._deserialize[topic](raw)
             except UserError as error:
-                log.warning("left out: %s, topic %s, message at %d ns: %s", self.path, self.topic, time, error)
+                log.warning("left out: %s, topic %s, message at %d ns: %s", self.path, topic, time, error)
                 continue
-            yield Frame(stamp_ns(message) or time, time, message.header.frame_id, message)
+            yield time, message
+
+    def _find_camera_info(self) -> str:
+        """The topic camera_info beside the images; compressed ones are a level below those that they stand for."""
+        levels = 1 if self._bag.types[self.topic].endswith("/Image") else 2
+        for folder in list(PurePosixPath(self.topic).parents)[:levels]:
+            topic = str(folder / "camera_info")
+            if self._bag.types.get(topic) == CAMERA_INFO_TYPE:
+                try:
+                    self._deserialize[topic] = deserializer(self._bag.topics[topic])
+                except UserError as error:
+                    log.warning("%s", error)
+                    continue
+                return topic
+        return ""
 
 
 class VideoSource:
@@ -151,13 +205,18 @@ class VideoSource:
 
     def __iter__(self) -> Iterator[Frame]:
         capture = self._open()
-        number = 0
+        first, seconds = None, 0.0
         while True:
             decoded, bgr = capture.read()
             if not decoded:
                 return
-            yield _decoded_frame(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), number / self._rate)
-            number += 1
+            told = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            if first is None:
+                first = told
+            else:  # some formats do not tell the times of all frames
+                seconds = told - first if told - first > seconds else seconds + 1 / self._rate
+            time = round(seconds * SECOND)
+            yield Frame(time, time, "", _rgb_image(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)))
 
     def _open(self) -> cv2.VideoCapture:
         check_video_name(self.path)
@@ -193,7 +252,12 @@ class FolderSource:
                 continue
             encoded = EncodedImage(file.suffix[1:].lower().replace("jpg", "jpeg"), data)
             time = round(number / FOLDER_RATE * SECOND)
-            yield Frame(time, time, "", encoded)
+            yield Frame(time, time, "", encoded, name=readable(str(file)))
+
+
+def stamp_of(time: int, message: Any) -> int:
+    """The stamp of a message with a header, or where it is not set the time at which it was recorded."""
+    return stamp_ns(message) or time
 
 
 def check_video_name(path: Path) -> None:
@@ -207,7 +271,6 @@ def readable(name: str) -> str:
     return os.fsencode(name).decode(errors="replace")
 
 
-def _decoded_frame(rgb: Any, seconds: float) -> Frame:
+def _rgb_image(rgb: Any) -> RgbImage:
     height, width, _ = rgb.shape
-    time, pixels = round(seconds * SECOND), np.ascontiguousarray(rgb).reshape(-1)
-    return Frame(time, time, "", RgbImage(pixels, height, width, width * 3))
+    return RgbImage(np.ascontiguousarray(rgb).reshape(-1), height, width, width * 3)

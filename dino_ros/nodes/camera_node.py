@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import rclpy
 from builtin_interfaces.msg import Time
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
-from sensor_msgs.msg import CompressedImage, Image
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from dino_ros.errors import UserError
-from dino_ros.images.sources import Frame, Source, open_source
+from dino_ros.images.sources import BagSource, Frame, Source, open_source
 from dino_ros.images.stamps import SECOND, stamp_fields
-from dino_ros.nodes.messages import jpeg_message, rgb_message
+from dino_ros.nodes.messages import camera_info_message, jpeg_message, rgb_message
 from dino_ros.nodes.parameters import CAMERA_PARAMETERS, declare_parameters
 from dino_ros.nodes.process import run, serve
 from dino_ros.nodes.rclpy_internals import RCLError
@@ -30,11 +31,28 @@ LAST_STAMP = 2**31 * SECOND
 """Nanoseconds from which on a stamp does not fit into a header, whose seconds are an int32."""
 
 
+TICK = 0.05
+"""Seconds between two times on /clock."""
+
+
+class Event(NamedTuple):
+    """A frame that is to be played."""
+
+    due: float
+    """Seconds from the start."""
+    stamp: int
+    """Nanoseconds: the header's stamp."""
+    clock: int
+    """Nanoseconds: what a clock showed when it was recorded."""
+    frame: Frame
+
+
 class CameraNode(Node):
     """Publishes a source's frames, spaced as recorded, with their stamps; stamps of videos and folders start now.
 
-    A bag's message that already has the chosen transport is published as it was recorded; others are converted. Raises
-    UserError if the source cannot be played, or for a parameter that cannot be used.
+    A bag's message that already has the chosen transport is published as it was recorded; others are converted. With
+    each goes the camera's CameraInfo, where the bag has some. Raises UserError if the source cannot be played, or for a
+    parameter that cannot be used.
     """
 
     def __init__(self) -> None:
@@ -42,11 +60,15 @@ class CameraNode(Node):
         declare_parameters(self, CAMERA_PARAMETERS, read_only=True)
         if not self._value("path"):
             raise UserError("No path given: set the parameter `path` to a bag, a video or a folder of images.")
-        self.source = open_source(self._value("path"), self._value("topic") or None)
+        self.source = open_source(self._value("path"), self._value("topic") or None, camera_info=True)
         compressed = self._value("image_transport") == "compressed"
         self._type = CompressedImage if compressed else Image
         topic = "image_raw/compressed" if compressed else "image_raw"
         self._publisher = self.create_publisher(self._type, topic, QoSProfile(depth=10))
+        if isinstance(self.source, BagSource) and self.source.camera_info_topic:
+            self._info_publisher = self.create_publisher(CameraInfo, "camera_info", QoSProfile(depth=10))
+        if self._value("clock"):
+            self._clock_publisher = self.create_publisher(Clock, "/clock", QoSProfile(depth=10))
         self.published = 0
 
     def play(self) -> None:
@@ -60,13 +82,17 @@ class CameraNode(Node):
         start = time.monotonic()
         rate, loop, say = self._value("rate"), self._value("loop"), self.get_logger().info
         problem = "none of its messages can be read"
-        for due, stamp, frame in timeline(self.source, rate, loop, self._now(), say):
-            while rclpy.ok() and (wait := start + due - time.monotonic()) > 0:
-                self._serve(min(wait, 0.05))
+        before = None
+        for event in timeline(self.source, rate, loop, self._now(), say):
+            while rclpy.ok() and (wait := start + event.due - time.monotonic()) > 0:
+                if before is not None:
+                    self._tell_time(clock_at(before, event, event.due - wait))
+                self._serve(min(wait, TICK))
             if not rclpy.ok():
                 break
+            before = event
             try:
-                self._publisher.publish(self._message(frame, stamp))
+                self._publish(event)
                 self.published += 1
             except UserError as error:
                 problem = str(error)
@@ -81,8 +107,21 @@ class CameraNode(Node):
             raise UserError(f"No frame of {self.source.name} could be played: {problem}")
         self.get_logger().info(f"Played {self.published} frames of {self.source.name}.")
 
-    def _message(self, frame: Frame, stamp: int) -> Image | CompressedImage:
-        header = Header(stamp=Time(**stamp_fields(stamp)), frame_id=self._value("frame_id") or frame.frame_id)
+    def _publish(self, event: Event) -> None:
+        """Publish the frame, and before it what belongs to it. Raises UserError if it cannot be decoded."""
+        frame = event.frame
+        header = Header(stamp=Time(**stamp_fields(event.stamp)), frame_id=self._value("frame_id") or frame.frame_id)
+        message = self._message(frame, header)
+        self._tell_time(event.clock)
+        if frame.camera_info is not None:
+            self._info_publisher.publish(camera_info_message(frame.camera_info, header))
+        self._publisher.publish(message)
+
+    def _tell_time(self, clock: int) -> None:
+        if self._value("clock"):
+            self._clock_publisher.publish(Clock(clock=Time(**stamp_fields(clock % LAST_STAMP))))
+
+    def _message(self, frame: Frame, header: Header) -> Image | CompressedImage:
         recorded: Any = frame.image
         if self._type is CompressedImage:
             if not hasattr(recorded, "encoding"):
@@ -102,26 +141,28 @@ class CameraNode(Node):
         serve(self, lambda: rclpy.spin_once(self, timeout_sec=seconds))
 
     def _now(self) -> int:
-        return int(self.get_clock().now().nanoseconds)
+        """Nanoseconds; the node that tells others the time does not ask itself."""
+        return time.time_ns() if self._value("clock") else int(self.get_clock().now().nanoseconds)
 
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
 
 
-def timeline(
-    source: Source, rate: float, loop: bool, now: int, say: Callable[[str], object]
-) -> Iterator[tuple[float, int, Frame]]:
-    """Each frame with the time when it is due, in seconds from the start, and its stamp, in nanoseconds.
+def timeline(source: Source, rate: float, loop: bool, now: int, say: Callable[[str], object]) -> Iterator[Event]:
+    """Each frame with the time when it is due, its stamp, and the time of the clock.
 
     `rate` (frames per second) spaces the frames; 0 keeps the spacing at which they were recorded, whatever their stamps
     say. Of a pause longer than LONGEST_GAP that much is kept, and `say` gets a sentence about it; frames that were not
     recorded after the one before them follow at the spacing of those before. A recording keeps its stamps in either
     case; stamps of other sources are `now` plus the time when the frame is due. With `loop` the source repeats
     forever, each round's stamps shifted by the source's length so that they go on rising while they fit into a header.
+
+    The clock shows when a recording was recorded, shifted like its stamps, and else the stamps. It always rises.
     """
     played = 0
     shift = 0
     due, usual = 0.0, GAP
+    clock = 0
     while True:
         stamps: list[int] = []
         before: int | None = None
@@ -135,7 +176,10 @@ def timeline(
             before = frame.time
             stamps.append(frame.stamp)
             moment = played / rate if rate else due
-            yield moment, frame.stamp + shift if source.recorded else now + round(moment * SECOND), frame
+            stamp = frame.stamp + shift if source.recorded else now + round(moment * SECOND)
+            reached = frame.time + shift if source.recorded else stamp
+            clock = reached if reached > clock else clock + round(usual * SECOND)
+            yield Event(moment, stamp, clock, frame)
             played += 1
         if not loop or not stamps:
             return
@@ -143,6 +187,12 @@ def timeline(
         shift += length + (round(length / (len(stamps) - 1)) if length else round(GAP * SECOND))
         if max(stamps) + shift >= LAST_STAMP:
             shift = 0
+
+
+def clock_at(before: Event, after: Event, moment: float) -> int:
+    """What the clock shows at a moment between two frames, in nanoseconds; `moment` is in seconds from the start."""
+    share = (moment - before.due) / (after.due - before.due)
+    return before.clock + round(share * (after.clock - before.clock))
 
 
 def main() -> None:

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.event_handler import PublisherEventCallbacks, QoSMessageLostInfo, SubscriptionEventCallbacks
 from rclpy.publisher import Publisher
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -19,6 +20,14 @@ from dino_ros.images.stamps import stamp_ns
 from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.detections import detections_message, vision
 from dino_ros.nodes.diagnostics import Diagnostics
+from dino_ros.nodes.matching import (
+    COMPRESSED,
+    RAW,
+    Silence,
+    why_publishers_do_not_match,
+    why_silent,
+    why_subscriptions_do_not_match,
+)
 from dino_ros.nodes.messages import labels_message, mask_message, rgb_message, tensor_message
 from dino_ros.nodes.throttle import Throttle
 from dino_ros.nodes.wire import header_of, read_image
@@ -45,8 +54,14 @@ NEEDS = {
     "overlay": {"mask", "attention", IMAGE},
 }
 """What the pipeline has to make for each topic."""
+QOS = {"depth": 5, "liveliness": LivelinessPolicy.AUTOMATIC}
+"""Of all topics. The liveliness is that of ROS's default, by name: rclpy cannot compare a default with a profile."""
 WARN_EVERY = 5.0
 """Seconds between two warnings about unusable frames."""
+WARN_OF_LOSS_EVERY = 30.0
+"""Seconds between two warnings about frames that are lost in transport."""
+SILENCE = 5.0
+"""Seconds without a frame after which the node says why."""
 
 
 def image_topic(node: Any, image: str, compressed: bool) -> str:
@@ -77,20 +92,33 @@ class CameraTopics:
         self._node = node
         self._thread = thread
         self._type = CompressedImage if compressed else Image
+        self._type_name = COMPRESSED if compressed else RAW
+        self._image_name = f"{prefix}image/compressed" if compressed else f"{prefix}image"
         self.image_topic = image_topic(node, f"{prefix}image", compressed)
         """Full name of the image topic."""
-        self._qos = QoSProfile(depth=5, reliability=ReliabilityPolicy[reliability.upper()])
+        self._qos = QoSProfile(**QOS, reliability=ReliabilityPolicy[reliability.upper()])
         self._lock = threading.Lock()
         self._pipeline: Pipeline | None = None
         self._subscription: Subscription | None = None
         self._listened: frozenset[str] = frozenset()
         self._wanted: frozenset[str] = frozenset()
-        events = PublisherEventCallbacks(matched=lambda event: self.look_for_listeners())
+        self._unmatched: set[str] = set()
+        """Topics, OUTPUT_TOPICS or the image topic, on which somebody was met whose QoS does not match."""
+        self._wrong: dict[str, str] = {}
+        """By topic, what the last report found wrong with who is at its other end."""
+        self._said: dict[str, str] = {}
+        """By topic, what was logged of that."""
         self._outputs: dict[str, Publisher] = {}  # a topic may be matched while the next one is being advertised
-        self._outputs = {
-            topic: node.create_lifecycle_publisher(kind, prefix + topic, 5, event_callbacks=events)
-            for topic, kind in OUTPUT_TOPICS.items()
-        }
+        self._outputs = {topic: self._advertise(prefix, topic) for topic in OUTPUT_TOPICS}
+
+    def _advertise(self, prefix: str, topic: str) -> Publisher:
+        events = PublisherEventCallbacks(
+            matched=lambda event: self.look_for_listeners(),
+            incompatible_qos=lambda event: self._unmatched.add(topic),
+        )
+        return self._node.create_lifecycle_publisher(
+            OUTPUT_TOPICS[topic], prefix + topic, QoSProfile(**QOS), event_callbacks=events
+        )
 
     def activate(self, pipeline: Pipeline) -> None:
         """Feed frames to a pipeline from now on."""
@@ -120,6 +148,7 @@ class CameraTopics:
             self._wanted = frozenset().union(*(NEEDS[topic] for topic in listened))
             needed = self._pipeline is not None and bool(listened)
             if needed and self._subscription is None:
+                self.diagnostics.subscribed()
                 # Raw: the serialized bytes, which `wire` reads without another copy.
                 self._subscription = self._node.create_subscription(
                     self._type,
@@ -127,7 +156,10 @@ class CameraTopics:
                     self._receive,
                     self._qos,
                     callback_group=self._thread.group,
-                    event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),
+                    event_callbacks=SubscriptionEventCallbacks(
+                        message_lost=self._on_lost,
+                        incompatible_qos=lambda event: self._unmatched.add(self.image_topic),
+                    ),
                     raw=True,
                 )
             elif not needed and self._subscription is not None:
@@ -155,6 +187,51 @@ class CameraTopics:
     def _on_lost(self, event: QoSMessageLostInfo) -> None:
         """Count the frames that DDS lost; runs in the callback thread."""
         self.diagnostics.lost(event.total_count_change)
+        if warning := self.diagnostics.transport_warning():
+            self._node.get_logger().warning(warning, throttle_duration_sec=WARN_OF_LOSS_EVERY)
+
+    def report(self, name: str, state: str, seconds: float, facts: dict[str, str], failure: str) -> DiagnosticStatus:
+        """Look who is at the other ends of the topics, warn of what is new and wrong there, and report.
+
+        The arguments are those of `Diagnostics.report`.
+        """
+        self.look_for_listeners()  # also here, in case an event was missed
+        silence, mismatches = self._why_silent(), self._mismatches()
+        self._log(mismatches | ({self.image_topic: silence.reason} if silence else {}))
+        facts = {**facts, "image topic": self.image_topic}
+        mismatch = " ".join(mismatches.values())
+        return self.diagnostics.report(name, state, seconds, self.listened(), facts, failure, silence, mismatch)
+
+    def _log(self, wrong: dict[str, str]) -> None:
+        """Warn of what is wrong, by topic, once; of what the last report found too, since names come a moment later."""
+        for topic, sentence in wrong.items():
+            if sentence == self._wrong.get(topic) and sentence != self._said.get(topic):
+                self._node.get_logger().warning(sentence)
+                self._said[topic] = sentence
+        for topic in self._said.keys() - wrong.keys():
+            del self._said[topic]
+        self._wrong = wrong
+
+    def _why_silent(self) -> Silence | None:
+        """Why no image has come for SILENCE seconds; None if one has, or none is waited for."""
+        if self._subscription is None or self.diagnostics.silent_for() < SILENCE:
+            return None
+        publishers = self._node.get_publishers_info_by_topic(self.image_topic)
+        return why_silent(self.image_topic, self._image_name, self._type_name, publishers, self._qos)
+
+    def _mismatches(self) -> dict[str, str]:
+        """By topic, a sentence on whoever is at its other end with a QoS that does not match."""
+        sentences: dict[str, str] = {}
+        for topic in tuple(self._unmatched):
+            output = self._outputs.get(topic)
+            if output is not None:
+                subscriptions = self._node.get_subscriptions_info_by_topic(output.topic_name)
+                sentences[topic] = why_subscriptions_do_not_match(output.topic_name, subscriptions, output.qos_profile)
+            elif self._subscription is not None:
+                publishers = self._node.get_publishers_info_by_topic(topic)
+                fitting = [publisher for publisher in publishers if publisher.topic_type == self._type_name]
+                sentences[topic] = why_publishers_do_not_match(topic, fitting, self._qos)
+        return {topic: sentence for topic, sentence in sentences.items() if sentence}
 
     def listened(self) -> bool:
         """Whether any result has a subscriber."""

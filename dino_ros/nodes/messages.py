@@ -5,10 +5,12 @@ A message's `data` is set from `bytes`: Jazzy's generated setter checks anything
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 
@@ -42,6 +44,16 @@ def jpeg_message(rgb: NDArray[np.uint8], header: Header, quality: int = 95) -> C
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return CompressedImage(header=header, format="jpeg", data=encoded.tobytes())
+
+
+def camera_info_message(recorded: Any, header: Header) -> CameraInfo:
+    """A CameraInfo that rosbags has read, of ROS 1 or ROS 2, with another header."""
+    fields = {name.lower(): value for name, value in vars(recorded).items()}  # ROS 1 has D, K, R and P
+    names = ("height", "width", "distortion_model", "d", "k", "r", "p", "binning_x", "binning_y")
+    message = CameraInfo(header=header, **{name: fields[name] for name in names})
+    part = ("x_offset", "y_offset", "height", "width", "do_rectify")
+    message.roi = RegionOfInterest(**{name: getattr(recorded.roi, name) for name in part})
+    return message
 
 
 def _image(data: bytes, header: Header, height: int, width: int, encoding: str, step: int) -> Image:

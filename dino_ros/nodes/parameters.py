@@ -132,6 +132,7 @@ CAMERA_PARAMETERS = (
     Parameter("topic", "", Rule("Image topic of the bag; may be left out if it has only one.")),
     Parameter("rate", 0.0, Rule("Frames per second; 0 for the recorded rate.", bounds=(0.0, 1000.0))),
     Parameter("loop", False, Rule("Start over at the end; stamps keep rising.")),
+    Parameter("clock", False, Rule("Publish the time of the recording on `/clock`, as `ros2 bag play --clock` does.")),
     Parameter(
         "image_transport",
         "raw",

@@ -172,6 +172,8 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         try:
             largest_batch = len(self._value("cameras"))
             perceiver = Perceiver.load(model, self._value("backend"), largest_batch, self._tell)
+            for engine, reason in perceiver.passed_over.items():
+                self.get_logger().debug(f"Not on {engine}: {reason}")
             self._state = "warming up"
             perceiver.warm_up(largest_batch)
             return perceiver
@@ -250,17 +252,14 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         name = f"{self.get_fully_qualified_name()}: perception"
         array = DiagnosticArray()
         array.header.stamp = self.get_clock().now().to_msg()
-        if not self._cameras:
-            array.status = [self._unconfigured.report(name, self._state, seconds, False, {}, self._failure)]
-        for camera in list(self._cameras):
-            camera.look_for_listeners()  # also here, in case an event was missed
-            facts = {**self._facts(), "image topic": camera.image_topic}
-            status = camera.diagnostics.report(
-                f"{name} {camera.name}".strip(), self._state, seconds, camera.listened(), facts, self._failure
-            )
-            array.status.append(status)
-            if warning := camera.diagnostics.transport_warning():
-                self.get_logger().warning(warning, throttle_duration_sec=30.0)
+        facts, cameras = self._facts(), list(self._cameras)
+        array.status = [
+            camera.report(f"{name} {camera.name}".strip(), self._state, seconds, facts, self._failure)
+            for camera in cameras
+        ] or [self._unconfigured.report(name, self._state, seconds, False, {}, self._failure)]
+        perceiver = self._perceiver
+        for status in array.status:
+            status.hardware_id = perceiver.backend.description if perceiver is not None else "none"
         self._diagnostics_publisher.publish(array)
 
     def _facts(self) -> dict[str, str]:
@@ -272,6 +271,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
             "architecture": perceiver.info.architecture,
             "input size": f"{perceiver.info.height}x{perceiver.info.width}",
             "backend": perceiver.chosen,
+            **{f"why not {engine}": reason for engine, reason in perceiver.passed_over.items()},
         }
 
 

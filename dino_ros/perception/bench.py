@@ -36,7 +36,9 @@ class Measured:
 
     student: str
     backend: str
-    """Which engine runs it, and why no faster one does."""
+    """Which engine runs it."""
+    passed_over: dict[str, str]
+    """Each faster engine that did not work, by name, and the sentence that says why."""
     image: str
     """WIDTHxHEIGHT of the camera's images, in pixels."""
     runs: int
@@ -77,6 +79,7 @@ def bench(path: str | Path, backend: str, width: int, height: int, runs: int, sa
     return Measured(
         student=perceiver.path.name,
         backend=perceiver.chosen,
+        passed_over=dict(perceiver.passed_over),
         image=f"{width}x{height}",
         runs=runs,
         stages={
@@ -123,6 +126,7 @@ def resident_mb() -> float:
 def table(measured: Measured) -> Iterable[str]:
     """The measurements as lines of text."""
     yield f"{measured.student}, {measured.image}, {measured.backend}"
+    yield from (f"not {engine}: {reason}" for engine, reason in measured.passed_over.items())
     yield f"{'ms':<10}" + "".join(f"{f'p{p}':>9}" for p in PERCENTILES) + f"{'share':>9}"
     total = measured.stages["all"]["p50"]
     for name, values in measured.stages.items():

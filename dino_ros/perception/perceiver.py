@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import overload
 
 import numpy as np
@@ -81,13 +82,22 @@ class Perceiver:
     `prepare_image`, `infer` and `finish`, in threads of their own, with one MaskMaker per camera.
     """
 
-    def __init__(self, info: StudentInfo, backend: Backend, path: Path = Path(), chosen: str = "") -> None:
+    def __init__(
+        self,
+        info: StudentInfo,
+        backend: Backend,
+        path: Path = Path(),
+        chosen: str = "",
+        passed_over: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.info = info
         self.backend = backend
         self.path = path
         """Of the student file."""
         self.chosen = chosen or backend.description
-        """One line: which engine runs the student, and why no faster one does."""
+        """One line: which engine runs the student."""
+        self.passed_over = passed_over
+        """Each faster engine that did not work, by name, and the sentence that says why."""
 
     @classmethod
     def load(
@@ -106,7 +116,7 @@ class Perceiver:
         student = find_student(str(path))
         info = read_student(student)
         choice = choose_backend(student, backend, largest_batch, report)
-        return cls(info, choice.backend, student, str(choice))
+        return cls(info, choice.backend, student, str(choice), choice.passed_over)
 
     def warm_up(self, largest_batch: int = 1) -> None:
         """Run every batch size up to `largest_batch` once: an engine's first run is slower than the rest."""

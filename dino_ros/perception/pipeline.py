@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.images.encodings import MAX_IMAGE_PIXELS, resize, to_resized_rgb, to_rgb
+from dino_ros.images.encodings import MAX_IMAGE_PIXELS, SensorBits, resize, to_resized_rgb, to_rgb
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.perception.latest import LatestItemsWorker
@@ -27,6 +27,9 @@ IMAGE = "image"
 
 class Camera(Protocol):
     """Where frames come from and results go to. Its methods are called from the stages' threads and must not raise."""
+
+    image_topic: str
+    """What it is called in messages."""
 
     def wanted(self) -> Collection[str]:
         """What to make of the next frame: names from the Perceiver's OUTPUTS, and IMAGE."""
@@ -91,6 +94,7 @@ class Pipeline:
     def __init__(self, perceiver: Perceiver, mask: MaskParameters, max_pixels: int = MAX_IMAGE_PIXELS) -> None:
         self.use(perceiver, mask, max_pixels)
         self._makers: dict[Camera, MaskMaker] = {}
+        self._bits: dict[Camera, SensorBits] = {}
         self._delivering = LatestItemsWorker[Camera, InferredFrame](self._deliver_frames, "deliver")
         self._inferring = LatestItemsWorker[Camera, PreparedFrame](self._infer_frames, "infer")
         self._preparing = LatestItemsWorker[Camera, ArrivedFrame](self._prepare_frames, "prepare")
@@ -122,7 +126,8 @@ class Pipeline:
             perceiver, mask, max_pixels = self._used
             request = Request(wanted - {IMAGE}, mask)
             try:
-                image = _decode(frame, perceiver, max_pixels, keep_rgb=IMAGE in wanted or request.needs_image)
+                bits = self._bits.setdefault(camera, SensorBits(camera.image_topic)).see(frame.message)
+                image = _decode(frame, perceiver, max_pixels, bits, keep_rgb=IMAGE in wanted or request.needs_image)
             except Exception as error:  # a bad message must not end the stage
                 camera.failed(_sentence(error))
                 continue
@@ -154,13 +159,13 @@ class Pipeline:
                 camera.failed(_sentence(error))
 
 
-def _decode(frame: ArrivedFrame, perceiver: Perceiver, max_pixels: int, keep_rgb: bool) -> PreparedImage:
+def _decode(frame: ArrivedFrame, perceiver: Perceiver, max_pixels: int, bits: int, keep_rgb: bool) -> PreparedImage:
     """Decode and resize; the full-size RGB image is made only where it is kept."""
     height, width = perceiver.info.height, perceiver.info.width
     if not keep_rgb:
-        resized, size = to_resized_rgb(frame.message, height, width, max_pixels)
+        resized, size = to_resized_rgb(frame.message, height, width, max_pixels, bits)
         return PreparedImage(resized, size, None, frame.stamp)
-    rgb = to_rgb(frame.message, max_pixels)
+    rgb = to_rgb(frame.message, max_pixels, bits)
     return PreparedImage(resize(rgb, height, width), (rgb.shape[0], rgb.shape[1]), rgb, frame.stamp)
 
 

@@ -1,28 +1,28 @@
-"""Frames of a bag at random, read straight from the recording."""
+"""Topics of images in bags: frames at random, read straight from the recording."""
 
 from __future__ import annotations
 
 import functools
-import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from multiprocessing.pool import ThreadPool
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.images.bag_files import Connection, MessageReader
-from dino_ros.images.bags import choose_image_topics, deserializer
-from dino_ros.images.encodings import to_rgb
+from dino_ros.images.bag_files import MessageReader
+from dino_ros.images.bag_records import Connection
+from dino_ros.images.bags import deserializer
+from dino_ros.images.encodings import SensorBits, to_rgb
 from dino_ros.images.sampling import evenly_spaced
 from dino_ros.images.sources import readable
-from dino_train.data.index import BagIndex, index_bag
+from dino_train.data.index import BagIndex
 from dino_train.data.selection import thumbnail_of_message
 
-log = logging.getLogger(__name__)
+LOOKED_AT = 32
+"""16-bit images that tell how many bits a camera uses."""
 
 
 class BagFrames:
@@ -40,13 +40,14 @@ class BagFrames:
         self._messages = index.messages[topic]
         self._connection = index.topics[topic]
         self._reader = MessageReader(index.files, index.chunks)
+        self._bits = self._sensor_bits()
 
     def __len__(self) -> int:
         return len(self._messages)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         try:
-            return to_rgb(self.message(index))
+            return to_rgb(self.message(index), least_bits=self._bits)
         except UserError as error:
             time = self._messages["time"][index]
             raise UserError(f"{self.path}, topic {self.topic}, message at {time} ns: {error}") from error
@@ -59,13 +60,13 @@ class BagFrames:
     @property
     def encoding(self) -> str:
         """Encoding or compression format of the first message that can be read; empty where none can."""
-        message = next(filter(None, map(self._message_or_none, range(len(self)))), None)
+        message = self._first_message()
         if message is None:
             return ""
         return str(message.encoding if hasattr(message, "encoding") else message.format)
 
     def message(self, index: int) -> Any:
-        """Read a sensor_msgs/Image or CompressedImage as recorded. Raises UserError if it cannot be read."""
+        """Read a message as recorded. Raises UserError if it cannot be read."""
         _, offset, size, chunk = self._messages[index].item()
         try:
             raw = self._reader.read(offset, size, chunk)
@@ -79,7 +80,8 @@ class BagFrames:
         with ThreadPool(threads) as pool:  # OpenCV releases the interpreter's lock to decode
             for start in range(0, len(self), 4 * threads):
                 numbers = range(start, min(start + 4 * threads, len(self)))
-                yield from pool.map(_thumbnail, [self._message_or_none(number) for number in numbers])
+                messages = [self._message_or_none(number) for number in numbers]
+                yield from pool.map(functools.partial(_thumbnail, least_bits=self._bits), messages)
 
     def why_not_images(self) -> str | None:
         """Why this topic holds no images, None if it does: tries the first message, and two more if that is damaged."""
@@ -94,6 +96,19 @@ class BagFrames:
                 errors.append(str(error.__cause__ or error).rstrip("."))
         return errors[0]
 
+    def _sensor_bits(self) -> int:
+        """Bits that 16-bit images use, 0 for other ones: by some from all over the recording, whatever the order."""
+        bits = SensorBits(self.name)
+        for number in evenly_spaced(len(self), LOOKED_AT):
+            message = self._message_or_none(number)
+            if message is not None and not bits.see(message):
+                break
+        return bits.bits
+
+    def _first_message(self) -> Any:
+        """The first message that can be read, None if there is none."""
+        return next(filter(None, map(self._message_or_none, range(len(self)))), None)
+
     def _message_or_none(self, index: int) -> Any:
         try:
             return self.message(index)
@@ -101,34 +116,8 @@ class BagFrames:
             return None
 
 
-def open_bag_frames(path: Path, topics: Sequence[str] = ()) -> tuple[list[BagFrames], dict[str, str]]:
-    """Open the named topics of a bag, by default every topic that holds images.
-
-    Returns the frames of each topic, and the topics that were left out with the reason. Raises UserError if the bag
-    cannot be read, if a named topic is missing or holds no images, or if no topic holds any.
-    """
-    index = index_bag(path)
-    chosen = [
-        BagFrames(index, topic)
-        for topic in choose_image_topics(path, {name: topic.type for name, topic in index.topics.items()}, topics)
-    ]
-    reasons = {frames.topic: reason for frames in chosen if (reason := frames.why_not_images())}
-    for topic in topics:
-        if topic in reasons:
-            raise UserError(f"The topic {topic} of {path} holds no images ({reasons[topic]}): choose another one.")
-    if len(reasons) == len(chosen):
-        listing = "; ".join(f"{topic}: {reason}" for topic, reason in reasons.items())
-        raise UserError(f"{path} holds no images on its image topics ({listing}): choose another bag.")
-    if not topics:
-        others = sorted(index.topics.keys() - index.messages.keys())
-        reasons |= {topic: f"it is of type {index.topics[topic].type}, not of images" for topic in others}
-    for topic, reason in reasons.items():
-        log.info("%s: left out %s: %s", path.name, topic, reason)
-    return [frames for frames in chosen if frames.topic not in reasons], reasons
-
-
-def _thumbnail(message: Any) -> NDArray[np.uint8] | None:
-    return None if message is None else thumbnail_of_message(message)
+def _thumbnail(message: Any, least_bits: int) -> NDArray[np.uint8] | None:
+    return None if message is None else thumbnail_of_message(message, least_bits)
 
 
 _deserializer: Callable[[Connection], Callable[[bytes], Any]] = functools.cache(deserializer)

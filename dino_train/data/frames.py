@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
 from dino_ros.images.bags import BAG_SUFFIXES, is_bag
-from dino_ros.images.folders import IMAGE_SUFFIXES, files_below, is_image_name
+from dino_ros.images.folders import IMAGE_SUFFIXES, check_no_pipe, files_below, is_image_name
 from dino_ros.images.sources import VIDEO_SUFFIXES, readable
-from dino_train.data.bags import BagFrames, open_bag_frames
+from dino_train.data.bag_topics import open_bag_frames
+from dino_train.data.bags import BagFrames
 from dino_train.data.images import FolderFrames, TarFrames
 from dino_train.data.selection import SelectedFrames, SelectionParameters
 from dino_train.data.video import VideoFrames
@@ -100,6 +101,7 @@ def open_frames(
 def _open_one(path: Path, topics: Sequence[str], left_out: list[tuple[str, str, str]]) -> list[Frames]:
     if not path.exists():
         raise UserError(f"{path} does not exist: give a bag, a folder of images, a tar shard or a video.")
+    check_no_pipe(path)
     if is_bag(path):
         bag, reasons = open_bag_frames(path, topics)
         left_out.extend((path.name, topic, reason) for topic, reason in reasons.items())

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.images.bag_files import CHUNK, MESSAGE, Connection, complete_database, find_messages
-from dino_ros.images.bags import IMAGE_TYPES, bag_files, broken_bag, open_bag
+from dino_ros.images.bag_files import CHUNK, MESSAGE, find_messages
+from dino_ros.images.bag_records import Connection
+from dino_ros.images.bags import bag_files, broken_bag, image_topics, open_bag
+from dino_ros.images.sqlite_files import complete_database
 from dino_train.data.cache import Cache
 
 
@@ -28,7 +30,7 @@ class BagIndex:
     path: Path
     files: tuple[Path, ...]
     topics: Mapping[str, Connection]
-    """Every topic by name; without definitions."""
+    """Every topic by name; only those of images and video with their definitions."""
     messages: Mapping[str, NDArray[np.void]]
     """Image topic -> its messages [N], dtype MESSAGE, in order of time."""
     chunks: NDArray[np.void]
@@ -68,7 +70,7 @@ def index_bag(path: Path) -> BagIndex:
 
 
 def _image_topics(topics: Mapping[str, Connection]) -> list[str]:
-    return sorted(name for name, topic in topics.items() if topic.type in IMAGE_TYPES)
+    return image_topics({name: topic.type for name, topic in topics.items()})
 
 
 def _build_index(path: Path, files: tuple[Path, ...]) -> dict[str, NDArray[Any]]:
@@ -88,8 +90,9 @@ def _build_index(path: Path, files: tuple[Path, ...]) -> dict[str, NDArray[Any]]
     except Exception as error:  # every storage and decompressor raises its own
         raise broken_bag(path, error) from error
     tables = [_messages(values) for values in fields.values()]
+    topics = {name: topic[1:] if name in fields else topic[1:3] for name, topic in bag.topics.items()}
     return {
-        "topics": np.array(json.dumps({name: topic[1:3] for name, topic in bag.topics.items()})),
+        "topics": np.array(json.dumps(topics)),
         "chunks": np.array(chunks, CHUNK),
         "counts": np.array([len(table) for table in tables], np.int64),
         "messages": np.concatenate([np.empty(0, MESSAGE), *tables]),

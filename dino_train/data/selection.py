@@ -130,15 +130,15 @@ def difference(thumbnail: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
     return int(cv2.norm(thumbnail, other, cv2.NORM_INF))
 
 
-def thumbnail_of_message(message: ImageLike | CompressedImageLike) -> NDArray[np.uint8] | None:
-    """Thumbnail [12, 16] of an image message, None if it does not decode."""
+def thumbnail_of_message(message: ImageLike | CompressedImageLike, least_bits: int = 0) -> NDArray[np.uint8] | None:
+    """Thumbnail [12, 16] of an image message, None if it does not decode; `least_bits` is that of `to_rgb`."""
     try:
         if not hasattr(message, "encoding") and bytes(message.data[:2]) == b"\xff\xd8":
             # Decode a JPEG at an eighth of its size: each pixel is the mean of a block, which is stored in the file.
             gray = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
             if gray is not None and gray.shape[0] >= THUMBNAIL[1] and gray.shape[1] >= THUMBNAIL[0]:
                 return thumbnail_of_gray(gray)
-        return thumbnail_of_gray(cv2.cvtColor(to_rgb(message), cv2.COLOR_RGB2GRAY))
+        return thumbnail_of_gray(cv2.cvtColor(to_rgb(message, least_bits=least_bits), cv2.COLOR_RGB2GRAY))
     except (UserError, cv2.error):  # the latter for a header that asks for more pixels than OpenCV allows
         return None
 

@@ -1,0 +1,43 @@
+"""Bags as sources of frames: a source for each topic that holds images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from dino_ros.errors import UserError
+from dino_ros.images.bags import choose_image_topics
+from dino_ros.images.video_messages import VIDEO_TYPES
+from dino_train.data.bags import BagFrames
+from dino_train.data.index import index_bag
+from dino_train.data.video_topics import VideoTopicFrames
+
+log = logging.getLogger(__name__)
+
+
+def open_bag_frames(path: Path, topics: Sequence[str] = ()) -> tuple[list[BagFrames], dict[str, str]]:
+    """Open the named topics of a bag, by default every topic that holds images or video.
+
+    Returns the frames of each topic, and the topics that were left out with the reason. Raises UserError if the bag
+    cannot be read, if a named topic is missing or holds no images, or if no topic holds any.
+    """
+    index = index_bag(path)
+    types = {name: topic.type for name, topic in index.topics.items()}
+    chosen = [
+        VideoTopicFrames(index, topic) if types[topic] in VIDEO_TYPES else BagFrames(index, topic)
+        for topic in choose_image_topics(path, types, topics)
+    ]
+    reasons = {frames.topic: reason for frames in chosen if (reason := frames.why_not_images())}
+    for topic in topics:
+        if topic in reasons:
+            raise UserError(f"The topic {topic} of {path} holds no images ({reasons[topic]}): choose another one.")
+    if len(reasons) == len(chosen):
+        listing = "; ".join(f"{topic}: {reason}" for topic, reason in reasons.items())
+        raise UserError(f"{path} holds no images on its image topics ({listing}): choose another bag.")
+    if not topics:
+        others = sorted(index.topics.keys() - index.messages.keys())
+        reasons |= {topic: f"it is of type {types[topic]}, not of images" for topic in others}
+    for topic, reason in reasons.items():
+        log.info("%s: left out %s: %s", path.name, topic, reason)
+    return [frames for frames in chosen if frames.topic not in reasons], reasons
