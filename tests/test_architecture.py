@@ -22,6 +22,7 @@ ORDER = {
         {"cli"},
     ),
     "dino_train": (
+        {"ranges"},
         {"config", "recipes"},
         {"machine"},
         {"models", "data"},

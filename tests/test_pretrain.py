@@ -217,15 +217,18 @@ def test_a_run_starts_from_another_ones_weights(images: Path, tmp_path: Path) ->
         )
 
 
-def test_a_run_resumes_only_on_the_same_data(images: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_the_images_it_was_started_with(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     for number in range(70):
         (folder / f"{number:04d}.png").write_bytes((images / f"{number:04d}.png").read_bytes())
     recipe = dataclasses.replace(RECIPE, epochs=1)
-    pretrain(recipe, folder, tmp_path / "run")
+    before = pretrain(recipe, folder, tmp_path / "run")
     (folder / "0000.png").unlink()
-    with pytest.raises(UserError, match=r"69 images.* 70"):
+    resumed = load_checkpoint(trainer.resume_run(tmp_path / "run"))
+    assert (resumed.images, resumed.fingerprint) == (70, before.fingerprint)
+    (tmp_path / "run" / "images.json").unlink()
+    with pytest.raises(UserError, match=r"69 images, is not that with which .*run was started"):
         trainer.resume_run(tmp_path / "run")
 
 

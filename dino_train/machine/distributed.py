@@ -27,11 +27,6 @@ class Processes:
         return self.rank == 0
 
 
-def is_main() -> bool:
-    """Whether this process writes the messages; known before and after `join` too."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 @contextlib.contextmanager
 def join(device: str) -> Iterator[Processes]:
     """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs), or run as a single one.
