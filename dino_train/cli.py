@@ -28,8 +28,8 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "report": (report, "rewrite the report of a run"),
 }
 """Modules with `parser` and `run`, and their line in `--help`."""
-SECONDS_FOR_MAIN = 5.0
-"""How long a process of `torchrun` that fails waits for the main one to fail, too."""
+SECONDS_FOR_MAIN = 60.0
+"""How long a process of `torchrun` that fails waits for the main one to fail, too, and to end it."""
 
 
 def main() -> None:

@@ -126,3 +126,12 @@ def test_a_recording_without_one_usable_frame_exits_with_1(tmp_path: Path, stude
     finished = demo(tmp_path / "bag", *options)
     assert finished.returncode == 2
     assert "No frame of bag, /compressed could be played" in finished.stderr
+
+
+def test_ctrl_c_ends_the_demo_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interrupt comes through, and ROS is shut down once."""
+    for name in ("ROS_DOMAIN_ID", *PROFILE_VARIABLES):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # to be restored
+    with pytest.raises(KeyboardInterrupt), private_ros():
+        signal.raise_signal(signal.SIGINT)
+    assert not rclpy.ok()

@@ -242,10 +242,12 @@ def test_bad_settings_get_one_sentence(images: Path, tmp_path: Path) -> None:
         ([str(images), "--backbone.name", "resnet18"], "'resnet18'"),
         ([str(images), "--backbone.embed_dim", "100"], "backbone"),
         (["/nowhere"], "/nowhere"),
-        (["--resume", str(tmp_path / "none")], "none"),
         ([str(images), "--machine.accumulate", "3"], "batch_size is 64, .* 3 parts"),
         ([str(images), "--machine.precision", "fp16"], "machine.precision is fp16"),
         ([str(images), "--init", "/nowhere.pth"], "/nowhere.pth"),
+        ([str(images), "--machine.workers", "-1"], "machine.workers is -1: it must be at least 0"),
+        ([str(images), "--evaluation.every", "-1"], "evaluation.every is -1.0: it must be at least 0"),
+        ([str(images), "--epochs", ".inf"], "epochs is inf: it must be above 0"),
     ):
         with pytest.raises(UserError, match=named) as caught:
             run(["pretrain", *arguments, *out])

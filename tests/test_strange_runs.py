@@ -1,5 +1,6 @@
 """What happens to a run: its data changes, its folder cannot be written, its files are damaged, it is stopped."""
 
+import contextlib
 import logging
 import os
 import resource
@@ -29,6 +30,7 @@ from dino_train.data.frames import MixedFrames, open_frames
 from dino_train.data.images import decode
 from dino_train.data.listing import as_started, fingerprint, keep_listing, list_images
 from dino_train.data.loader import EpochSampler, crop_loader
+from dino_train.machine import distributed
 from dino_train.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dino_train.models.weight_files import find_weights, is_checkpoint, read_weights
 from dino_train.recipes.files import read_settings
@@ -455,3 +457,27 @@ def test_students_of_different_precision_have_different_names(tmp_path: Path) ->
     assert {path.name for path in names.values()} == {
         f"{stem}{ending}.onnx" for stem in ("student", "vit", "vit_tiny") for ending in ("", "_fp16", "_int8")
     }
+
+
+def test_an_error_of_the_main_process_is_raised_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+
+    def broadcast(objects: list[object]) -> None:
+        if processes.main:
+            told[:] = objects
+        else:
+            objects[:] = told
+
+    monkeypatch.setattr(distributed.distributed, "broadcast_object_list", broadcast)
+    for failure in (UserError("no data"), None):
+        opened = []
+        for rank in (0, 1):
+            processes = distributed.Processes(rank, 2, torch.device("cpu"))
+            with (
+                pytest.raises(UserError, match="no data") if failure else contextlib.nullcontext(),
+                distributed.main_first(processes),
+            ):
+                opened.append(rank)
+                if failure:
+                    raise failure
+        assert opened == ([0] if failure else [0, 1])

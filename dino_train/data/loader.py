@@ -158,16 +158,26 @@ class EpochSampler(Sampler[list[Draw]]):
         return rng.permutation(np.concatenate(chosen))
 
 
+def check_steps(frames: WeightedFrames, sampler: EpochSampler) -> None:
+    """Raise UserError if there are fewer images than one batch, or if a run ends before its first step."""
+    if not sampler.steps_per_epoch:
+        count = sum(sampler.shares)
+        raise UserError(f"{frames.name} has {count} images, fewer than one batch: set batch_size to {count} or less.")
+    if not sampler.steps:
+        raise UserError(
+            f"epochs is {sampler.recipe.epochs:g}, less than a step where an epoch has {sampler.steps_per_epoch}: "
+            f"choose at least {1 / sampler.steps_per_epoch:.2g}."
+        )
+
+
 def crop_loader(
     frames: WeightedFrames, recipe: Recipe, sampler: EpochSampler, workers: int, finish: bool = True
 ) -> DataLoader[CropBatch]:
     """Load the batches of a sampler, cropped in `workers` processes (0: in this one). See CropBatch and CropDataset.
 
-    Raises UserError if there are fewer images than one batch.
+    Raises UserError as `check_steps` does.
     """
-    if not sampler.steps_per_epoch:
-        count = sum(sampler.shares)
-        raise UserError(f"{frames.name} has {count} images, fewer than one batch: set batch_size to {count} or less.")
+    check_steps(frames, sampler)
     # The workers are the parallelism. Set before they are forked: they would wait for threads that no fork copies.
     cv2.setNumThreads(1)
     return DataLoader(

@@ -94,9 +94,17 @@ def rank_and_count() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def main_first(processes: Processes) -> Iterator[None]:
-    """Run the block in the main process first, then in the others."""
+    """Run the block in the main process first, then in the others; a UserError of the main one is raised in all."""
+    failure: list[str | None] = [None]
     if processes.count > 1 and not processes.main:
-        distributed.barrier()
-    yield
-    if processes.count > 1 and processes.main:
-        distributed.barrier()
+        distributed.broadcast_object_list(failure)
+        if failure[0] is not None:
+            raise UserError(failure[0])
+    try:
+        yield
+    except UserError as error:
+        failure = [str(error)]
+        raise
+    finally:
+        if processes.count > 1 and processes.main:
+            distributed.broadcast_object_list(failure)

@@ -8,3 +8,8 @@ import os
 def is_main() -> bool:
     """Whether this process writes the messages; known before and after `join` too."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def process_count() -> int:
+    """How many processes `torchrun` or SLURM started to train together; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -10,7 +10,6 @@ from dino_train.config import EvaluationConfig, MachineConfig
 from dino_train.data.frames import MixedFrames, open_frames
 from dino_train.data.listing import as_started
 from dino_train.evaluation.classification.class_folder import open_class_folder
-from dino_train.machine.distributed import Processes
 from dino_train.models.checkpoint import Checkpoint
 from dino_train.ranges import check_ranges
 from dino_train.recipes import Recipe
@@ -39,12 +38,12 @@ def check_evaluation(evaluation: EvaluationConfig) -> None:
         open_frames(evaluation.frames)
 
 
-def check_batch_size(recipe: Recipe, machine: MachineConfig, processes: Processes) -> None:
+def check_batch_size(recipe: Recipe, machine: MachineConfig, processes: int) -> None:
     """Raise UserError if the batch cannot be split evenly over processes and parts."""
-    parts = processes.count * machine.accumulate
+    parts = processes * machine.accumulate
     if recipe.batch_size % parts:
         raise UserError(
-            f"batch_size is {recipe.batch_size}, which cannot be split over {processes.count} processes in "
+            f"batch_size is {recipe.batch_size}, which cannot be split over {processes} processes in "
             f"{machine.accumulate} parts each: choose a multiple of {parts}."
         )
 
@@ -60,15 +59,6 @@ def check_crop_sizes(recipe: Recipe, patch: int) -> None:
                 f"crops.{name} is {size}, which is not a multiple of the patch size {patch}: "
                 f"choose {max(size // patch, 1) * patch}."
             )
-
-
-def check_steps(recipe: Recipe, steps: int, steps_per_epoch: int) -> None:
-    """Raise UserError if a run would end before its first step."""
-    if not steps:
-        raise UserError(
-            f"epochs is {recipe.epochs:g}, less than a step where an epoch has {steps_per_epoch}: choose at least "
-            f"{1 / steps_per_epoch:.2g}."
-        )
 
 
 def same_data(frames: MixedFrames, checkpoint: Checkpoint, run: Path) -> MixedFrames:

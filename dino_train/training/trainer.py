@@ -20,11 +20,12 @@ from dino_ros.files import check_writable, remove_leftovers, replacing
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.data.frames import open_frames
 from dino_train.data.listing import keep_listing
-from dino_train.data.loader import CropBatch, EpochSampler, crop_loader, finish_crops, split
+from dino_train.data.loader import CropBatch, EpochSampler, check_steps, crop_loader, finish_crops, split
 from dino_train.data.multicrop import normalize
 from dino_train.data.selection import SelectionParameters
 from dino_train.machine.distributed import Processes, join, main_first, max_over_processes, mean_over_processes
 from dino_train.machine.precision import choose_precision, peak_memory, skip_synchronization
+from dino_train.machine.rank import process_count
 from dino_train.models.backbones import mean_and_std, patch_size
 from dino_train.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dino_train.objectives.methods import build_objective
@@ -43,7 +44,6 @@ from dino_train.training.checks import (
     check_evaluation,
     check_no_run,
     check_settings,
-    check_steps,
     same_data,
 )
 from dino_train.training.fit_to_machine import fit_to_machine
@@ -76,14 +76,15 @@ def train(
         check_no_run(out)
     check_writable(out)
     check_evaluation(evaluation)
+    check_batch_size(recipe, machine, process_count())
     with join(machine.device) as processes:
-        check_batch_size(recipe, machine, processes)
         with main_first(processes):  # it writes the index of a bag, which the others then read
             frames = open_frames(
                 data.paths, data.topics, data.weights, SelectionParameters(data.near_duplicate_threshold)
             )
         if resume is not None:
             frames = same_data(frames, resume, out)
+        check_steps(frames, EpochSampler(frames, recipe))
         recipe, chosen = recipe.resolve(len(frames))
         if chosen and processes.main:
             values = ", ".join(f"{name} = {value}" for name, value in chosen.items())
@@ -117,7 +118,6 @@ def train(
         dataset: Any = loader.dataset
         steps_per_epoch = sampler.steps_per_epoch
         steps = sampler.steps
-        check_steps(recipe, steps, steps_per_epoch)
         kept = kept_steps(evaluation, steps, steps_per_epoch)
 
         # ---- the folder of the run -------------------------------------------------------------------------------
