@@ -1,6 +1,8 @@
 """The demo command, whole: processes, DDS, images and numbers."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +12,12 @@ import cv2
 import pytest
 from bags import write_bag
 
-pytest.importorskip("rclpy")
+rclpy = pytest.importorskip("rclpy")
 
+from dino_ros.demo.run import private_ros
 from dino_ros.demo.table import TABLE, ground_truth
 from dino_ros.images.sources import open_source
+from dino_ros.nodes.transport import PROFILE_VARIABLES
 
 
 def demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
