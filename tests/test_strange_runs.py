@@ -34,7 +34,7 @@ from dino_train.machine import distributed
 from dino_train.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dino_train.models.weight_files import find_weights, is_checkpoint, read_weights
 from dino_train.recipes.files import read_settings
-from dino_train.runs.log import LAST_NAME, epoch_name
+from dino_train.runs.log import LAST_NAME, RunLog, epoch_name
 from dino_train.training import trainer
 from dino_train.training.checks import check_no_run, same_data
 
@@ -327,6 +327,8 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path: Path, re
         write_whole(tmp_path / "report.html", bytes(20_000))
     assert caught.value.filename == str(tmp_path / "report.html")
     assert {file.name for file in tmp_path.iterdir()} == {LAST_NAME}
+    with RunLog(tmp_path, 0) as run_log, pytest.raises(OSError, match=r"File too large.*log\.jsonl"):
+        run_log.write({"step": 1, "epoch": 1, **{f"value {number}": number for number in range(1000)}})
 
 
 def test_other_errors_of_the_system_get_a_sentence_too(

@@ -16,7 +16,7 @@ from dino_train.recipes import RECIPES, DistillRecipe, PretrainRecipe, Recipe
 SHIPPED = ("config", "share/dino_ros/config")
 """Where the folders of recipes are: in the source tree, or under the prefix of an installation."""
 MAX_BYTES = 1_000_000
-"""Of a file of settings: parsing takes a minute per ten megabytes."""
+"""Of a file of settings, which needs a few thousand."""
 MAX_DEPTH = 20
 """Of what a file of settings nests."""
 BASES: dict[str, type[Recipe]] = {"pretrain": PretrainRecipe, "distill": DistillRecipe}

@@ -74,7 +74,8 @@ def train(
     check_settings(recipe, machine, evaluation)
     if resume is None:
         check_no_run(out)
-    check_writable(out)
+    else:
+        check_writable(out)
     check_evaluation(evaluation)
     check_batch_size(recipe, machine, process_count())
     with join(machine.device) as processes:
