@@ -280,6 +280,8 @@ def test_what_is_no_recipe_gets_one_sentence(content: bytes, sentence: str, tmp_
     for reads in (
         lambda: read_settings(tmp_path / "recipe.yaml"),
         lambda: run(["pretrain", "x", "--config", str(tmp_path / "recipe.yaml")]),
+        lambda: run(["pretrain", "x", "--optimizer", str(tmp_path / "recipe.yaml")]),
+        lambda: run(["pretrain", "x", f"--optimizer={tmp_path / 'recipe.yaml'}"]),
     ):
         with pytest.raises(UserError, match=rf"recipe\.yaml {sentence}") as caught:
             reads()

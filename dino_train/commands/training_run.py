@@ -49,6 +49,8 @@ def arrange(arguments: list[str]) -> list[str]:
             read_settings(path)
             recipes += [name, str(path)]
             word = "--config={}"  # nothing more, but it ends an option of several values as it did
+        elif (section := value or word).endswith(".yaml") and Path(section).is_file():  # as --optimizer takes it, too
+            read_settings(Path(section))
         others.append(word)
     names = [word.partition("=")[0] for word in others if word.startswith("--")]
     refused = [name for name in names if name.partition(".")[0] not in WITH_RESUME]
