@@ -19,7 +19,6 @@ from dino_ros.images.bags import choose_image_topics, deserializer
 from dino_ros.images.encodings import to_rgb
 from dino_ros.images.sampling import evenly_spaced
 from dino_ros.images.sources import readable
-from dino_train.data.images import Entry
 from dino_train.data.index import BagIndex, index_bag
 from dino_train.data.selection import thumbnail_of_message
 
@@ -51,11 +50,6 @@ class BagFrames:
         except UserError as error:
             time = self._messages["time"][index]
             raise UserError(f"{self.path}, topic {self.topic}, message at {time} ns: {error}") from error
-
-    def entries(self) -> list[Entry]:
-        """Topic and time of every message, and its size in bytes."""
-        times, sizes = (self._messages[name].tolist() for name in ("time", "size"))
-        return [(f"{self.topic} {time}", size) for time, size in zip(times, sizes, strict=True)]
 
     @property
     def times(self) -> NDArray[np.int64]:

@@ -9,13 +9,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dino_ros.errors import UserError
 from dino_ros.files import write_whole
 from dino_ros.images.sources import readable
 from dino_train.data.frames import Frames, MixedFrames
-from dino_train.data.images import Entry, FolderFrames
+from dino_train.data.images import Entry, FolderFrames, TarFrames
 from dino_train.data.selection import SelectedFrames
-from dino_train.data.video import VideoFrames
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +42,15 @@ def list_images(frames: MixedFrames) -> Listing:
 
 
 def entries(source: Frames) -> list[Entry]:
-    """Every image of a source, in order."""
+    """Every image of a source, in order; those of a recording go by their times, with the size of the whole file."""
+    if isinstance(source, FolderFrames | TarFrames):
+        return source.entries()
+    recording: Any = source
+    numbers: slice | NDArray[np.uint32] = slice(None)
     if isinstance(source, SelectedFrames):
-        recorded = entries(source.recording)
-        return [recorded[number] for number in source.numbers.tolist()]
-    if isinstance(source, VideoFrames):
-        size = source.path.stat().st_size
-        return [(str(number), size) for number in range(len(source))]
-    images: list[Entry] = source.entries()  # type: ignore[attr-defined]  # the other kinds have it
-    return images
+        recording, numbers = source.recording, source.numbers
+    size = recording.path.stat().st_size if recording.path.is_file() else 0
+    return [(str(time), size) for time in recording.times[numbers].tolist()]
 
 
 def entries_hash(images: list[Entry]) -> str:
