@@ -87,9 +87,9 @@ def test_the_files_of_a_folder_keep_their_numbers(
     after = as_started(open_frames([images]), expected, tmp_path)
     said = [record.getMessage() for record in caplog.records]
     assert said == [
-        "images: since the run was started 2 images are gone, and left out: 0003.png, 0050.png",
-        "images: since the run was started 1 images are changed: 0060.png",
-        "images: since the run was started 2 images are new, and not used: 0000a.png, zz.png",
+        "images: 2 gone since the run was started, and left out: 0003.png, 0050.png",
+        "images: 1 changed since the run was started: 0060.png",
+        "images: 2 new since the run was started, and not used: 0000a.png, zz.png",
     ]
     orders = [[*EpochSampler(frames, RECIPE)] for frames in (before, after)]
     assert orders[0] == orders[1]

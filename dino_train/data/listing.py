@@ -114,14 +114,13 @@ def read_listing(path: Path) -> Listing:
 def tell_changes(folder: str, before: list[list[Any]], after: list[Entry]) -> None:
     """Warn of the files of a folder that are gone, have another size, or are new."""
     old, new = dict(before), dict(after)
-    changes = {
-        "gone, and left out": [name for name in old if name not in new],
-        "changed": [name for name in old if new.get(name, old[name]) != old[name]],
-        "new, and not used": [name for name in new if name not in old],
-    }
-    for change, names in changes.items():
+    for change, fate, names in (
+        ("gone", ", and left out", [name for name in old if name not in new]),
+        ("changed", "", [name for name in old if new.get(name, old[name]) != old[name]]),
+        ("new", ", and not used", [name for name in new if name not in old]),
+    ):
         if names:
-            log.warning("%s: since the run was started %d images are %s: %s", folder, len(names), change, some(names))
+            log.warning("%s: %d %s since the run was started%s: %s", folder, len(names), change, fate, some(names))
 
 
 def some(names: list[str]) -> str:
