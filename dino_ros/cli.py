@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_ros.errors import UserError
+from dino_ros.files import check_writable, unusable_file
 
 
 def main() -> None:
@@ -60,6 +61,11 @@ def main() -> None:
     except UserError as error:
         print(f"dino-ros: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"dino-ros: {unusable_file(error)}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -100,6 +106,7 @@ def run_bench(options: argparse.Namespace) -> int:
     width, _, height = options.size.partition("x")
     if not (width.isdigit() and height.isdigit()):
         raise UserError(f"--size {options.size} is not WIDTHxHEIGHT: write it as in 640x480.")
+    check_writable(options.out)
     measured = bench(
         options.student, options.backend, int(width), int(height), options.runs, lambda line: print(line, flush=True)
     )
@@ -151,6 +158,8 @@ def build_engines(options: argparse.Namespace) -> int:
         raise UserError(
             "--backend tensorrt builds only for the GPU of this machine: leave out --target, or choose tensorrt_rtx."
         )
+    if options.out:
+        check_writable(options.out)
     built = engines_for(path, options.target, options.batch, options.out, report=print)
     print(f"{'target':<8}{'precision':<11}{'batch':<7}{'seconds':<9}{'MB':<8}file")
     for record, file in built:

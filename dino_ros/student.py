@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
 from dino_ros.errors import UserError
@@ -19,6 +21,10 @@ METADATA_KEY = "dino_ros"
 """Key in the ONNX file's metadata_props that holds the description, as JSON."""
 DEFAULT_STUDENT = "scenes_vit_small_20"
 """The bundled student that is used when none is named."""
+MOST_MEMORY = 8 << 30
+"""Bytes that a student may take for one image in ONNX Runtime; half of the machine's memory where that is less."""
+FATAL, AS_REQUESTED = 4, 1
+"""ONNX Runtime's numbers for logging fatal errors alone, and for memory that grows by what is asked for."""
 MODELS = Path(__file__).parent / "models"
 
 
@@ -90,6 +96,9 @@ def _read(path: Path, state: tuple[int, int, int]) -> StudentInfo:
     """Read a file in this state; cached, because engine, gate and node all read it, and each time loads the graph."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = FATAL
+    _limit_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises classes private to its binding
@@ -106,6 +115,7 @@ def _read(path: Path, state: tuple[int, int, int]) -> StudentInfo:
         )
     info = _parse(path, description)
     _check_contract(path, info, session)
+    _check_memory(path, info, session)
     return info
 
 
@@ -167,6 +177,33 @@ def _parse(path: Path, description: str) -> StudentInfo:
 
 def _is_count(value: object, least: int = 1) -> bool:
     return type(value) is int and value >= least
+
+
+@lru_cache(maxsize=1)
+def _limit_memory() -> int:
+    """Limit the memory of sessions with the allocator of the environment to this many bytes, all of them together."""
+    limit = min(MOST_MEMORY, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    cpu = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    arena = onnxruntime.OrtArenaCfg({"max_mem": limit, "arena_extend_strategy": AS_REQUESTED})
+    onnxruntime.create_and_register_allocator(cpu, arena)
+    return limit
+
+
+def _check_memory(path: Path, info: StudentInfo, session: onnxruntime.InferenceSession) -> None:
+    """Raise UserError if the graph needs more memory than there is, which would end the process: runs it once."""
+    once = onnxruntime.RunOptions()
+    once.log_severity_level = FATAL
+    once.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")  # give the memory back
+    try:
+        session.run(None, {"images": np.zeros((1, info.height, info.width, 3), np.uint8)}, once)
+    except Exception as error:  # onnxruntime raises classes private to its binding
+        reason = str(error).splitlines()[0].rpartition(") ")[2]
+        raise UserError(
+            f"{path} cannot see an image with {_limit_memory() / 1e9:.1f} GB of memory ({reason}): export the student "
+            "again."
+        ) from error
 
 
 def _check_contract(path: Path, info: StudentInfo, session: onnxruntime.InferenceSession) -> None:

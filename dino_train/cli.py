@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from types import ModuleType
+from typing import NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from dino_ros.errors import UserError
+from dino_ros.files import unusable_file
 from dino_train.commands import compare, data, distill, evaluate, export, head, pretrain, report
-from dino_train.recipes.files import find_recipe
+from dino_train.commands.training_run import arrange
+from dino_train.machine.rank import is_main
+from dino_train.recipes.files import BASES
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "data": (data, "show what training would see"),
@@ -23,6 +28,8 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "report": (report, "rewrite the report of a run"),
 }
 """Modules with `parser` and `run`, and their line in `--help`."""
+SECONDS_FOR_MAIN = 60.0
+"""How long a process of `torchrun` that fails waits for the main one to fail, too, and to end it."""
 
 
 def main() -> None:
@@ -32,27 +39,40 @@ def main() -> None:
     try:
         run(sys.argv[1:])
     except UserError as error:
-        print(f"dino-train: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(unusable_file(error))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def fail(sentence: str) -> NoReturn:
+    """Print a sentence and exit with code 2.
+
+    Where all processes of `torchrun` fail for the same reason, the main one says it: torchrun ends the others at once.
+    """
+    if not is_main():
+        time.sleep(SECONDS_FOR_MAIN)
+    print(f"dino-train: {sentence}", file=sys.stderr)
+    sys.exit(2)
 
 
 def run(arguments: list[str]) -> None:
     """Run the command of a command line."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)  # --help shows the docstrings of fields
     parser = ArgumentParser(
-        prog="dino-train", description="Pretrain, distill, evaluate and export ViTs from images without labels."
+        prog="dino-train",
+        description="Pretrain, distill, evaluate and export ViTs from images without labels.",
+        allow_abbrev=False,
     )
     subcommands = parser.add_subcommands(required=True, dest="command")
     parsers = {name: module.parser() for name, (module, _) in COMMANDS.items()}
     for name, (_, purpose) in COMMANDS.items():
         subcommands.add_subcommand(name, parsers[name], help=purpose)
     evaluate.add_evaluations(parsers["evaluate"])
-    # jsonargparse only reads paths: replace the names of shipped recipes by theirs.
-    arguments = [
-        str(find_recipe(value, arguments[0])) if previous == "--config" else value
-        for previous, value in zip(["", *arguments], arguments, strict=False)
-    ]
+    if arguments and arguments[0] in BASES:
+        arguments = arrange(arguments)
     options = parser.instantiate(parser.parse_args(arguments))
     COMMANDS[options.command][0].run(options[options.command])

@@ -73,6 +73,7 @@ SLOW = [
     "test_release.py",
     "test_render_table.py",
     "test_report.py",
+    "test_strange_runs.py",
     "test_tensorrt_builds.py",
 ]
 """Modules and tests that `make quick` leaves out."""

@@ -23,6 +23,7 @@ ORDER = {
         {"cli"},
     ),
     "dino_train": (
+        {"ranges"},
         {"config", "recipes"},
         {"machine"},
         {"models", "data"},

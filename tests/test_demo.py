@@ -1,6 +1,8 @@
 """The demo command, whole: processes, DDS, images and numbers."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +12,12 @@ import cv2
 import pytest
 from bags import write_bag
 
-pytest.importorskip("rclpy")
+rclpy = pytest.importorskip("rclpy")
 
+from dino_ros.demo.run import private_ros
 from dino_ros.demo.table import TABLE, ground_truth
 from dino_ros.images.sources import open_source
+from dino_ros.nodes.transport import PROFILE_VARIABLES
 
 
 def demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -126,3 +130,12 @@ def test_a_recording_without_one_usable_frame_exits_with_1(tmp_path: Path, stude
     finished = demo(tmp_path / "bag", *options)
     assert finished.returncode == 2
     assert "No frame of bag, /compressed could be played" in finished.stderr
+
+
+def test_ctrl_c_ends_the_demo_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interrupt comes through, and ROS is shut down once."""
+    for name in ("ROS_DOMAIN_ID", *PROFILE_VARIABLES):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # to be restored
+    with pytest.raises(KeyboardInterrupt), private_ros():
+        signal.raise_signal(signal.SIGINT)
+    assert not rclpy.ok()

@@ -342,7 +342,7 @@ def test_what_cannot_be_distilled_gets_one_sentence(folder: Path, tmp_path: Path
             "blocks of --init .*8 attention heads, not 2",
         ),
         ([data, "--teacher", teacher, "--config", "robot_bag", "--init", "none.pt"], "none.pt"),
-        ([data, "--teacher", teacher, "--distill.cls", "-1"], "distill is .*'cls': -1"),
+        ([data, "--teacher", teacher, "--distill.cls", "-1"], "distill.cls is -1.0: it must be at least 0"),
         ([data, "--teacher", teacher, "--config", "robot_bag", "--machine.compile", "true"], "machine.compile"),
         ([data, "--config", "smoke"], "'smoke'.*vit_tiny_16"),
         ([data, "--teacher", teacher, "--comparison.size", "224"], "224 is not HxW"),

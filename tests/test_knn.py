@@ -117,6 +117,7 @@ def test_labels_count_through_the_classes_of_train(tmp_path: Path) -> None:
         (None, None, "labeled is not a folder"),
         ({"cup": 1}, {}, "val is not a folder"),
         ({"cup": 0}, {"cup": 1}, "train holds no folder with images"),
+        ({"cup": 2}, {"cup": 1}, "train has only the class 'cup'"),
         ({"cup": 1}, {"cup": 1, "dog": 2, "elk": 1}, "val has 2 classes that are not in train, such as 'dog'"),
     ],
 )
@@ -135,7 +136,7 @@ def test_few_images_all_vote(tmp_path: Path) -> None:
 
 
 def test_an_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
-    folder = open_class_folder(class_folder(tmp_path, {"cup": 2}, {"cup": 1}))
+    folder = open_class_folder(class_folder(tmp_path, {"cup": 2, "dog": 1}, {"cup": 1}))
     folder.val.files[0].write_bytes(b"no image")
     with pytest.raises(UserError, match=r"val/cup/0\.png does not decode"):
         knn.knn_on_folder(build_backbone(TINY, 16), folder, 16)

@@ -225,15 +225,18 @@ def test_a_run_starts_from_another_ones_weights(images: Path, tmp_path: Path) ->
         )
 
 
-def test_a_run_resumes_only_on_the_same_data(images: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_the_images_it_was_started_with(images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     for number in range(70):
         (folder / f"{number:04d}.png").write_bytes((images / f"{number:04d}.png").read_bytes())
     recipe = dataclasses.replace(RECIPE, epochs=1)
-    pretrain(recipe, folder, tmp_path / "run")
+    before = pretrain(recipe, folder, tmp_path / "run")
     (folder / "0000.png").unlink()
-    with pytest.raises(UserError, match=r"69 images.* 70"):
+    resumed = load_checkpoint(trainer.resume_run(tmp_path / "run"))
+    assert (resumed.images, resumed.fingerprint) == (70, before.fingerprint)
+    (tmp_path / "run" / "images.json").unlink()
+    with pytest.raises(UserError, match=r"69 images, is not that with which .*run was started"):
         trainer.resume_run(tmp_path / "run")
 
 
@@ -247,10 +250,12 @@ def test_bad_settings_get_one_sentence(images: Path, tmp_path: Path) -> None:
         ([str(images), "--backbone.name", "resnet18"], "'resnet18'"),
         ([str(images), "--backbone.embed_dim", "100"], "backbone"),
         (["/nowhere"], "/nowhere"),
-        (["--resume", str(tmp_path / "none")], "none"),
         ([str(images), "--machine.accumulate", "3"], "batch_size is 64, .* 3 parts"),
         ([str(images), "--machine.precision", "fp16"], "machine.precision is fp16"),
         ([str(images), "--init", "/nowhere.pth"], "/nowhere.pth"),
+        ([str(images), "--machine.workers", "-1"], "machine.workers is -1: it must be at least 0"),
+        ([str(images), "--evaluation.every", "-1"], "evaluation.every is -1.0: it must be at least 0"),
+        ([str(images), "--epochs", ".inf"], "epochs is inf: it must be above 0"),
     ):
         with pytest.raises(UserError, match=named) as caught:
             run(["pretrain", *arguments, *out])

@@ -13,7 +13,7 @@ pytest.importorskip("onnx")
 import numpy as np
 import onnx
 from onnx import GraphProto, TensorProto
-from onnx.helper import make_node, make_tensor_value_info
+from onnx.helper import make_node, make_tensor, make_tensor_value_info
 from students import INFO, changed, write_student
 
 from dino_ros.errors import UserError
@@ -83,6 +83,7 @@ def test_what_is_not_a_student_is_refused(tmp_path: Path, description: str, sent
         (lambda graph: graph.input.append(make_tensor_value_info("more", TensorProto.FLOAT, [1])), "not images alone"),
         (lambda graph: set_batch(graph, 1), "batches of 1 only"),
         (lambda graph: answer_double(graph), r"embedding of .* is tensor\(double\)"),
+        (lambda graph: allocate(graph, 2**38), r"cannot see an image with .* GB of memory \(.*1099511627776"),
     ],
 )
 def test_a_graph_off_the_contract_is_refused(
@@ -98,6 +99,15 @@ def test_a_graph_off_the_contract_is_refused(
 def set_batch(graph: GraphProto, size: int) -> None:
     for value in [*graph.input, *graph.output]:
         value.type.tensor_type.shape.dim[0].dim_value = size
+
+
+def allocate(graph: GraphProto, count: int) -> None:
+    """Compute an output from so many float32."""
+    graph.initializer.append(make_tensor("count", TensorProto.INT64, [1], [count]))
+    graph.node[-1].output[0] = "small"
+    graph.node.append(make_node("ConstantOfShape", ["count"], ["large"]))
+    graph.node.append(make_node("ReduceSum", ["large"], ["zero"], keepdims=0))
+    graph.node.append(make_node("Add", ["small", "zero"], ["embedding"]))
 
 
 def answer_double(graph: GraphProto) -> None:

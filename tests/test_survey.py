@@ -40,7 +40,7 @@ def test_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr().out
     assert row(output, "bag /raw")[1:] == ["64x48 bgr8", "11", "11", "0", "0", "1.0", "53.7% (x2)"]
     assert row(output, "bag /compressed")[1:] == ["64x48 png", "11", "10", "0", "1", "1.0", "24.4%"]
-    assert row(output, "folder")[1:] == ["30x20 png", "9", "9", "-", "-", "-", "22.0%"]
+    assert row(output, "folder")[1:] == ["30x20 png", "9", "9", "-", "0", "-", "22.0%"]
     assert "left out: /text of bag: it is of type std_msgs/msg/String, not of images" in output
 
 

@@ -17,13 +17,14 @@ from typing import Any
 import cv2
 import numpy as np
 import rclpy
+from rclpy.signals import SignalHandlerOptions
 
 from dino_ros.demo.domain import free_domain
 from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.recorder import Recorder
 from dino_ros.demo.table import TABLE, TOPIC, ground_truth
 from dino_ros.errors import UserError
-from dino_ros.files import replacing, write_whole
+from dino_ros.files import check_writable, replacing, write_whole
 from dino_ros.images.sampling import evenly_spaced
 from dino_ros.images.sources import open_source
 from dino_ros.nodes.transport import PROFILE_VARIABLES, loopback_profile
@@ -53,13 +54,13 @@ def run_demo(
     Returns the summary. Raises UserError if the input, the model or the backend cannot be used, before it starts
     anything.
     """
+    check_writable(out)
     truth = {} if path else ground_truth()
     path, topic = (path, topic) if path else (TABLE, TOPIC)
     source = open_source(path, topic)
     perceiver = Perceiver.load(model, backend)
     student = find_student(model)
     print(f"{student.stem} on {source.name}. This student is good for: {perceiver.info.purpose}.", flush=True)
-    out.mkdir(parents=True, exist_ok=True)
     perception = {"model": str(student), "backend": backend, "image_transport": transport, "reliability": "reliable"}
     camera = {"path": str(path), "topic": topic or "", "image_transport": transport, "wait_for_subscribers": 2}
     remaps = ("image:=/camera/image_raw", "image/compressed:=/camera/image_raw/compressed")
@@ -89,7 +90,7 @@ def private_ros() -> Iterator[None]:
     """rclpy, here and in child processes, on the loopback and on a domain of its own: nothing comes in or goes out."""
     with free_domain() as domain:
         os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())), ROS_DOMAIN_ID=str(domain))
-        rclpy.init()
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C stays a KeyboardInterrupt
         try:
             yield
         finally:

@@ -7,7 +7,9 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from dino_ros.errors import UserError
+from dino_ros.files import check_writable
 from dino_train.config import DataConfig, MachineConfig, absolute
+from dino_train.ranges import ABOVE_ZERO, RANGES, check_range, check_ranges
 
 
 def parser() -> ArgumentParser:
@@ -45,8 +47,10 @@ def run(options: Namespace) -> None:
     if (options.images is None) == (options.minutes is None):
         raise UserError("A comparison needs one budget: give either --images or --minutes.")
     for name in ("images", "minutes", "points"):
-        if options[name] is not None and options[name] <= 0:
-            raise UserError(f"--{name} is {options[name]}: it must be above 0.")
+        check_range(f"--{name}", options[name], ABOVE_ZERO)
+    check_range("--seed", options.seed, RANGES["seed"])
+    check_ranges(options.machine, "machine")
+    check_writable(options.out)
     recipes = {name: dataclasses.replace(r, seed=options.seed) for name, r in read_runs(options.recipes).items()}
     data = DataConfig(options.data, options.topic).absolute()
     shared = SharedSettings(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from dino_ros.files import check_replaceable
 from dino_train.commands.data_options import add_data_arguments
 
 
@@ -23,6 +24,7 @@ def run(options: Namespace) -> None:
     from dino_train.data.selection import SelectionParameters
     from dino_train.data.survey import survey
 
+    check_replaceable(options.out)
     survey(
         options.data, options.topic, options.weight, SelectionParameters(options.near_duplicate_threshold), options.out
     )

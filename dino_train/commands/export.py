@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from dino_ros.errors import UserError
+from dino_ros.files import check_replaceable
 from dino_train.config import parse_size
 from dino_train.export.input_size import SQUARE, Camera, parse_camera
 
@@ -30,7 +31,9 @@ def parser() -> ArgumentParser:
         help="timm name of a file's ViT, where its weights do not tell it, such as vit_base_patch16_clip_224.openai",
     )
     parser.add_argument(
-        "--out", type=Path | None, help="file to write (default: next to the weights; student.onnx for a checkpoint)"
+        "--out",
+        type=Path | None,
+        help="file to write (default: next to the weights; student.onnx for a checkpoint, student_int8.onnx in int8)",
     )
     parser.add_argument(
         "--camera",
@@ -76,7 +79,8 @@ def parser() -> ArgumentParser:
 def run(options: Namespace) -> None:
     size = chosen_size(options)
     refuse_early(options.weights, options.network)
-    out = options.out or default_out(options.weights)
+    out = options.out or default_out(options.weights, options.precision)
+    check_replaceable(out)
 
     from dino_train.export.student import export as export_student
 
@@ -127,17 +131,20 @@ def refuse_early(weights: str, network: str | None) -> None:
         find_encoder(read_weights(path), network)
 
 
-def default_out(weights: str) -> Path:
-    """Where the student is written: next to a file or folder, or in the current folder for a timm name."""
+def default_out(weights: str, precision: str) -> Path:
+    """Where the student is written: next to a file or folder, or in the current folder for a timm name.
+
+    Other precisions than fp32 are in the name, so that a student does not replace that of another precision.
+    """
     from dino_train.models.weight_files import find_weights, is_checkpoint
 
+    ending = ".onnx" if precision == "fp32" else f"_{precision}.onnx"
     path = find_weights(weights)
     if path is None:
-        return Path(f"{weights.split('/')[-1]}.onnx")
+        return Path(f"{weights.split('/')[-1]}{ending}")
     path = path.resolve()
-    return path.with_name(
-        "student.onnx" if is_checkpoint(path) else f"{path.stem if path.is_file() else path.name}.onnx"
-    )
+    name = path.stem if path.is_file() else path.name
+    return path.with_name(f"{'student' if is_checkpoint(path) else name}{ending}")
 
 
 def show_cost(quantization: Mapping[str, str | int | float]) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from dino_ros.files import check_replaceable
+
 
 def parser() -> ArgumentParser:
     parser = ArgumentParser(
@@ -29,6 +31,7 @@ def parser() -> ArgumentParser:
 def run(options: Namespace) -> None:
     from dino_train.export.foreground_head import add_foreground_head
 
+    check_replaceable(options.out)
     info = add_foreground_head(options.student, options.data, options.topic, options.out)
     agreement, images = info.foreground_head["agreement"], info.foreground_head["images"]
     print(

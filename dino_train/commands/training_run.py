@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -9,7 +11,11 @@ from jsonargparse import ArgumentParser, Namespace
 from dino_ros.errors import UserError
 from dino_train.commands.data_options import add_data_arguments, data_config
 from dino_train.config import EvaluationConfig, MachineConfig, SlurmConfig
-from dino_train.recipes.files import add_recipe_arguments, recipe_from_options
+from dino_train.machine.rank import is_main
+from dino_train.recipes.files import add_recipe_arguments, find_recipe, read_settings, recipe_from_options
+
+WITH_RESUME = ("--resume", "--machine", "--slurm", "--comparison", "--help")
+"""What may be given together with --resume, and their settings."""
 
 
 def add_run_arguments(parser: ArgumentParser, command: str, out: Path) -> None:
@@ -28,13 +34,40 @@ def add_run_arguments(parser: ArgumentParser, command: str, out: Path) -> None:
     add_recipe_arguments(parser, command)
 
 
+def arrange(arguments: list[str]) -> list[str]:
+    """Put the recipe of a command line first, by its path: other options win over it, wherever they stand.
+
+    Raises UserError for a recipe that is missing or cannot be read, and for options that --resume has no use for.
+    """
+    command, *words = arguments
+    recipes, others = [], []
+    waiting = iter(words)
+    for word in waiting:
+        name, given, value = word.partition("=")
+        if name == "--config":
+            path = find_recipe(value if given else next(waiting, ""), command)
+            read_settings(path)
+            recipes += [name, str(path)]
+            word = "--config={}"  # nothing more, but it ends an option of several values as it did
+        elif (section := value or word).endswith(".yaml") and Path(section).is_file():  # as --optimizer takes it, too
+            read_settings(Path(section))
+        others.append(word)
+    names = [word.partition("=")[0] for word in others if word.startswith("--")]
+    refused = [name for name in names if name.partition(".")[0] not in WITH_RESUME]
+    if "--resume" in names and refused:
+        raise UserError(
+            f"--resume goes on with the recipe, data and folder of the run: leave {', '.join(dict.fromkeys(refused))} "
+            "out, or start a new run from its weights with --init RUN/last.pt."
+        )
+    return [command, *recipes, *others]
+
+
 def run_training(options: Namespace, command: str) -> Path | None:
     """Train, resume or submit a run; returns its last checkpoint in the main process, otherwise None."""
-    from dino_train.machine.distributed import is_main
     from dino_train.models.checkpoint import load_checkpoint
     from dino_train.runs.log import LAST_NAME
     from dino_train.training import trainer
-    from dino_train.training.checks import check_no_run
+    from dino_train.training.checks import check_no_run, check_settings
     from dino_train.training.slurm import TrainingJob, slurm_executor, submit
 
     out = options.resume or options.out
@@ -49,11 +82,26 @@ def run_training(options: Namespace, command: str) -> Path | None:
         recipe = recipe_from_options(vars(options), command)
         job = TrainingJob(recipe, data_config(options), out, options.machine, options.evaluation)
     if options.slurm:
+        check_settings(job.recipe, job.machine, job.evaluation)
         print(f"Submitted job {submit(job, slurm_executor(options.slurm, out))}; its output is in {out}/slurm.")
         return None
-    checkpoint = (
-        trainer.resume_run(out, job.machine)
-        if options.resume
-        else trainer.train(job.recipe, job.data, out, job.machine, job.evaluation)
-    )
+    try:
+        checkpoint = (
+            trainer.resume_run(out, job.machine)
+            if options.resume
+            else trainer.train(job.recipe, job.data, out, job.machine, job.evaluation)
+        )
+    except KeyboardInterrupt:
+        if is_main():
+            print(how_to_go_on(command, out), file=sys.stderr)
+        raise
     return checkpoint if is_main() else None
+
+
+def how_to_go_on(command: str, out: Path) -> str:
+    """What to do with a run that was stopped."""
+    from dino_train.runs.log import LAST_NAME
+
+    if (out / LAST_NAME).is_file():
+        return f"Stopped. Go on with: dino-train {command} --resume {shlex.quote(str(out))}"
+    return "Stopped before the first checkpoint: start it again with the same command."

@@ -10,11 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dino_ros.errors import UserError
 from dino_train.recipes import Recipe
-from dino_train.recipes.files import find_recipe, parse_recipe
+from dino_train.recipes.files import find_recipe, parse_recipe, read_settings
 
 Settings = dict[str, Any]
 KEYS = {"recipe", "changes", "runs"}
@@ -50,17 +48,6 @@ def runs_of(path: Path) -> dict[str, Settings]:
         start = read_settings(find_recipe(base, "pretrain")) if base else {}
         runs[str(name)] = merge(merge(start, content.get("changes") or {}), own)
     return runs
-
-
-def read_settings(path: Path) -> Settings:
-    """Read a YAML file of settings; raises UserError for anything else."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} has no settings: see config/pretrain/ and config/compare/ for examples.")
-    return content
 
 
 def merge(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> Settings:

@@ -24,6 +24,9 @@ from dino_train.data.images import FolderFrames, TarFrames
 from dino_train.data.selection import SelectedFrames, SelectionParameters
 from dino_train.data.video import VideoFrames
 
+BAD_SHARE = 0.5
+"""Share of the images that training may do without."""
+
 
 class Frames(Protocol):
     """Images that can be read at random, from several worker processes at once."""
@@ -36,6 +39,14 @@ class Frames(Protocol):
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         """Return one image, RGB [H, W, 3]; raises UserError if it cannot be decoded."""
+
+
+def too_many_bad(frames: Frames) -> UserError:
+    """What to raise where more than BAD_SHARE of the images cannot be read."""
+    return UserError(
+        f"More than {BAD_SHARE:.0%} of the {len(frames)} images of {frames.name} cannot be read: the warnings above "
+        "name them; repair the data or leave it out."
+    )
 
 
 class MixedFrames:

@@ -13,8 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
+from dino_ros.images.encodings import MAX_IMAGE_PIXELS
 from dino_ros.images.folders import IMAGE_SUFFIXES, is_image_name
+from dino_ros.images.image_header import image_size
 from dino_ros.images.sources import readable
+
+Entry = tuple[str, int]
+"""Name of an image within its source, and its size in bytes."""
 
 
 class Names(Sequence[str]):
@@ -58,6 +63,10 @@ class FolderFrames:
             raise UserError(f"{file} cannot be read ({error.strerror}): remove it or check its permissions.") from error
         return decode(encoded, str(file))
 
+    def entries(self) -> list[Entry]:
+        """Name and size of every file, -1 for one that is gone."""
+        return [(name, _size(self.folder / name)) for name in self.files]
+
     @property
     def encoding(self) -> str:
         """Suffix of the first image's file, without the dot."""
@@ -100,14 +109,33 @@ class TarFrames:
             archive.seek(offset)
             return decode(archive.read(size), f"{self.path}:{self._names[index]}")
 
+    def entries(self) -> list[Entry]:
+        """Name and size of every image."""
+        return list(zip(self._names, self._extents[:, 1].tolist(), strict=True))
+
     @property
     def encoding(self) -> str:
         """Suffix of the first image's file, without the dot."""
         return Path(self._names[0]).suffix[1:].lower()
 
 
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1
+
+
 def decode(encoded: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode the bytes of an image file to RGB [H, W, 3] uint8; raises UserError, naming `name`, if that fails."""
+    """Decode the bytes of an image file to RGB [H, W, 3] uint8.
+
+    Raises UserError, naming `name`, if that fails or if the image has more than MAX_IMAGE_PIXELS.
+    """
+    size = image_size(encoded)
+    if size and size[0] * size[1] > MAX_IMAGE_PIXELS:
+        raise UserError(
+            f"{name} is of {size[0]}x{size[1]} pixels, more than {MAX_IMAGE_PIXELS}: remove it or make it smaller."
+        )
     try:
         rgb = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB) if encoded else None
     except cv2.error:  # a header that asks for more pixels than OpenCV allows

@@ -19,14 +19,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dino_ros.errors import UserError
-from dino_train.data.frames import Frames
+from dino_train.data.frames import BAD_SHARE, Frames, too_many_bad
 from dino_train.data.multicrop import Draws, MultiCrop, color, color_batch
 from dino_train.recipes import Recipe
 
 log = logging.getLogger(__name__)
-
-BAD_SHARE = 0.5
-"""Share of the images that a run may do without."""
 
 Draw = tuple[int, int]
 """An image's number, and how many images were drawn before it in the whole run."""
@@ -87,8 +84,8 @@ class CropDataset(Dataset[CropBatch]):
         self.crop = MultiCrop(recipe.crops)
         self.seed = recipe.seed
         self.finish = finish
-        self._bad: set[int] = set()
-        """Numbers of images that could not be read, by this process."""
+        self.bad = torch.zeros(len(frames), dtype=torch.bool).share_memory_()
+        """Whether an image could not be read, [N], by any of the workers."""
 
     def __getitem__(self, draw: Draw) -> CropBatch:
         number, count = draw
@@ -106,17 +103,14 @@ class CropDataset(Dataset[CropBatch]):
         Raises UserError if more than BAD_SHARE of the images cannot be read.
         """
         while True:
-            if number not in self._bad:
+            if not self.bad[number]:
                 try:
                     return self.frames[number]
                 except UserError as error:
                     log.warning("left out: %s", error)
-                    self._bad.add(number)
-            if len(self._bad) > BAD_SHARE * len(self.frames):
-                raise UserError(
-                    f"More than {BAD_SHARE:.0%} of the {len(self.frames)} images of {self.frames.name} cannot be read: "
-                    "the warnings above name them; repair the data or leave it out."
-                )
+                    self.bad[number] = True
+            if self.bad.sum() > BAD_SHARE * len(self.frames):
+                raise too_many_bad(self.frames)
             number = (number + 1) % len(self.frames)
 
 
@@ -164,16 +158,26 @@ class EpochSampler(Sampler[list[Draw]]):
         return rng.permutation(np.concatenate(chosen))
 
 
+def check_steps(frames: WeightedFrames, sampler: EpochSampler) -> None:
+    """Raise UserError if there are fewer images than one batch, or if a run ends before its first step."""
+    if not sampler.steps_per_epoch:
+        count = sum(sampler.shares)
+        raise UserError(f"{frames.name} has {count} images, fewer than one batch: set batch_size to {count} or less.")
+    if not sampler.steps:
+        raise UserError(
+            f"epochs is {sampler.recipe.epochs:g}, less than a step where an epoch has {sampler.steps_per_epoch}: "
+            f"choose at least {1 / sampler.steps_per_epoch:.2g}."
+        )
+
+
 def crop_loader(
     frames: WeightedFrames, recipe: Recipe, sampler: EpochSampler, workers: int, finish: bool = True
 ) -> DataLoader[CropBatch]:
     """Load the batches of a sampler, cropped in `workers` processes (0: in this one). See CropBatch and CropDataset.
 
-    Raises UserError if there are fewer images than one batch.
+    Raises UserError as `check_steps` does.
     """
-    if not sampler.steps_per_epoch:
-        count = sum(sampler.shares)
-        raise UserError(f"{frames.name} has {count} images, fewer than one batch: set batch_size to {count} or less.")
+    check_steps(frames, sampler)
     # The workers are the parallelism. Set before they are forked: they would wait for threads that no fork copies.
     cv2.setNumThreads(1)
     return DataLoader(

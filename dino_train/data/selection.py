@@ -18,6 +18,7 @@ from dino_ros.errors import UserError
 from dino_ros.images.encodings import CompressedImageLike, ImageLike, to_rgb
 from dino_train.config import NEAR_DUPLICATE_THRESHOLD
 from dino_train.data.cache import Cache
+from dino_train.ranges import check_ranges
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +36,7 @@ class SelectionParameters:
     object changes one cell a lot and the mean little, sensor noise changes every cell a little."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.near_duplicate_threshold <= 255:
-            raise UserError(
-                f"near_duplicate_threshold is {self.near_duplicate_threshold}: choose gray levels from 0, which keeps "
-                "every frame, to 255."
-            )
+        check_ranges(self)
 
 
 class Recording(Protocol):

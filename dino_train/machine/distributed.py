@@ -27,11 +27,6 @@ class Processes:
         return self.rank == 0
 
 
-def is_main() -> bool:
-    """Whether this process writes the messages; known before and after `join` too."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 @contextlib.contextmanager
 def join(device: str) -> Iterator[Processes]:
     """Join the processes that `torchrun` started (NCCL on GPUs, gloo on CPUs), or run as a single one.
@@ -99,9 +94,17 @@ def rank_and_count() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def main_first(processes: Processes) -> Iterator[None]:
-    """Run the block in the main process first, then in the others."""
+    """Run the block in the main process first, then in the others; a UserError of the main one is raised in all."""
+    failure: list[str | None] = [None]
     if processes.count > 1 and not processes.main:
-        distributed.barrier()
-    yield
-    if processes.count > 1 and processes.main:
-        distributed.barrier()
+        distributed.broadcast_object_list(failure)
+        if failure[0] is not None:
+            raise UserError(failure[0])
+    try:
+        yield
+    except UserError as error:
+        failure = [str(error)]
+        raise
+    finally:
+        if processes.count > 1 and processes.main:
+            distributed.broadcast_object_list(failure)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,13 @@ from dino_ros.errors import UserError
 from dino_ros.files import replacing
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.models.backbones import build_backbone, first_line
+from dino_train.models.weight_files import check_intact
 from dino_train.recipes import DistillRecipe, Recipe
 from dino_train.recipes.files import recipe_from_dict
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+READABLE = {3, 4}
+"""Format 3 knows of the data only how many images it has."""
 PARTS: dict[str, Any] = {"data": DataConfig, "machine": MachineConfig, "evaluation": EvaluationConfig}
 
 
@@ -34,7 +39,7 @@ class Checkpoint:
     machine: MachineConfig
     evaluation: EvaluationConfig
     images: int
-    """Number of images in the data; a run only resumes with the same number."""
+    """Number of images in the data."""
     step: int
     """Steps done."""
     steps_per_epoch: int
@@ -45,6 +50,8 @@ class Checkpoint:
     """State of the gradient scaler; empty unless the precision is fp16."""
     seconds: float
     """Training time so far, without pauses."""
+    fingerprint: str = ""
+    """Of the images' names and sizes, see `data/listing.py`; empty in format 3."""
 
     @property
     def network(self) -> str:
@@ -57,8 +64,21 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     fields = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(checkpoint)}
     for name in ("recipe", *PARTS):
         fields[name] = dataclasses.asdict(fields[name])
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save({"format_version": FORMAT_VERSION, **fields}, file)
+    try:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            torch.save({"format_version": FORMAT_VERSION, **fields}, file)
+    except (OSError, RuntimeError) as error:  # where a write fails, torch may raise its own instead
+        reason = next((cause.strerror for cause in causes(error) if isinstance(cause, OSError)), first_line(error))
+        raise UserError(
+            f"The checkpoint {path} cannot be written ({reason}): make room, then resume from the one before."
+        ) from error
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, and those in whose handling it was raised."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -68,8 +88,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}: give a file that `dino-train pretrain` wrote.")
+    check_intact(path)
     try:
         fields = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # whose text is advice to execute the file
+        raise UserError(
+            f"{path} is not read, since it may hold more than tensors and plain values, which would be executed: give "
+            "a checkpoint of `dino-train`."
+        ) from error
     except Exception as error:
         raise UserError(
             f"{path} cannot be read as a checkpoint ({first_line(error)}): it is truncated, or not of `dino-train`."
@@ -77,7 +103,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(fields, dict) or "format_version" not in fields:
         raise UserError(f"{path} is not a checkpoint of `dino-train pretrain` or `distill`: give one.")
     version = fields.pop("format_version")
-    if version != FORMAT_VERSION:
+    if version not in READABLE:
         raise UserError(
             f"{path} has checkpoint format {version}, this version of dino_ros reads {FORMAT_VERSION}: use the "
             "version that wrote it."

@@ -7,6 +7,7 @@ nothing else.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import zipfile
@@ -73,8 +74,10 @@ def find_weights(name: str) -> Path | None:
     Raises UserError for a path that does not exist.
     """
     path = Path(name.removeprefix(LOCAL))
-    if path.exists():
+    if path.is_file() or path.is_dir():
         return path
+    if path.exists():
+        raise UserError(f"{path} is neither a file nor a folder: give the path of weights.")
     if name.startswith(LOCAL) or (":" not in name and ("/" in name or name.endswith(ENDINGS))):
         raise UserError(
             f"There is no weights file or folder {path}: give its path, a timm name such as vit_small_patch14_dinov2, "
@@ -87,9 +90,29 @@ def is_checkpoint(path: Path) -> bool:
     """Whether a file is a checkpoint of `dino-train`, whatever its name; nothing is unpickled."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
+    with zip_archive(path) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         return any(b"format_version" in archive.read(name) for name in pickles)
+
+
+def check_intact(file: Path) -> None:
+    """Raise UserError if bytes of a file of `torch.save` have changed: it holds checksums, which torch ignores."""
+    if zipfile.is_zipfile(file):
+        with zip_archive(file) as archive:
+            if changed := archive.testzip():
+                raise zipfile.BadZipFile(changed)
+
+
+@contextlib.contextmanager
+def zip_archive(file: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip archive, as `torch.save` writes them; raises UserError if it turns out to be damaged."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            yield archive
+    except UserError:
+        raise
+    except Exception as error:  # zipfile has a dozen of them for damaged archives
+        raise UserError(f"{file} is damaged, its bytes do not fit its checksums: copy or download it again.") from error
 
 
 def read_weights(path: Path) -> WeightFile:
@@ -153,8 +176,9 @@ def is_safetensors(file: Path) -> bool:
 
 def read_pickled(file: Path) -> dict[Any, Any]:
     """Read a file of `torch.save`; raises UserError if it is another file or holds more than plain values."""
+    check_intact(file)
     if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
+        with zip_archive(file) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise UserError(
                     f"{file} is a TorchScript program, as OpenAI publishes CLIP, and would have to be executed: give "

@@ -94,8 +94,3 @@ class DinoRecipe(PretrainRecipe):
         replaced = {name: value for name, value in values.items() if getattr(self.dino, name) == "auto"}
         dino = dataclasses.replace(self.dino, **replaced)  # type: ignore[arg-type]
         return dataclasses.replace(self, dino=dino), {f"dino.{name}": value for name, value in replaced.items()}
-
-    def check(self) -> None:
-        """Raise UserError, naming the setting, if a value is out of range."""
-        super().check()
-        self.check_above_zero("student_temp", "warmup_teacher_temp", "teacher_temp")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from dino_train.recipes import RECIPES, DistillRecipe, PretrainRecipe, Recipe
 
 SHIPPED = ("config", "share/dino_ros/config")
 """Where the folders of recipes are: in the source tree, or under the prefix of an installation."""
+MAX_BYTES = 1_000_000
+"""Of a file of settings, which needs a few thousand."""
+MAX_DEPTH = 20
+"""Of what a file of settings nests."""
 BASES: dict[str, type[Recipe]] = {"pretrain": PretrainRecipe, "distill": DistillRecipe}
 """What the recipes of each command share; `config/` has a folder for each command."""
 
@@ -87,10 +91,41 @@ def find_recipe(name_or_path: str, *kinds: str) -> Path:
 def load_recipe(name_or_path: str, command: str = "pretrain") -> Recipe:
     """Read a recipe by its path or by its name if it is shipped; settings that it leaves out have their defaults.
 
-    Raises UserError as `find_recipe` and `parse_recipe` do.
+    Raises UserError as `find_recipe`, `read_settings` and `parse_recipe` do.
     """
     path = find_recipe(name_or_path, command)
-    return parse_recipe(yaml.safe_load(path.read_text()) or {}, str(path), command)
+    return parse_recipe(read_settings(path), str(path), command)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a YAML file of settings; raises UserError for anything else.
+
+    References within the file are refused, since a kilobyte of them can stand for gigabytes, and so is deep nesting.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path} is too large for a file of settings: give one of less than {MAX_BYTES} bytes.")
+        text = path.read_text(encoding="utf-8")
+        check_shape(path, yaml.parse(text, yaml.SafeLoader))
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # the latter for text that is not UTF-8, or impossible dates
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} has no settings: see config/pretrain/ and config/compare/ for examples.")
+    return content
+
+
+def check_shape(path: Path, events: Iterable[yaml.Event]) -> None:
+    """Raise UserError for a YAML file, parsed to events, that refers to parts of itself or is nested deeply."""
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise UserError(f"{path} refers to parts of itself (*name), which settings may not: write them out.")
+        if depth > MAX_DEPTH:
+            raise UserError(f"{path} is nested more than {MAX_DEPTH} deep, as no settings are: give another file.")
 
 
 def parse_recipe(values: Mapping[str, Any], name: str, command: str = "pretrain") -> Recipe:

@@ -53,7 +53,6 @@ class MocoRecipe(PretrainRecipe):
     def check(self) -> None:
         """Raise UserError, naming the setting, if a value is out of range."""
         super().check()
-        self.check_above_zero("temperature")
         if self.moco.version == 2 and self.moco.queue < self.batch_size:
             raise UserError(
                 f"moco.queue is {self.moco.queue}, less than the batch of {self.batch_size}: raise it, or choose "

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeVar
 
 from dino_ros.errors import UserError
+from dino_train.ranges import check_ranges
 
 Auto = Literal["auto"]
 Number = TypeVar("Number", int, float)
@@ -113,23 +114,11 @@ class Recipe:
 
     def check(self) -> None:
         """Raise UserError, naming the setting, if a value is out of range."""
-        if self.epochs <= 0:
-            raise UserError(f"epochs is {self.epochs}: it must be above 0.")
-        if self.batch_size < 1:
-            raise UserError(f"batch_size is {self.batch_size}: it must be at least 1.")
+        check_ranges(self)
         for name in ("global_crops_scale", "local_crops_scale"):
             low, high = getattr(self.crops, name)
-            if not 0 < low <= high <= 1:
-                raise UserError(
-                    f"crops.{name} is ({low}, {high}): it must be two shares of the area with 0 < low <= high <= 1."
-                )
-
-    def check_above_zero(self, *names: str) -> None:
-        """Raise UserError if one of these settings in the method's section is not above 0."""
-        for name in names:
-            value = getattr(getattr(self, self.method), name)
-            if value != "auto" and value <= 0:
-                raise UserError(f"{self.method}.{name} is {value}: it must be above 0.")
+            if low > high:
+                raise UserError(f"crops.{name} is ({low}, {high}): the smaller share of the area comes first.")
 
 
 @dataclass

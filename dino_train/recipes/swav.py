@@ -51,8 +51,3 @@ class SwavRecipe(PretrainRecipe):
     def chance_loss(self) -> float:
         """The logarithm of the number of prototypes, nats."""
         return math.log(self.swav.prototypes)
-
-    def check(self) -> None:
-        """Raise UserError, naming the setting, if a value is out of range."""
-        super().check()
-        self.check_above_zero("prototypes", "temperature", "epsilon", "iterations")

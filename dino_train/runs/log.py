@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -47,16 +48,20 @@ class RunLog:
         if first_step and path.is_file():
             kept = [line for line in path.read_text().splitlines() if step_of(line) <= first_step]
         write_whole(path, "".join(line + "\n" for line in kept).encode())
+        self._path = path
         self._file = path.open("a")
         self._writer = SummaryWriter(run / "tensorboard", purge_step=first_step)
 
     def write(self, metrics: Mapping[str, float]) -> None:
-        """Append one line; `metrics` holds `step`."""
-        self._file.write(json.dumps(metrics) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            if name != "step":
-                self._writer.add_scalar(name, value, int(metrics["step"]))
+        """Append one line; `metrics` holds `step`. Raises OSError, naming the log, if it cannot be written."""
+        try:
+            self._file.write(json.dumps(metrics) + "\n")
+            self._file.flush()
+            for name, value in metrics.items():
+                if name != "step":
+                    self._writer.add_scalar(name, value, int(metrics["step"]))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def __enter__(self) -> RunLog:
         return self
@@ -64,8 +69,9 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._writer.close()
+        for part in (self._file, self._writer):
+            with contextlib.suppress(OSError):  # `write` has said what could not be written
+                part.close()
 
 
 def step_of(line: str) -> float:

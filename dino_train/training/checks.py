@@ -5,18 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from dino_ros.errors import UserError
+from dino_ros.files import check_writable
 from dino_train.config import EvaluationConfig, MachineConfig
-from dino_train.data.frames import open_frames
+from dino_train.data.frames import MixedFrames, open_frames
+from dino_train.data.listing import as_started
 from dino_train.evaluation.classification.class_folder import open_class_folder
-from dino_train.machine.distributed import Processes
 from dino_train.models.checkpoint import Checkpoint
+from dino_train.ranges import check_ranges
 from dino_train.recipes import Recipe
-from dino_train.runs.log import epoch_name
+from dino_train.runs.log import LAST_NAME, epoch_name
+
+
+def check_settings(recipe: Recipe, machine: MachineConfig, evaluation: EvaluationConfig) -> None:
+    """Raise UserError, naming the setting, if a value is out of range."""
+    recipe.check()
+    check_ranges(machine, "machine")
+    check_ranges(evaluation, "evaluation")
 
 
 def check_no_run(out: Path) -> None:
-    """Raise UserError if a folder holds checkpoints of a run that has taken a step."""
-    if any(path.name != epoch_name(0) for path in out.glob("[!.]*.pt")):
+    """Raise UserError if a folder holds a run that has taken a step, or cannot be written into."""
+    check_writable(out)
+    if (out / LAST_NAME).exists() or any(path.name != epoch_name(0) for path in out.glob("epoch_*.pt")):
         raise UserError(f"{out} already holds a run: resume it (--resume {out}), or choose another --out.")
 
 
@@ -28,13 +38,13 @@ def check_evaluation(evaluation: EvaluationConfig) -> None:
         open_frames(evaluation.frames)
 
 
-def check_batch_size(recipe: Recipe, machine: MachineConfig, processes: Processes) -> None:
+def check_batch_size(recipe: Recipe, machine: MachineConfig, processes: int) -> None:
     """Raise UserError if the batch cannot be split evenly over processes and parts."""
-    parts = processes.count * machine.accumulate
-    if machine.accumulate < 1 or recipe.batch_size % parts:
+    parts = processes * machine.accumulate
+    if recipe.batch_size % parts:
         raise UserError(
-            f"batch_size is {recipe.batch_size}, which cannot be split over {processes.count} processes in "
-            f"{machine.accumulate} parts each: choose a multiple of {max(parts, 1)}."
+            f"batch_size is {recipe.batch_size}, which cannot be split over {processes} processes in "
+            f"{machine.accumulate} parts each: choose a multiple of {parts}."
         )
 
 
@@ -51,10 +61,13 @@ def check_crop_sizes(recipe: Recipe, patch: int) -> None:
             )
 
 
-def check_same_data(checkpoint: Checkpoint, images: int) -> None:
-    """Raise UserError if the number of images has changed since the checkpoint."""
-    if checkpoint.images != images:
+def same_data(frames: MixedFrames, checkpoint: Checkpoint, run: Path) -> MixedFrames:
+    """The data of a run as it was when the run started; see `as_started`, whose UserError it raises."""
+    if checkpoint.fingerprint:
+        return as_started(frames, checkpoint.fingerprint, run)
+    if checkpoint.images != len(frames):  # all that format 3 knows
         raise UserError(
-            f"The data has {images} images, but {checkpoint.images} when the checkpoint was written: restore it, or "
-            "start a new run."
+            f"The data has {len(frames)} images, but {checkpoint.images} when the checkpoint was written: restore it, "
+            "or start a new run."
         )
+    return frames

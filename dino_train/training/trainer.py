@@ -16,21 +16,23 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dino_ros.errors import UserError
-from dino_ros.files import replacing
+from dino_ros.files import check_writable, remove_leftovers, replacing
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.data.frames import open_frames
-from dino_train.data.loader import CropBatch, EpochSampler, crop_loader, finish_crops, split
+from dino_train.data.listing import keep_listing
+from dino_train.data.loader import CropBatch, EpochSampler, check_steps, crop_loader, finish_crops, split
 from dino_train.data.multicrop import normalize
 from dino_train.data.selection import SelectionParameters
-from dino_train.machine.distributed import Processes, join, main_first, mean_over_processes
+from dino_train.machine.distributed import Processes, join, main_first, max_over_processes, mean_over_processes
 from dino_train.machine.precision import choose_precision, peak_memory, skip_synchronization
+from dino_train.machine.rank import process_count
 from dino_train.models.backbones import mean_and_std, patch_size
 from dino_train.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dino_train.objectives.methods import build_objective
 from dino_train.objectives.objective import Objective
 from dino_train.objectives.schedules import cosine_schedule, warmup_cosine_schedule
 from dino_train.recipes import Recipe
-from dino_train.runs.evaluator import evaluate_while_training, start_evaluator
+from dino_train.runs.evaluator import BEST_NAME, evaluate_while_training, start_evaluator
 from dino_train.runs.folder import EVALUATIONS_NAME
 from dino_train.runs.health import HealthMonitor
 from dino_train.runs.log import FINISHED_NAME, LAST_NAME, RunLog, describe_run, epoch_name
@@ -41,7 +43,8 @@ from dino_train.training.checks import (
     check_crop_sizes,
     check_evaluation,
     check_no_run,
-    check_same_data,
+    check_settings,
+    same_data,
 )
 from dino_train.training.fit_to_machine import fit_to_machine
 from dino_train.training.optimizers import build_optimizer, clip_each_gradient
@@ -68,16 +71,21 @@ def train(
     and for a loss that is not finite.
     """
     machine, evaluation = machine or MachineConfig(), evaluation or EvaluationConfig()
-    recipe.check()
+    check_settings(recipe, machine, evaluation)
     if resume is None:
         check_no_run(out)
+    else:
+        check_writable(out)
     check_evaluation(evaluation)
+    check_batch_size(recipe, machine, process_count())
     with join(machine.device) as processes:
-        check_batch_size(recipe, machine, processes)
         with main_first(processes):  # it writes the index of a bag, which the others then read
             frames = open_frames(
                 data.paths, data.topics, data.weights, SelectionParameters(data.near_duplicate_threshold)
             )
+        if resume is not None:
+            frames = same_data(frames, resume, out)
+        check_steps(frames, EpochSampler(frames, recipe))
         recipe, chosen = recipe.resolve(len(frames))
         if chosen and processes.main:
             values = ", ".join(f"{name} = {value}" for name, value in chosen.items())
@@ -98,7 +106,6 @@ def train(
         scaler = torch.GradScaler(processes.device.type, enabled=precision == torch.float16)
         first_step, seconds_before = 0, 0.0
         if resume is not None:
-            check_same_data(resume, len(frames))
             objective.restore(resume.objective)
             optimizer.load_state_dict(resume.optimizer)
             scaler.load_state_dict(resume.scaler)
@@ -109,12 +116,14 @@ def train(
         on_gpu = processes.device.type == "cuda"
         workers = default_workers(processes.device) if machine.workers is None else machine.workers
         loader = crop_loader(frames, recipe, sampler, workers, finish=not on_gpu)
+        dataset: Any = loader.dataset
         steps_per_epoch = sampler.steps_per_epoch
         steps = sampler.steps
         kept = kept_steps(evaluation, steps, steps_per_epoch)
 
         # ---- the folder of the run -------------------------------------------------------------------------------
         started = time.monotonic()
+        fingerprint = resume.fingerprint if resume is not None else ""
 
         def checkpoint(step: int, name: str) -> None:
             if not processes.main:
@@ -131,15 +140,19 @@ def train(
                 optimizer=optimizer.state_dict(),
                 scaler=scaler.state_dict(),
                 seconds=seconds_before + time.monotonic() - started,
+                fingerprint=fingerprint,
             )
             save_checkpoint(state, out / name)
 
         with contextlib.ExitStack() as stack:
             if processes.main:
                 out.mkdir(parents=True, exist_ok=True)
+                remove_leftovers(out)
                 (out / FINISHED_NAME).unlink(missing_ok=True)
-                if resume is None:
-                    (out / EVALUATIONS_NAME).unlink(missing_ok=True)
+                if resume is None:  # what a run left that was stopped before its first checkpoint
+                    for name in (EVALUATIONS_NAME, BEST_NAME):
+                        (out / name).unlink(missing_ok=True)
+                fingerprint = fingerprint or keep_listing(frames, out)
                 describe_run(out, recipe, machine, processes)
                 run_log = stack.enter_context(RunLog(out, first_step))
                 if kept and not first_step:
@@ -216,6 +229,8 @@ def train(
                             log.warning("%s", warning)
                 objective.after_step(outputs, scheduled)
                 advance(metrics)
+                if done % steps_per_epoch == 0:
+                    tell_left_out(dataset.bad, done // steps_per_epoch, processes)
                 if done in kept:
                     checkpoint(done, epoch_name(done / steps_per_epoch))
                 if done in kept or time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
@@ -242,11 +257,21 @@ def resume_run(run: Path, machine: MachineConfig | None = None) -> Path:
     )
 
 
+def tell_left_out(bad: Tensor, epoch: int, processes: Processes) -> None:
+    """Log how many images could not be read by the end of an epoch, and share what each process knows of them.
+
+    `bad` is that of CropDataset, [N].
+    """
+    bad |= max_over_processes(bad.to(processes.device, torch.uint8)).to("cpu", torch.bool)
+    if processes.main and bad.any():
+        log.warning("epoch %d: %d of %d images cannot be read; others take their place", epoch, bad.sum(), len(bad))
+
+
 def kept_steps(evaluation: EvaluationConfig, steps: int, steps_per_epoch: int) -> set[int]:
     """Steps after which a checkpoint is kept, the last among them; none if nothing is evaluated."""
     if not evaluation.every:
         return set()
-    every = evaluation.every * steps_per_epoch
+    every = max(evaluation.every * steps_per_epoch, 1)
     return {min(round(number * every), steps) for number in range(1, math.ceil(steps / every) + 1)}
 
 

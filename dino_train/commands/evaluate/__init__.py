@@ -6,6 +6,7 @@ from types import ModuleType
 
 from jsonargparse import ArgumentParser, Namespace
 
+from dino_ros.files import check_replaceable, check_writable
 from dino_train.commands.evaluate import copy_detection, jaccard, knn, linear, masks, pictures, probe, retrieval, video
 
 EVALUATIONS: dict[str, tuple[ModuleType, str]] = {
@@ -35,4 +36,8 @@ def add_evaluations(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> None:
-    EVALUATIONS[options.evaluation][0].run(options[options.evaluation])
+    chosen = options[options.evaluation]
+    if chosen.out:
+        check = check_writable if options.evaluation == "pictures" else check_replaceable  # a folder, or a file
+        check(chosen.out)
+    EVALUATIONS[options.evaluation][0].run(chosen)

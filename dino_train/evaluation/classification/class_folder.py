@@ -42,8 +42,8 @@ class ClassFolder:
 def open_class_folder(folder: Path) -> ClassFolder:
     """List the images of `folder/train/<class>/` and `folder/val/<class>/`, without reading any.
 
-    Raises UserError if either folder is missing or has no class with images, or if `val` has a class that `train` does
-    not have.
+    Raises UserError if either folder is missing or has no class with images, if there is only one class, or if `val`
+    has a class that `train` does not have.
     """
     for part in (folder, folder / "train", folder / "val"):
         if not part.is_dir():
@@ -54,6 +54,10 @@ def open_class_folder(folder: Path) -> ClassFolder:
         raise UserError(
             f"{folder / 'val'} has {len(unknown)} classes that are not in train, such as {unknown[0]!r}: "
             "add them to train, or remove them from val."
+        )
+    if len(classes) < 2:
+        raise UserError(
+            f"{folder / 'train'} has only the class {classes[0]!r}: there must be two or more to tell apart."
         )
     return ClassFolder(classes, _labeled(folder / "train", classes), _labeled(folder / "val", classes))
 
