@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from dino_ros.errors import UserError
 from dino_train.data.bag_topics import open_bag_frames
 from dino_train.data.bags import BagFrames
 from dino_train.data.frames import open_frames
-from dino_train.data.selection import THUMBNAIL, SelectedFrames, SelectionParameters
+from dino_train.data.selection import THUMBNAIL, SelectedFrames, SelectionParameters, thumbnail_of_message
 from dino_train.data.video import VideoFrames
 
 WIDTH, HEIGHT = 320, 240
@@ -148,3 +149,11 @@ def test_real_recordings(test_data: Path) -> None:
     moving = open_frames([test_data / "videos" / "cups.mp4"], selection=SelectionParameters())
     assert len(moving) / 300 > 0.9
     assert isinstance(moving.sources[0].recording, VideoFrames)  # type: ignore[attr-defined]
+
+
+def test_a_jpeg_that_claims_to_be_huge_is_not_decoded() -> None:
+    data = bytearray(encoded("jpg", scene())[1][1].tobytes())
+    at = data.index(b"\xff\xc0") + 5  # the sizes follow the frame's marker, length and precision
+    assert data[at : at + 4] == HEIGHT.to_bytes(2, "big") + WIDTH.to_bytes(2, "big")
+    data[at : at + 4] = (30_000).to_bytes(2, "big") * 2
+    assert thumbnail_of_message(SimpleNamespace(format="jpeg", data=bytes(data))) is None

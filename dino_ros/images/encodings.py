@@ -282,22 +282,30 @@ def _planar_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
     return cv2.cvtColor(np.vstack([luma, planes]), conversion).astype(np.uint8, copy=False)
 
 
-def _compressed_to_rgb(message: CompressedImageLike, max_pixels: int) -> NDArray[np.uint8]:
-    data = np.frombuffer(message.data, dtype=np.uint8)
-    if "compressedDepth" in message.format:
-        raise UserError(
-            f"The compressed format {quoted(message.format)} holds depth, not an image: choose a color topic."
-        )
-    encoded = data.tobytes()
-    size, scans = image_size(encoded), jpeg_scans(encoded)
+def check_header(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> bool:
+    """Whether a compressed image has a header that is understood; nothing is decoded.
+
+    Raises UserError where it says that decoding would take the time of more than `max_pixels` pixels.
+    """
+    size, scans = image_size(data), jpeg_scans(data)
     if size and size[0] * size[1] * max(scans / SCANS, 1) > max_pixels:
         what = f"{size[0]}x{size[1]} pixels" + (f" in {scans} scans" if scans > SCANS else "")
         raise UserError(
             f"A compressed image of {what} is refused, since it has more than {max_pixels}: check "
             "the camera, or raise max_image_pixels."
         )
+    return size is not None
+
+
+def _compressed_to_rgb(message: CompressedImageLike, max_pixels: int) -> NDArray[np.uint8]:
+    data = np.frombuffer(message.data, dtype=np.uint8)
+    if "compressedDepth" in message.format:
+        raise UserError(
+            f"The compressed format {quoted(message.format)} holds depth, not an image: choose a color topic."
+        )
+    has_header = check_header(data.tobytes(), max_pixels)
     try:
-        image = cv2.imdecode(data, _DECODE) if size else None
+        image = cv2.imdecode(data, _DECODE) if has_header else None
     except cv2.error:  # a side longer than OpenCV allows
         image = None
     if image is None:

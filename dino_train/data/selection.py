@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from dino_ros.errors import UserError
-from dino_ros.images.encodings import CompressedImageLike, ImageLike, to_rgb
+from dino_ros.images.encodings import CompressedImageLike, ImageLike, check_header, to_rgb
 from dino_train.config import NEAR_DUPLICATE_THRESHOLD
 from dino_train.data.cache import Cache
 from dino_train.ranges import check_ranges
@@ -131,6 +131,7 @@ def thumbnail_of_message(message: ImageLike | CompressedImageLike, least_bits: i
     """Thumbnail [12, 16] of an image message, None if it does not decode; `least_bits` is that of `to_rgb`."""
     try:
         if not hasattr(message, "encoding") and bytes(message.data[:2]) == b"\xff\xd8":
+            check_header(bytes(message.data))
             # Decode a JPEG at an eighth of its size: each pixel is the mean of a block, which is stored in the file.
             gray = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
             if gray is not None and gray.shape[0] >= THUMBNAIL[1] and gray.shape[1] >= THUMBNAIL[0]:
