@@ -173,7 +173,9 @@ def crop_loader(
     """
     if not sampler.steps_per_epoch:
         count = sum(sampler.shares)
-        raise UserError(f"{frames.name} has {count} images, fewer than one batch: set batch_size to {count} or less.")
+        least = recipe.smallest_batch
+        advice = f"set batch_size to {count} or less" if count >= least else f"give at least {least}"
+        raise UserError(f"{frames.name} has {count} images, fewer than one batch: {advice}.")
     # The workers are the parallelism. Set before they are forked: they would wait for threads that no fork copies.
     cv2.setNumThreads(1)
     return DataLoader(

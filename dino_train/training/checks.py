@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+
+import torch
+from timm.models import VisionTransformer
 
 from dino_ros.errors import UserError
 from dino_train.config import EvaluationConfig, MachineConfig
-from dino_train.data.frames import open_frames
+from dino_train.data.frames import MixedFrames, open_frames
+from dino_train.data.selection import SelectedFrames
 from dino_train.evaluation.classification.class_folder import open_class_folder
 from dino_train.machine.distributed import Processes
+from dino_train.models.backbones import VitOutputs, patch_size
 from dino_train.models.checkpoint import Checkpoint
-from dino_train.recipes import Recipe
+from dino_train.recipes import PretrainRecipe, Recipe
 from dino_train.runs.log import epoch_name
+
+FEW_STEPS = 400
+"""Steps that random weights take, on small data, until the loss has left that of chance and the attention outlines
+anything."""
 
 
 def check_no_run(out: Path) -> None:
@@ -29,12 +39,19 @@ def check_evaluation(evaluation: EvaluationConfig) -> None:
 
 
 def check_batch_size(recipe: Recipe, machine: MachineConfig, processes: Processes) -> None:
-    """Raise UserError if the batch cannot be split evenly over processes and parts."""
+    """Raise UserError if the batch cannot be split evenly over processes and parts, or a part is too small."""
     parts = processes.count * machine.accumulate
     if machine.accumulate < 1 or recipe.batch_size % parts:
         raise UserError(
             f"batch_size is {recipe.batch_size}, which cannot be split over {processes.count} processes in "
             f"{machine.accumulate} parts each: choose a multiple of {max(parts, 1)}."
+        )
+    least = recipe.smallest_batch * machine.accumulate
+    if recipe.batch_size < least:
+        in_parts = f" in {machine.accumulate} parts" if machine.accumulate > 1 else ""
+        raise UserError(
+            f"batch_size is {recipe.batch_size}{in_parts}, but {recipe.method} compares images with one another, "
+            f"at least {recipe.smallest_batch} in a part: set batch_size to {max(least, parts)} or more."
         )
 
 
@@ -51,6 +68,13 @@ def check_crop_sizes(recipe: Recipe, patch: int) -> None:
             )
 
 
+@torch.no_grad()
+def check_exportable(vit: VisionTransformer) -> None:
+    """Raise UserError for a ViT that would train and then could not be exported, such as one of parallel blocks."""
+    size = 2 * patch_size(vit)
+    VitOutputs(vit.eval())(torch.zeros(1, 3, size, size))
+
+
 def check_same_data(checkpoint: Checkpoint, images: int) -> None:
     """Raise UserError if the number of images has changed since the checkpoint."""
     if checkpoint.images != images:
@@ -58,3 +82,16 @@ def check_same_data(checkpoint: Checkpoint, images: int) -> None:
             f"The data has {images} images, but {checkpoint.images} when the checkpoint was written: restore it, or "
             "start a new run."
         )
+
+
+def too_short(recipe: Recipe, frames: MixedFrames, steps: int, steps_per_epoch: int) -> str:
+    """A warning that a run from random weights is too short to learn, with what would help; "" if it is not."""
+    if not isinstance(recipe, PretrainRecipe) or recipe.init or recipe.backbone.pretrained or steps >= FEW_STEPS:
+        return ""
+    left_out = sum(source.near_duplicates for source in frames.sources if isinstance(source, SelectedFrames))
+    duplicates = f", a lower --near_duplicate_threshold ({left_out} frames are left out)" if left_out else ""
+    return (
+        f"This run has {steps} steps, too few to learn from random weights, which takes {FEW_STEPS} and more: give "
+        f"--epochs {math.ceil(FEW_STEPS / steps_per_epoch)}, more recordings{duplicates}, or weights to start from "
+        "(--init)."
+    )
