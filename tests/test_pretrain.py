@@ -235,13 +235,16 @@ def test_a_run_tells_all_about_itself(images: Path, tmp_path: Path) -> None:
         trainer.train(recipe, data, out, cpu(), QUIET)
 
 
-def test_a_run_starts_from_another_ones_weights(images: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_another_ones_weights(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=1)
     first = pretrain(recipe, images, tmp_path / "first")
+    assert "This run has 10 steps, too few" in caplog.text, "from random weights"
+    caplog.clear()
     still = dataclasses.replace(
         recipe, init=str(tmp_path / "first" / LAST_NAME), optimizer=OptimizerConfig(lr=0.0, min_lr=0.0, warmup_epochs=0)
     )
     second = pretrain(still, images, tmp_path / "second")
+    assert "too few" not in caplog.text
     for name in ("backbone.blocks.0.attn.qkv.weight", "head.mlp.0.weight"):
         torch.testing.assert_close(
             second.objective[f"student.{name}"], first.objective[f"student.{name}"], rtol=0, atol=1e-6

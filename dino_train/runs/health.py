@@ -21,7 +21,7 @@ WINDOW = 30
 SHARE = 0.1
 FEWEST = 3
 """Fewest lines that must agree."""
-START = 0.3
+START = 0.2
 """Share of a run after which failures are warned of: the first steps of a healthy run look uniform."""
 RECENT = 10
 """Lines of the log that the numbers shown are means of."""

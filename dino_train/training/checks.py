@@ -20,8 +20,8 @@ from dino_train.recipes import PretrainRecipe, Recipe
 from dino_train.runs.log import epoch_name
 
 FEW_STEPS = 400
-"""Steps that random weights take, on small data, until the loss has left that of chance and the attention outlines
-anything."""
+"""Steps that random weights take, on small data, until attention outlines objects: `robot_bag` on 4,000 frames had an
+IoU of 0.15 after 124 steps, as at random, 0.25 after 248 and 0.41 after 372 (benchmarks/results/training.md)."""
 
 
 def check_no_run(out: Path) -> None:
