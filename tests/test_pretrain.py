@@ -197,7 +197,8 @@ def test_the_advice_after_a_loss_that_is_not_finite_works(
     """A run diverges, and the command that the error gives goes on; without warm-up there is no good checkpoint yet."""
     monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(dataclasses.replace(RECIPE, epochs=1))))))
+    short = dataclasses.replace(RECIPE, batch_size=16, epochs=0.25)
+    recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(short)))))
     command = ["pretrain", str(images), "--config", str(recipe), "--machine.device", "cpu", "--machine.workers", "0"]
     command += ["--evaluation.every", "0", "--optimizer.warmup_epochs", str(warmup_epochs)]
     with pytest.raises(UserError, match=r"is (nan|inf)") as caught:
