@@ -95,8 +95,6 @@ def build_backbone(
     vit = create_vit(config.name, drop_path_rate=drop_path_rate, img_size=image_size, **options)
     if type(vit) is VisionTransformer and vit.pos_embed is not None:
         vit.__class__ = DinoVit
-    if vit.cls_token is not None:
-        nn.init.trunc_normal_(vit.cls_token, std=0.02)  # as the reference's; timm's is 1e-6
     # As in the paper; timm's values belong to the published weights, which are not used here.
     vit.pretrained_cfg = {**vit.pretrained_cfg, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
     return vit

@@ -19,7 +19,7 @@ from dino_train.objectives.sinkhorn import sinkhorn
 from dino_train.recipes import DinoConfig, DinoRecipe, resolved
 
 REFERENCE_WIDTH = 2048
-"""Width of the reference's head; heads of this width or more are initialized like it."""
+"""Width of the reference's head; with a head of this width or more, head and CLS token are initialized as there."""
 
 
 class DinoHead(nn.Module):
@@ -86,6 +86,12 @@ class Dino(Objective):
         width = int(student.embed_dim)
         self.student = Network(student, DinoHead(width, self.config, self.config.predictor))
         self.teacher = Network(teacher, DinoHead(width, self.config))
+        if (
+            self.config.hidden_dim >= REFERENCE_WIDTH
+            and not recipe.backbone.pretrained
+            and student.cls_token is not None
+        ):
+            nn.init.trunc_normal_(student.cls_token, std=0.02)  # timm's 1e-6 lets small ViTs learn sooner
         copy_weights(self.teacher, self.student)
         self.register_buffer("center", torch.zeros(1, resolved(self.config.out_dim)))
 

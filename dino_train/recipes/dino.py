@@ -21,8 +21,8 @@ class DinoConfig:
     """K, the output dimensions of the head. Lower it for small data: "auto" rises from 1024 at 20,000 images to 65536
     at ImageNet's 1.28 million."""
     hidden_dim: int = 2048
-    """Width of the head's two hidden layers. From the reference's 2048 on the head is initialized as the reference's,
-    with a standard deviation of 0.02; narrower heads with 1/sqrt(inputs)."""
+    """Width of the head's two hidden layers. From the reference's 2048 on, head and CLS token are initialized as the
+    reference's, with a standard deviation of 0.02; narrower heads with 1/sqrt(inputs), beside a CLS token of 1e-6."""
     bottleneck_dim: int = 256
     """Width of the L2-normalized bottleneck before the last layer."""
     use_bn_in_head: bool = False
