@@ -1,5 +1,6 @@
 """The DINO objective against the paper's formulas, written out in float64."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,8 +11,9 @@ torch = pytest.importorskip("torch")
 from dino_train.objectives.collapse import effective_rank
 from dino_train.objectives.dino import Dino, DinoHead, dino_loss
 from dino_train.objectives.networks import update_ema
-from dino_train.objectives.schedules import cosine_schedule, linear_schedule, warmup_cosine_schedule
+from dino_train.objectives.schedules import cosine_schedule, epoch_schedule, warmup_cosine_schedule
 from dino_train.recipes import BackboneConfig, CropsConfig, DinoConfig, DinoRecipe
+from dino_train.recipes.files import load_recipe
 
 TINY = DinoRecipe(
     backbone=BackboneConfig(
@@ -163,7 +165,43 @@ def test_schedules() -> None:
     assert momentum[0] == pytest.approx(0.996)
     assert momentum[-1] == pytest.approx(1.0)
     assert np.all(np.diff(momentum) >= 0)
-    temperatures = [linear_schedule(step, 30, 0.04, 0.07) for step in range(steps)]
-    np.testing.assert_allclose(temperatures[:31], np.linspace(0.04, 0.07, 31))
-    assert set(temperatures[30:]) == {0.07}
-    assert linear_schedule(0, 0, 0.04, 0.07) == 0.07
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 2, 30])
+def test_the_teachers_temperature_changes_with_the_epoch(warmup: int) -> None:
+    """As the reference's list of a temperature per epoch: numpy.linspace over the warm-up, then constant."""
+    recipe = dataclasses.replace(
+        TINY,
+        dino=dataclasses.replace(
+            TINY.dino, warmup_teacher_temp=0.04, teacher_temp=0.07, warmup_teacher_temp_epochs=warmup
+        ),
+    )
+    listed = np.concatenate((np.linspace(0.04, 0.07, warmup), np.full(40 - warmup, 0.07)))
+    dino = Dino(recipe)
+    temperatures = [dino.schedule(step, 40 * 5, 5)["teacher_temp"] for step in range(40 * 5)]
+    np.testing.assert_allclose(temperatures, np.repeat(listed, 5), rtol=1e-12)
+    assert [epoch_schedule(epoch, 1.5, 0.04, 0.07) for epoch in range(3)] == [0.04, 0.07, 0.07], "a part counts as one"
+
+
+def test_a_network_of_the_references_width_starts_like_it() -> None:
+    """trunc_normal_ of 0.02 for CLS token and linear layers, biases of 0; the last layer as torch's, of unit norm."""
+    torch.manual_seed(0)
+    recipe = dataclasses.replace(
+        load_recipe("vanilla_100ep"), backbone=BackboneConfig("vit_small_patch16_224", depth=1, drop_path_rate=0.1)
+    )
+    student = Dino(recipe).student
+    weights = {name: tensor for name, tensor in student.named_parameters() if "last_layer" not in name}
+    linear = {name: tensor for name, tensor in weights.items() if tensor.ndim > 1 and "patch_embed" not in name}
+    assert {"backbone.cls_token", "backbone.pos_embed", "head.mlp.0.weight", "head.mlp.4.weight"} <= linear.keys()
+    for name, tensor in linear.items():
+        assert tensor.std().item() == pytest.approx(0.02, rel=0.15 if "cls_token" in name else 0.02), name
+    for name in ("head.mlp.0.bias", "head.mlp.2.bias", "head.mlp.4.bias"):
+        assert not weights[name].any()
+    assert torch.allclose(student.head.last_layer.weight.norm(dim=1), torch.ones(65536), atol=1e-5)
+
+
+def test_narrower_heads_keep_the_signal_above_their_biases() -> None:
+    torch.manual_seed(0)
+    head = DinoHead(128, DinoConfig(out_dim=20, hidden_dim=512, bottleneck_dim=64))
+    assert head.mlp[0].weight.std().item() == pytest.approx(128**-0.5, rel=0.05)
+    assert head.mlp[2].weight.std().item() == pytest.approx(512**-0.5, rel=0.05)

@@ -14,7 +14,7 @@ from run_folders import evaluation, log_line, make_run
 from dino_train.recipes import Recipe
 from dino_train.recipes.files import parse_recipe
 from dino_train.runs.folder import read_run
-from dino_train.runs.health import WINDOW, Health, HealthMonitor, classify, health_summary, remedy
+from dino_train.runs.health import START, WINDOW, Health, HealthMonitor, classify, health_summary, remedy
 
 LN_K = math.log(1024)
 DINO = {"dino": {"out_dim": 1024}}
@@ -55,9 +55,11 @@ def as_log(lines: list[dict[str, float]]) -> str:
     return "".join(json.dumps({"step": 10 * n, "epoch": n / 10, **line}) + "\n" for n, line in enumerate(lines, 1))
 
 
-def warnings(recipe: dict[str, object], lines: list[dict[str, float]]) -> list[str]:
-    monitor = HealthMonitor(recipe_of(recipe))
-    return [warning for line in lines if (warning := monitor.check(line))]
+def warnings(recipe: dict[str, object], lines: list[dict[str, float]], steps: int = 10 * WINDOW) -> list[str]:
+    """The warnings of a run of so many steps, with a line for every ten."""
+    monitor = HealthMonitor(recipe_of(recipe), steps)
+    numbered = ({"step": 10.0 * number, **line} for number, line in enumerate(lines, 1))
+    return [warning for line in numbered if (warning := monitor.check(line))]
 
 
 def report(tmp_path: Path, recipe: dict[str, object], lines: list[dict[str, float]]) -> str:
@@ -90,9 +92,40 @@ def test_warning_and_report_agree(
 def test_every_line_of_the_window_must_show_the_failure() -> None:
     """The first steps of every run look uniform, and a healthy run may dip."""
     stuck = {**DISTRIBUTION, "loss": LN_K, "teacher_entropy": 6.9, "marginal_entropy": 6.93}
-    assert warnings(DINO, [stuck] * (WINDOW - 1) + [DISTRIBUTION] + [stuck] * (WINDOW - 1)) == []
+    long = 10_000
+    assert warnings(DINO, ([stuck] * (WINDOW - 1) + [DISTRIBUTION]) * 33, long) == []
     collapsed = {**DISTRIBUTION, "loss": 0.4, "marginal_entropy": 2.01}
-    assert len(warnings(DINO, [stuck] * WINDOW + [collapsed] * WINDOW + [stuck] * WINDOW)) == 2, "each failure once"
+    failing = [stuck] * 500 + [collapsed] * WINDOW + [stuck] * WINDOW
+    assert len(warnings(DINO, failing, long)) == 2, "each failure once"
+
+
+@pytest.mark.parametrize("steps", [60, 210, 1000, 100_000])
+def test_a_run_of_any_length_is_warned_of_before_it_ends(steps: int) -> None:
+    """By its progress, so that the log of a small bag gets there; and not while every run looks uniform."""
+    lines = steps // 10
+    stuck = {**DISTRIBUTION, "loss": LN_K, "teacher_entropy": 6.9, "marginal_entropy": 6.93}
+    early, later = int(START * lines) - 1, int(0.5 * lines) + 1
+    assert warnings(DINO, [stuck] * early, steps) == []
+    assert len(warnings(DINO, [stuck] * later, steps)) == 1
+    assert warnings(DINO, [stuck] * early + [DISTRIBUTION] * (lines - early), steps) == []
+
+
+@pytest.mark.parametrize("count", [6, 12, 21, 100])
+def test_the_verdict_does_not_praise_a_loss_at_chance(tmp_path: Path, count: int) -> None:
+    """Seen: a loss that rises above ln K, 5.55, while the outputs of images differ by 0.8 nats; and one that swings."""
+    recipe = {"dino": {"out_dim": 256}}
+    spread = {"teacher_entropy": 2.6, "marginal_entropy": 3.4, "effective_rank": 20.0}
+    rising = [2.97, 4.83, 5.45, 5.66, 5.83, 5.82]
+    for number, losses in enumerate(
+        (rising[: count // 2] + [5.8] * (count - len(rising[: count // 2])), [5.2, 6.1] * (count // 2))
+    ):
+        (tmp_path / str(number)).mkdir()
+        said = report(tmp_path / str(number), recipe, [{**spread, "loss": loss} for loss in losses])
+        assert "nothing is learned" in said, losses
+        assert "apart" not in said
+    (tmp_path / "learns").mkdir()
+    falling = [{**spread, "loss": 5.8 - 3 * number / count} for number in range(count + 1)]
+    assert "tells images apart" in report(tmp_path / "learns", recipe, falling)
 
 
 def test_what_a_line_does_not_tell_is_no_failure(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ from dino_train.runs.folder import read_run
 from dino_train.runs.health import health_summary
 from dino_train.runs.log import LAST_NAME, LOG_NAME
 from dino_train.training import trainer
+from dino_train.training.checks import check_batch_size
 from dino_train.training.fit_to_machine import fit_to_machine
 
 Array = np.ndarray
@@ -227,6 +228,34 @@ def test_batch_norm_is_over_all_processes(name: str) -> None:
     assert not any(isinstance(module, torch.nn.BatchNorm1d) for module in shared.modules())
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in shared.modules())
     assert list(shared.state_dict()) == names
+
+
+@METHODS
+def test_the_smallest_batch_is_said_before_training(images: Path, tmp_path: Path, name: str) -> None:
+    """Batch norm cannot be over one image, nor a contrast without others; the batch that the sentence gives works."""
+    alone = dataclasses.replace(RECIPES[name], batch_size=1, epochs=0.01)
+    least = alone.smallest_batch
+    assert least == (2 if name in ("byol", "moco_v3") else 1)
+    loss, _ = build_objective(dataclasses.replace(alone, batch_size=least), new=True).train()(
+        random_groups(alone, least), {"uses_queue": 0.0}
+    )
+    assert torch.isfinite(loss)
+    if least == 1:
+        return
+    for batch, accumulate, processes, smallest in ((1, 1, 1, 2), (2, 2, 1, 4), (3, 3, 1, 6), (2, 2, 2, 4)):
+        recipe, machine = dataclasses.replace(alone, batch_size=batch), MachineConfig(accumulate=accumulate)
+        together = Processes(0, processes, torch.device("cuda"))
+        with pytest.raises(UserError, match=rf"batch_size .*{smallest}\b") as caught:
+            check_batch_size(recipe, machine, together)
+        assert "\n" not in str(caught.value)
+        check_batch_size(dataclasses.replace(recipe, batch_size=smallest), machine, together)
+    check_batch_size(dataclasses.replace(alone, batch_size=2), MachineConfig(), Processes(0, 2, torch.device("cuda")))
+    with pytest.raises(UserError, match="set batch_size to 2 or more"):
+        pretrain(alone, images, tmp_path / "run")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "0000.png").write_bytes((images / "0000.png").read_bytes())
+    with pytest.raises(UserError, match=r"1 images.* give at least 2"):
+        pretrain(dataclasses.replace(alone, batch_size=2), tmp_path / "one", tmp_path / "run")
 
 
 def matched_across_crops(vit: torch.nn.Module) -> float:

@@ -67,11 +67,55 @@ def test_two_steps_are_the_formulas(name: str) -> None:
                 update = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
                 value = value - 0.1 * decay * value - 0.1 * update
                 continue
-            if name == "lars" and decay:  # You et al. 2017, equation 6
-                norms = np.linalg.norm(value), np.linalg.norm(gradient)
-                trust = 0.001 * norms[0] / (norms[1] + decay * norms[0])
-                momentum = 0.9 * momentum + trust * (gradient + decay * value)
-            else:
-                momentum = 0.9 * momentum + gradient + decay * value
+            update = gradient + decay * value
+            if name == "lars" and decay:
+                update = update * 0.001 * np.linalg.norm(value) / np.linalg.norm(update)
+            momentum = 0.9 * momentum + update
             value = value - 0.1 * momentum
         np.testing.assert_allclose(got, value, rtol=2e-5, atol=1e-7)
+
+
+def lars_reference(
+    weight: np.ndarray, gradients: list[np.ndarray], lr: float, decay: float, momentum: float = 0.9, eta: float = 0.001
+) -> np.ndarray:
+    """LARS as the references of DINO and MoCo v3 compute it, element by element of one parameter."""
+    values = [float(value) for value in weight.flatten()]
+    velocity = [0.0] * len(values)
+    for gradient in gradients:
+        update = [float(slope) for slope in gradient.flatten()]
+        if weight.ndim > 1:
+            update = [slope + decay * value for slope, value in zip(update, values, strict=True)]
+            length = math.sqrt(math.fsum(part * part for part in update))
+            size = math.sqrt(math.fsum(value * value for value in values))
+            if length > 0 and size > 0:
+                update = [eta * size / length * part for part in update]
+        velocity = [momentum * old + part for old, part in zip(velocity, update, strict=True)]
+        values = [value - lr * speed for value, speed in zip(values, velocity, strict=True)]
+    return np.array(values).reshape(weight.shape)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-6, 0.3])
+@pytest.mark.parametrize(
+    ("shape", "weight_scale", "gradient_scale"),
+    [((4, 5), 1.0, 1.0), ((4, 5), 1e-3, 1e4), ((2, 3, 4), 1.0, 1e-9), ((6,), 1.0, 1.0), ((4, 5), 0.0, 1.0)],
+)
+def test_lars_is_the_references(
+    decay: float, shape: tuple[int, ...], weight_scale: float, gradient_scale: float
+) -> None:
+    """In float64: with and without decay, a weight of zeros, a step without gradient, biases."""
+    rng = np.random.default_rng(7)
+    weight = weight_scale * rng.normal(size=shape)
+    gradients = [gradient_scale * rng.normal(size=shape) for _ in range(4)]
+    gradients[1][:] = 0
+    module = torch.nn.Module()
+    module.weight = torch.nn.Parameter(torch.from_numpy(weight.copy()))
+    module.unused = torch.nn.Parameter(torch.ones(2, 2))  # without gradient
+    optimizer = build_optimizer(OptimizerConfig(name="lars"), module)
+    for group, of_group in zip(optimizer.param_groups, (decay, 0.0), strict=True):
+        group["lr"], group["weight_decay"] = 0.5, of_group
+    for gradient in gradients:
+        module.weight.grad = torch.from_numpy(gradient)
+        optimizer.step()
+    expected = lars_reference(weight, gradients, 0.5, decay)
+    np.testing.assert_allclose(module.weight.detach().numpy(), expected, rtol=1e-13, atol=1e-300)
+    assert torch.equal(module.unused, torch.ones(2, 2))

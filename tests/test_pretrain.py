@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from dino_train.evaluation.classification.knn import knn_accuracies
 from dino_train.models.backbones import mean_and_std
 from dino_train.models.checkpoint import Checkpoint, checkpoint_backbone, load_checkpoint
 from dino_train.objectives.dino import Dino
+from dino_train.objectives.initialize import initialize
 from dino_train.recipes import DinoRecipe, OptimizerConfig
 from dino_train.runs.log import LAST_NAME, LOG_NAME
 from dino_train.training import trainer
@@ -121,7 +123,7 @@ def test_a_killed_run_goes_on_exactly(images: Path, whole: Path, tmp_path: Path,
     arguments = [json.dumps(dataclasses.asdict(STOCHASTIC)), str(images), str(tmp_path / "cut"), str(stop_after)]
     killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert load_checkpoint(tmp_path / "cut" / LAST_NAME).step == stop_after
+    assert load_checkpoint(tmp_path / "cut" / LAST_NAME).step == stop_after - 1, "the newest that a step has proven"
     resumed = load_checkpoint(trainer.resume_run(tmp_path / "cut", cpu(workers=1)))
 
     expected = load_checkpoint(whole / LAST_NAME)
@@ -163,6 +165,7 @@ def test_bf16_learns_about_the_same(images: Path, tmp_path: Path) -> None:
 def test_what_is_not_finite_stops_before_the_step(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: str
 ) -> None:
+    """The last good checkpoint stays; what the loss was computed from is kept apart, and nothing resumes from it."""
     forward = Dino.forward
     calls = []
 
@@ -174,17 +177,46 @@ def test_what_is_not_finite_stops_before_the_step(
         return (loss * math.nan if len(calls) == 5 and poison == "loss" else loss), outputs
 
     monkeypatch.setattr(Dino, "forward", poisoned)
+    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     sentence = r"step 4 .*(nan|inf).*non_finite.pt.*--init .*last.pt"
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=sentence) as caught:
         pretrain(RECIPE, images, tmp_path)
+    assert "\n" not in str(caught.value)
     kept = load_checkpoint(tmp_path / LAST_NAME)
-    assert kept.step == 4
-    assert all(torch.equal(tensor, calls[4][name]) for name, tensor in kept.objective.items())
+    assert kept.step == 3, "the newest whose loss was finite"
+    assert all(torch.equal(tensor, calls[3][name]) for name, tensor in kept.objective.items())
     facts = torch.load(tmp_path / "non_finite.pt", weights_only=True)
     assert facts["step"] == 4
     assert facts["crops"][0].shape == (64, 2, 3, 32, 32)
     assert len(facts["images"]) == 64
     assert any(not torch.isfinite(norm) for norm in facts["gradient_norms"].values())
+    assert all(torch.equal(tensor, calls[4][name]) for name, tensor in facts["weights"].items())
+    with pytest.raises(UserError, match=r"non_finite\.pt"):
+        load_checkpoint(tmp_path / "non_finite.pt")
+    with pytest.raises(UserError, match=r"non_finite\.pt"):
+        initialize(Dino(RECIPE), tmp_path / "non_finite.pt")
+    assert {path.name for path in tmp_path.glob("*.pt")} == {LAST_NAME, "non_finite.pt"}
+
+
+@pytest.mark.parametrize("warmup_epochs", [1, 0])
+def test_the_advice_after_a_loss_that_is_not_finite_works(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warmup_epochs: int
+) -> None:
+    """A run diverges, and the command that the error gives goes on; without warm-up there is no good checkpoint yet."""
+    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    recipe = tmp_path / "recipe.yaml"
+    short = dataclasses.replace(RECIPE, batch_size=16, epochs=0.25)
+    recipe.write_text(yaml.safe_dump(json.loads(json.dumps(dataclasses.asdict(short)))))
+    command = ["pretrain", str(images), "--config", str(recipe), "--machine.device", "cpu", "--machine.workers", "0"]
+    command += ["--evaluation.every", "0", "--optimizer.warmup_epochs", str(warmup_epochs)]
+    with pytest.raises(UserError, match=r"is (nan|inf)") as caught:
+        run([*command, "--optimizer.lr", "1e30", "--out", str(tmp_path / "diverged")])
+    assert {"--out", "--optimizer.lr"} <= {*re.findall(r"--[\w.]+", str(caught.value))}
+    advised = re.search(r"(--init) (\S+)", str(caught.value))
+    assert bool(advised) == bool(warmup_epochs)
+    run([*command, *(advised.groups() if advised else ()), "--optimizer.lr", "4e-3", "--out", str(tmp_path / "again")])
+    assert load_checkpoint(tmp_path / "again" / LAST_NAME).step == 10
+    assert all(math.isfinite(line["loss"]) for line in read_log(tmp_path / "again"))
 
 
 def test_a_run_tells_all_about_itself(images: Path, tmp_path: Path) -> None:
@@ -212,13 +244,16 @@ def test_a_run_tells_all_about_itself(images: Path, tmp_path: Path) -> None:
         trainer.train(recipe, data, out, cpu(), QUIET)
 
 
-def test_a_run_starts_from_another_ones_weights(images: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_another_ones_weights(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=1)
     first = pretrain(recipe, images, tmp_path / "first")
+    assert "This run has 10 steps, too few" in caplog.text, "from random weights"
+    caplog.clear()
     still = dataclasses.replace(
         recipe, init=str(tmp_path / "first" / LAST_NAME), optimizer=OptimizerConfig(lr=0.0, min_lr=0.0, warmup_epochs=0)
     )
     second = pretrain(still, images, tmp_path / "second")
+    assert "too few" not in caplog.text
     for name in ("backbone.blocks.0.attn.qkv.weight", "head.mlp.0.weight"):
         torch.testing.assert_close(
             second.objective[f"student.{name}"], first.objective[f"student.{name}"], rtol=0, atol=1e-6
@@ -240,6 +275,9 @@ def test_a_run_goes_on_with_the_images_it_was_started_with(images: Path, tmp_pat
         trainer.resume_run(tmp_path / "run")
 
 
+SHALLOW = ["--backbone.depth", "1", "--dino.out_dim", "64"]
+
+
 def test_bad_settings_get_one_sentence(images: Path, tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "run"), "--machine.device", "cpu"]
     for arguments, named in (
@@ -248,6 +286,8 @@ def test_bad_settings_get_one_sentence(images: Path, tmp_path: Path) -> None:
         ([str(images), "--crops.global_crops_size", "100"], "crops.global_crops_size is 100, .* 16: choose 96"),
         ([str(images), "--backbone.name", "vit_nothing"], "'vit_nothing'"),
         ([str(images), "--backbone.name", "resnet18"], "'resnet18'"),
+        ([str(images), "--backbone.name", "vit_tiny_r_s16_p8_224"], "'vit_tiny_r_s16_p8_224'"),
+        ([str(images), "--backbone.name", "vit_small_patch16_18x2_224", *SHALLOW], "one attention each"),
         ([str(images), "--backbone.embed_dim", "100"], "backbone"),
         (["/nowhere"], "/nowhere"),
         ([str(images), "--machine.accumulate", "3"], "batch_size is 64, .* 3 parts"),

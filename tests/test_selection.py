@@ -78,6 +78,24 @@ def test_a_slow_drift_adds_up(tmp_path: Path) -> None:
     assert np.diff(selected.numbers).max() < 20
 
 
+def test_a_run_too_short_to_learn_names_what_is_left_out(tmp_path: Path) -> None:
+    """Before it starts, with what would help; not where weights are not random, nor for a run that is long enough."""
+    pytest.importorskip("torch")
+    from dino_train.recipes import BackboneConfig, DinoRecipe
+    from dino_train.training.checks import FEW_STEPS, too_short
+
+    bag = write_topics(tmp_path / "bag", {"/camera": [encoded("jpg", noisy(scene(), seed, 3)) for seed in range(20)]})
+    frames = open_frames([bag], selection=SelectionParameters())
+    said = too_short(DinoRecipe(), frames, 210, 21)
+    assert "210 steps" in said
+    assert f"--epochs {-(-FEW_STEPS // 21)}," in said
+    assert "--near_duplicate_threshold (19 frames" in said
+    assert "--near_duplicate_threshold" not in too_short(DinoRecipe(), open_frames([bag]), 210, 21)
+    assert too_short(DinoRecipe(), frames, FEW_STEPS, 21) == ""
+    assert too_short(DinoRecipe(init="weights.pth"), frames, 210, 21) == ""
+    assert too_short(DinoRecipe(BackboneConfig(pretrained=True)), frames, 210, 21) == ""
+
+
 @pytest.mark.parametrize("threshold", [1.0, 5.0, 25.0])
 def test_against_a_slow_loop(tmp_path: Path, threshold: float) -> None:
     rng = np.random.default_rng(1)

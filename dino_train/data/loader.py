@@ -161,8 +161,9 @@ class EpochSampler(Sampler[list[Draw]]):
 def check_steps(frames: WeightedFrames, sampler: EpochSampler) -> None:
     """Raise UserError if there are fewer images than one batch, or if a run ends before its first step."""
     if not sampler.steps_per_epoch:
-        count = sum(sampler.shares)
-        raise UserError(f"{frames.name} has {count} images, fewer than one batch: set batch_size to {count} or less.")
+        count, least = sum(sampler.shares), sampler.recipe.smallest_batch
+        advice = f"set batch_size to {count} or less" if count >= least else f"give at least {least}"
+        raise UserError(f"{frames.name} has {count} images, fewer than one batch: {advice}.")
     if not sampler.steps:
         raise UserError(
             f"epochs is {sampler.recipe.epochs:g}, less than a step where an epoch has {sampler.steps_per_epoch}: "

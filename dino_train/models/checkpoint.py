@@ -16,7 +16,7 @@ from dino_ros.errors import UserError
 from dino_ros.files import replacing
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.models.backbones import build_backbone, first_line
-from dino_train.models.weight_files import check_intact
+from dino_train.models.weight_files import check_finite, check_intact, strange_contents
 from dino_train.recipes import DistillRecipe, Recipe
 from dino_train.recipes.files import recipe_from_dict
 
@@ -84,7 +84,8 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint of `dino-train pretrain` or `distill`. Only tensors and plain values are unpickled.
 
-    Raises UserError if the file is missing, is not a checkpoint, or has another format version.
+    Raises UserError if the file is missing, is not a checkpoint, has another format version, or holds weights that are
+    not finite.
     """
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}: give a file that `dino-train pretrain` wrote.")
@@ -108,8 +109,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path} has checkpoint format {version}, this version of dino_ros reads {FORMAT_VERSION}: use the "
             "version that wrote it."
         )
-    parts = {name: part(**fields[name]) for name, part in PARTS.items()}
-    return Checkpoint(**{**fields, **parts, "recipe": recipe_from_dict(fields["recipe"])})
+    with strange_contents(path):
+        parts = {name: part(**fields[name]) for name, part in PARTS.items()}
+        checkpoint = Checkpoint(**{**fields, **parts, "recipe": recipe_from_dict(fields["recipe"])})
+        check_finite(checkpoint.objective, path)
+    return checkpoint
 
 
 def checkpoint_backbone(checkpoint: Checkpoint, network: str) -> VisionTransformer:

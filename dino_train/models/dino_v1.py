@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from dino_ros.errors import UserError
 from dino_train.models.backbones import build_backbone, resize_position_embedding
-from dino_train.models.weight_files import read_pickled
+from dino_train.models.weight_files import check_finite, read_pickled, strange_contents
 from dino_train.recipes import BackboneConfig
 
 SIZES = {192: "tiny", 384: "small", 768: "base"}
@@ -52,12 +54,24 @@ def load_official(path: Path) -> OfficialCheckpoint:
     """Read an official DINO v1 `.pth` file: a ViT, or a training checkpoint of main_dino.py.
 
     The architecture is derived from the shapes of the weights. Only tensors and plain values are unpickled. Raises
-    UserError if the file is missing, cannot be read like that, or holds another network, such as the authors' ResNet-50
-    and XCiT.
+    UserError if the file is missing, cannot be read like that, holds another network, such as the authors' ResNet-50
+    and XCiT, or weights that are not finite.
     """
     if not path.is_file():
         raise UserError(f"There is no weights file {path}: give an official DINO v1 .pth file.")
-    content = read_pickled(path)
+    with strange_contents(path):
+        checkpoint = parse_official(read_pickled(path), path)
+    check_finite(checkpoint.state, path)
+    return checkpoint
+
+
+def parse_official(content: dict[str, Any], path: Path) -> OfficialCheckpoint:
+    """The content of the official file at `path`; see `load_official`."""
+    for network in ("student", "teacher"):
+        if network in content and not isinstance(content[network], Mapping):
+            raise UserError(
+                f"{path} holds no weights under {network!r}: give an official DINO v1 .pth file, whole or a backbone."
+            )
     teacher = own_names(content.get("teacher", content))
     student = own_names(content["student"]) if "student" in content else teacher
     weights = {k.removeprefix("backbone."): v for k, v in teacher.items() if k.startswith("backbone.")}
@@ -65,20 +79,26 @@ def load_official(path: Path) -> OfficialCheckpoint:
         raise UserError(
             f"{path} holds no DINO v1 ViT, its weights have other names: give an official DINO v1 .pth file."
         )
+    depth = count_blocks(weights)
+    if not depth:
+        raise UserError(f"{path} holds the beginning of a ViT without blocks: give the whole file.")
     width, _, _, patch = weights["patch_embed.proj.weight"].shape
     if width not in SIZES:
         raise UserError(
             f"{path} holds a ViT of width {width}: give one of DINO v1, of width {', '.join(map(str, SIZES))}."
         )
-    config = BackboneConfig(
-        name=f"vit_{SIZES[width]}_patch16_224", patch_size=patch, embed_dim=width, depth=count_blocks(weights)
-    )
+    config = BackboneConfig(name=f"vit_{SIZES[width]}_patch16_224", patch_size=patch, embed_dim=width, depth=depth)
     state = {f"student.{k}": v for k, v in student.items()} | {f"teacher.{k}": v for k, v in teacher.items()}
-    if "dino_loss" in content:
-        state["center"] = content["dino_loss"]["center"]
-    args = dict(vars(content["args"])) if "args" in content else {}
+    if any(".head." in name for name in state):
+        state["center"] = center_of(content, path)
+    args, epoch = content.get("args"), content.get("epoch")
+    args = vars(args) if isinstance(args, argparse.Namespace) else args
     checkpoint = OfficialCheckpoint(
-        config, math.isqrt(weights["pos_embed"].shape[1] - 1) * patch, state, content.get("epoch", 0), args
+        config,
+        math.isqrt(weights["pos_embed"].shape[1] - 1) * patch,
+        state,
+        epoch if isinstance(epoch, int) else 0,
+        dict(args) if isinstance(args, Mapping) else {},
     )
     with torch.device("meta"):  # only names and shapes
         vit = build_backbone(config, checkpoint.image_size)
@@ -92,9 +112,21 @@ def load_official(path: Path) -> OfficialCheckpoint:
     return checkpoint
 
 
-def own_names(network: dict[str, Any]) -> dict[str, Tensor]:
+def center_of(content: dict[str, Any], path: Path) -> Tensor:
+    """The center [1, K] that belongs to the heads in a training checkpoint."""
+    loss = content.get("dino_loss")
+    center = loss.get("center") if isinstance(loss, Mapping) else None
+    if not isinstance(center, Tensor):
+        raise UserError(
+            f"{path} has heads but no center (dino_loss.center): give the whole training checkpoint, or its backbone "
+            "alone."
+        )
+    return center
+
+
+def own_names(network: Mapping[Any, Any]) -> dict[str, Tensor]:
     """Tensors of one of the authors' networks, with or without head, under their names in `Dino.student`."""
-    plain = {name.removeprefix("module."): value for name, value in network.items() if isinstance(value, Tensor)}
+    plain = {str(name).removeprefix("module."): value for name, value in network.items() if isinstance(value, Tensor)}
     if not any(name.startswith("backbone.") for name in plain):
         return {f"backbone.{name}": tensor for name, tensor in plain.items()}
     return {RENAMED.get(name, name): tensor for name, tensor in plain.items()}

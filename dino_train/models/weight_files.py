@@ -12,6 +12,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,33 @@ class WeightFile:
     """See `mean`."""
     license: str = ""
     """As a file beside the weights states it."""
+
+
+STRANGE = (ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+"""What code that expects something else in a file may raise."""
+
+
+@contextmanager
+def strange_contents(path: Path) -> Iterator[None]:
+    """Turn an error that a file's contents cause in the block, in whatever way they are strange, into a UserError."""
+    try:
+        yield
+    except STRANGE as error:
+        reason = " ".join(str(error).split())[:120] or "no reason given"
+        raise UserError(
+            f"{path} has the names of known weights but other contents ({type(error).__name__}: {reason}): "
+            "give another file."
+        ) from error
+
+
+def check_finite(weights: Mapping[str, Any], path: Path) -> None:
+    """Raise UserError if one of the tensors among `weights` holds NaN or infinite values."""
+    for name, value in weights.items():
+        if isinstance(value, Tensor) and not torch.isfinite(value).all():
+            raise UserError(
+                f"{path} holds values that are not finite, in {name}: it comes from a run that diverged, give another "
+                "file, or an earlier checkpoint of that run."
+            )
 
 
 def find_weights(name: str) -> Path | None:

@@ -20,7 +20,15 @@ from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint
 from dino_train.models.dino_v1 import SIZES, first_difference
 from dino_train.models.layouts import TIMM, Encoder, find_encoder, is_dinov3
 from dino_train.models.vit_shape import VitShape, infer_shape
-from dino_train.models.weight_files import WeightFile, find_weights, is_checkpoint, is_safetensors, read_weights
+from dino_train.models.weight_files import (
+    WeightFile,
+    check_finite,
+    find_weights,
+    is_checkpoint,
+    is_safetensors,
+    read_weights,
+    strange_contents,
+)
 from dino_train.recipes import BackboneConfig, PretrainRecipe
 
 NOT_STATED = "not stated"
@@ -53,8 +61,8 @@ def open_weights(weights: str, network: str | None = None, architecture: str = "
 
     Files are recognized by their content. `network` is "teacher" or "student" where a file holds both, or "random" (a
     checkpoint's architecture with random weights); by default the one that the method exports. `architecture` is the
-    timm name of a file's ViT, where its weights do not tell it. Raises UserError if the weights cannot be read, have no
-    such network, or are not those of a ViT that this project runs.
+    timm name of a file's ViT, where its weights do not tell it. Raises UserError if the weights cannot be read, are not
+    finite, have no such network, or are not those of a ViT that this project runs.
     """
     path = find_weights(weights)
     if path is not None and is_checkpoint(path):
@@ -69,10 +77,11 @@ def open_weights(weights: str, network: str | None = None, architecture: str = "
         vit = create_vit(weights, pretrained=True)
         license = str(vit.pretrained_cfg.get("license") or NOT_STATED)
         return Weights(vit, weights, {"source": f"timm {weights}"}, license)
-    file = read_weights(path)
-    encoder = find_encoder(file, network)
-    architecture = architecture or _timm_name(file)
-    return _of_name(file, encoder, architecture) if architecture else _of_shape(file, encoder)
+    with strange_contents(path):
+        file = read_weights(path)
+        encoder = find_encoder(file, network)
+        architecture = architecture or _timm_name(file)
+        return _of_name(file, encoder, architecture) if architecture else _of_shape(file, encoder)
 
 
 def random_like(origin: Mapping[str, Any]) -> VisionTransformer | None:
@@ -152,6 +161,7 @@ def _load(vit: VisionTransformer, encoder: Encoder, what: str, path: Path) -> No
         raise UserError(
             f"{path} cannot be opened as {what} ({odd}): name its timm model with --architecture, or give another file."
         )
+    check_finite(encoder.state, path)
     vit.load_state_dict(encoder.state)
 
 

@@ -14,9 +14,12 @@ from dino_train.machine.distributed import mean_over_processes
 from dino_train.objectives.collapse import effective_rank, entropies
 from dino_train.objectives.networks import Network, copy_weights, count_crops, mlp, student_and_teacher, update_ema
 from dino_train.objectives.objective import Objective
-from dino_train.objectives.schedules import cosine_schedule, linear_schedule
+from dino_train.objectives.schedules import cosine_schedule, epoch_schedule
 from dino_train.objectives.sinkhorn import sinkhorn
 from dino_train.recipes import DinoConfig, DinoRecipe, resolved
+
+REFERENCE_WIDTH = 2048
+"""Width of the reference's head; with a head of this width or more, head and CLS token are initialized as there."""
 
 
 class DinoHead(nn.Module):
@@ -38,8 +41,9 @@ class DinoHead(nn.Module):
         )
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
-                # The reference's 0.02 is 1/sqrt(2048); narrower heads need more, or the biases drown the signal.
-                nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5)
+                # The reference's 0.02 suits its 2048 channels; in narrower heads the biases would drown the signal.
+                narrow = config.hidden_dim < REFERENCE_WIDTH
+                nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5 if narrow else 0.02)
                 nn.init.zeros_(layer.bias)
         width = config.bottleneck_dim
         self.predictor = mlp([width, config.hidden_dim, width]) if predictor else nn.Identity()
@@ -82,15 +86,22 @@ class Dino(Objective):
         width = int(student.embed_dim)
         self.student = Network(student, DinoHead(width, self.config, self.config.predictor))
         self.teacher = Network(teacher, DinoHead(width, self.config))
+        if (
+            self.config.hidden_dim >= REFERENCE_WIDTH
+            and not recipe.backbone.pretrained
+            and student.cls_token is not None
+        ):
+            nn.init.trunc_normal_(student.cls_token, std=0.02)  # timm's 1e-6 lets small ViTs learn sooner
         copy_weights(self.teacher, self.student)
         self.register_buffer("center", torch.zeros(1, resolved(self.config.out_dim)))
 
     def schedule(self, step: int, steps: int, steps_per_epoch: int) -> dict[str, float]:
-        """Temperature of the teacher's softmax, and momentum of its EMA, where 0 copies the student."""
+        """Temperature of the teacher's softmax, the same in all steps of an epoch, as in the reference; and momentum of
+        its EMA, where 0 copies the student."""
         config = self.config
-        temperature = linear_schedule(
-            step,
-            config.warmup_teacher_temp_epochs * steps_per_epoch,
+        temperature = epoch_schedule(
+            step // steps_per_epoch,
+            config.warmup_teacher_temp_epochs,
             resolved(config.warmup_teacher_temp),
             resolved(config.teacher_temp),
         )

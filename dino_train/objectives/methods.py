@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from dino_train.models.weight_files import strange_contents
 from dino_train.objectives.byol import Byol
 from dino_train.objectives.dino import Dino
 from dino_train.objectives.distill import Distill
@@ -28,7 +29,8 @@ def build_objective(recipe: Recipe, new: bool) -> Objective:
     """Build the objective of a resolved recipe; a `new` run starts from the recipe's `init`, if it has one."""
     objective = OBJECTIVES[recipe.method](recipe)
     if new and isinstance(recipe, PretrainRecipe) and recipe.init:
-        initialize(objective, Path(recipe.init))
+        with strange_contents(Path(recipe.init)):
+            initialize(objective, Path(recipe.init))
     if new and isinstance(recipe, DistillRecipe) and recipe.init:
         cast(Distill, objective).start_from(recipe.init)
     return objective

@@ -19,6 +19,10 @@ def warmup_cosine_schedule(step: int, steps: int, warmup: float, peak: float, en
     return cosine_schedule(step - warmup, steps - warmup, peak, end)
 
 
-def linear_schedule(step: int, steps: float, start: float, end: float) -> float:
-    """Linear from `start` at step 0 to `end` at step `steps`, constant after it."""
-    return end if step >= steps else start + (end - start) * step / steps
+def epoch_schedule(epoch: int, warmup: float, start: float, end: float) -> float:
+    """In even steps, one an epoch, from `start` in epoch 0 to `end` in the last epoch of the warm-up, constant after
+    it; `end` without warm-up. A part of an epoch counts as one."""
+    epochs = math.ceil(warmup)
+    if epoch >= epochs:
+        return end
+    return start + (end - start) * epoch / max(epochs - 1, 1)

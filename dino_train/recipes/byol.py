@@ -29,3 +29,7 @@ class ByolRecipe(PretrainRecipe):
     when_collapsed: ClassVar[str] = "raise byol.momentum, or lower optimizer.lr"
 
     byol: ByolConfig = field(default_factory=ByolConfig)
+
+    @property
+    def smallest_batch(self) -> int:
+        return 2

@@ -21,7 +21,8 @@ class DinoConfig:
     """K, the output dimensions of the head. Lower it for small data: "auto" rises from 1024 at 20,000 images to 65536
     at ImageNet's 1.28 million."""
     hidden_dim: int = 2048
-    """Width of the head's two hidden layers."""
+    """Width of the head's two hidden layers. From the reference's 2048 on, head and CLS token are initialized as the
+    reference's, with a standard deviation of 0.02; narrower heads with 1/sqrt(inputs), beside a CLS token of 1e-6."""
     bottleneck_dim: int = 256
     """Width of the L2-normalized bottleneck before the last layer."""
     use_bn_in_head: bool = False
@@ -38,7 +39,8 @@ class DinoConfig:
     teacher_temp: float | Auto = 0.07
     """Temperature of the teacher's softmax after its warm-up; "auto" rises from 0.025 to 0.07 likewise."""
     warmup_teacher_temp_epochs: float = 30
-    """Epochs of the linear warm-up of the teacher's temperature."""
+    """Epochs of the warm-up of the teacher's temperature, which rises from epoch to epoch: in the last of them it is
+    `teacher_temp`."""
     center_momentum: float = 0.9
     """EMA momentum of the center, the mean of the teacher's outputs."""
     momentum_teacher: float | Auto = 0.996

@@ -50,6 +50,10 @@ class MocoRecipe(PretrainRecipe):
             return math.log(1 + self.moco.queue)
         return 4 * self.moco.temperature * math.log(self.batch_size)
 
+    @property
+    def smallest_batch(self) -> int:
+        return 1 if self.moco.version == 2 else 2
+
     def check(self) -> None:
         """Raise UserError, naming the setting, if a value is out of range."""
         super().check()

@@ -108,6 +108,12 @@ class Recipe:
         """Loss of uniform outputs, such as ln K nats for a cross-entropy over K; None if the loss has no such value."""
         return None
 
+    @property
+    def smallest_batch(self) -> int:
+        """Images, over all processes, that the method needs in each part of a batch: two if batch norm takes one view
+        at a time or the other images are the negatives."""
+        return 1
+
     def resolve(self, images: int) -> tuple[Recipe, dict[str, float]]:
         """Replace every "auto" by its value for a number of images; also returns the replaced values by name."""
         return self, {}

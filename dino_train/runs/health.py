@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
 from dino_train.recipes import Recipe
 from dino_train.runs.folder import Line, RunFolder, best_evaluation, knn_score
+from dino_train.runs.log import STEPS_BETWEEN_LINES
 
 WINDOW = 30
-"""Lines of the log that must agree before a run counts as failing; the first steps of a healthy run look uniform."""
+"""Most lines of the log that must agree before a run counts as failing; of shorter runs it is SHARE of their lines."""
+SHARE = 0.1
+FEWEST = 3
+"""Fewest lines that must agree."""
+START = 0.2
+"""Share of a run after which failures are warned of: the first steps of a healthy run look uniform."""
 RECENT = 10
 """Lines of the log that the numbers shown are means of."""
 UNIFORM = 0.98
@@ -44,12 +50,17 @@ class Health(Enum):
     """The embeddings span hardly more than one direction."""
 
 
-def classify(log: Sequence[Mapping[str, Any]], chance_loss: float | None) -> Health:
-    """Classify a log by its last WINDOW lines, or by all if there are fewer; each must show the same failure.
+def window(lines: float) -> int:
+    """How many lines of the log must agree, in a run of so many."""
+    return min(max(round(SHARE * lines), FEWEST), WINDOW)
+
+
+def classify(log: Iterable[Mapping[str, Any]], chance_loss: float | None) -> Health:
+    """Classify some lines of a log; each must show the same failure.
 
     A line shows only the failures that its fields can tell; without `chance_loss` none is uniform.
     """
-    lines = log[-WINDOW:]
+    lines = list(log)
     if not lines:
         return Health.LEARNING
     if "loss" in lines[-1] and not math.isfinite(number(lines[-1], "loss")):
@@ -70,7 +81,9 @@ def describe(health: Health, line: Mapping[str, Any], chance_loss: float | None)
     if health is Health.NOT_FINITE:
         return "The loss is no longer finite."
     if health is Health.UNIFORM:
-        return f"The loss, {line['loss']:.2f}, stays at that of chance, {chance_loss:.2f}: nothing is learned."
+        return (
+            f"The loss, {line['loss']:.2f}, stays at that of chance, {chance_loss:.2f}, or above: nothing is learned."
+        )
     if health is Health.LOW_RANK:
         return f"The embeddings have collapsed: their effective rank is {line['effective_rank']:.1f}."
     if math.isfinite(number(line, "marginal_entropy")):
@@ -97,18 +110,19 @@ def remedy(health: Health, recipe: Recipe) -> str:
 
 
 class HealthMonitor:
-    """Warns while a run trains: once for each way in which it fails."""
+    """Warns while a run of so many steps trains: once for each way in which it fails."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, steps: int) -> None:
         self.recipe = recipe
-        self.lines: deque[Mapping[str, Any]] = deque(maxlen=WINDOW)
+        self.start = START * steps
+        self.lines: deque[Mapping[str, Any]] = deque(maxlen=window(steps / STEPS_BETWEEN_LINES))
         self.seen = {Health.LEARNING}
 
     def check(self, line: Mapping[str, Any]) -> str | None:
-        """Take the next line of the log; returns a warning if WINDOW lines now agree on a failure not yet seen."""
+        """Take the next line of the log; returns a warning if the last lines now agree on a failure not yet seen."""
         self.lines.append(line)
-        health = classify(list(self.lines), self.recipe.chance_loss)
-        if len(self.lines) < WINDOW or health in self.seen:
+        health = classify(self.lines, self.recipe.chance_loss)
+        if len(self.lines) < (self.lines.maxlen or 0) or line["step"] < self.start or health in self.seen:
             return None
         self.seen.add(health)
         return f"{describe(health, line, self.recipe.chance_loss)} Try this: {remedy(health, self.recipe)}."
@@ -125,10 +139,13 @@ def learning(run: RunFolder) -> str:
         return ""
     recipe = run.rebuilt
     chance = recipe.chance_loss if recipe else None
-    health = classify(run.log, chance)
+    health = classify(run.log[-window(len(run.log)) :], chance)
+    mean_loss = recent(run.log, "loss")
+    if health is Health.LEARNING and chance and mean_loss and mean_loss > UNIFORM * chance:
+        health = Health.UNIFORM  # as a whole, if not in each line
     if health is not Health.LEARNING:
         advice = f" If this persists, try this: {remedy(health, recipe)}." if recipe else ""
-        return describe(health, run.log[-1], chance) + advice
+        return describe(health, {**run.log[-1], "loss": mean_loss}, chance) + advice
     if recent(run.log, "teacher_entropy") is not None and recent(run.log, "marginal_entropy") is not None:
         return entropies(run.log, chance)
     return loss_and_agreement(run.log, chance)

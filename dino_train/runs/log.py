@@ -29,6 +29,8 @@ RECIPE_NAME = "recipe.yaml"
 ENVIRONMENT_NAME = "environment.json"
 LOG_NAME = "log.jsonl"
 LAST_NAME = "last.pt"
+STEPS_BETWEEN_LINES = 10
+"""Steps from one line of the log to the next."""
 FINISHED_NAME = "finished"
 """Appears after a run's last step, and tells its evaluator to come to an end."""
 

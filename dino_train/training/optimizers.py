@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.optim import Lars
 from torch import Tensor, nn
 
 from dino_train.recipes import OptimizerConfig
@@ -14,16 +13,46 @@ from dino_train.recipes import OptimizerConfig
 def build_optimizer(config: OptimizerConfig, student: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer of a student's parameters; the training loop sets learning rate and weight decay.
 
-    SGD and LARS have a momentum of 0.9. LARS has a trust coefficient of 0.001, which does not apply to biases and
-    norms, as in the reference (main_dino.py and utils.py).
+    SGD and LARS have a momentum of 0.9, as in the reference (main_dino.py and utils.py).
     """
     groups: Any = parameter_groups(student)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
     if config.name == "lars":
-        optimizer: torch.optim.Optimizer = Lars(groups, lr=0.0, momentum=0.9, trust_coeff=0.001)
-        return optimizer
+        return Lars(groups)
     return torch.optim.AdamW(groups, lr=0.0, fused=True)
+
+
+class Lars(torch.optim.Optimizer):
+    """SGD whose update of each weight is as long as the weight, times a coefficient (LARS, You et al. 2017).
+
+    As in the references of DINO and MoCo v3: weight decay is part of the update before its norm is taken; biases and
+    norms (one-dimensional) are neither adapted nor decayed, and neither weight nor update of norm 0 is adapted. SwAV's
+    is another, LARC: it adds the norms of gradient and decay instead, and adapts biases and norms too.
+    """
+
+    def __init__(
+        self, params: Any, lr: float = 0.0, weight_decay: float = 0.0, momentum: float = 0.9, coefficient: float = 0.001
+    ) -> None:
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "coefficient": coefficient}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update the parameters that have a gradient."""
+        for group in self.param_groups:
+            for weight in (p for p in group["params"] if p.grad is not None):
+                update = weight.grad
+                if weight.ndim > 1:
+                    update = update.add(weight, alpha=group["weight_decay"])
+                    norm, length = weight.norm(), update.norm()
+                    ratio = group["coefficient"] * norm / length
+                    update = update * torch.where((norm > 0) & (length > 0), ratio, 1.0)
+                state = self.state[weight]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+                momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
+                weight.add_(momentum, alpha=-group["lr"])
 
 
 def parameter_groups(student: nn.Module) -> list[dict[str, list[nn.Parameter]]]:

@@ -35,16 +35,18 @@ from dino_train.recipes import Recipe
 from dino_train.runs.evaluator import BEST_NAME, evaluate_while_training, start_evaluator
 from dino_train.runs.folder import EVALUATIONS_NAME
 from dino_train.runs.health import HealthMonitor
-from dino_train.runs.log import FINISHED_NAME, LAST_NAME, RunLog, describe_run, epoch_name
+from dino_train.runs.log import FINISHED_NAME, LAST_NAME, STEPS_BETWEEN_LINES, RunLog, describe_run, epoch_name
 from dino_train.runs.progress import progress_bar
 from dino_train.runs.report import write_report
 from dino_train.training.checks import (
     check_batch_size,
     check_crop_sizes,
     check_evaluation,
+    check_exportable,
     check_no_run,
     check_settings,
     same_data,
+    too_short,
 )
 from dino_train.training.fit_to_machine import fit_to_machine
 from dino_train.training.optimizers import build_optimizer, clip_each_gradient
@@ -52,8 +54,9 @@ from dino_train.training.optimizers import build_optimizer, clip_each_gradient
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
-STEPS_BETWEEN_LINES = 10
 NON_FINITE_NAME = "non_finite.pt"
+UNPROVEN_NAME = ".unproven.pt"
+"""A checkpoint until the next step's loss is finite; then it becomes the run's last."""
 
 
 def train(
@@ -96,6 +99,7 @@ def train(
         objective = build_objective(recipe, resume is None)
         vit: Any = objective.student.backbone
         check_crop_sizes(recipe, patch_size(vit))
+        check_exportable(vit)
         mean, std = mean_and_std(vit)
         objective = fit_to_machine(objective.to(processes.device).train(), machine, processes)
         model: nn.Module = objective
@@ -149,6 +153,7 @@ def train(
                 out.mkdir(parents=True, exist_ok=True)
                 remove_leftovers(out)
                 (out / FINISHED_NAME).unlink(missing_ok=True)
+                (out / UNPROVEN_NAME).unlink(missing_ok=True)
                 if resume is None:  # what a run left that was stopped before its first checkpoint
                     for name in (EVALUATIONS_NAME, BEST_NAME):
                         (out / name).unlink(missing_ok=True)
@@ -166,11 +171,14 @@ def train(
                     str(precision).removeprefix("torch."),
                     f"; the loss of chance is {chance:.2f}" if chance else "",
                 )  # fmt: skip
+                if notice := too_short(recipe, frames, steps, steps_per_epoch):
+                    log.warning("%s", notice)
             advance = stack.enter_context(progress_bar(first_step, steps, shown=processes.main))
-            monitor = HealthMonitor(recipe)
+            monitor = HealthMonitor(recipe, steps)
             metrics: dict[str, float] = {}
             saved_at = logged_at = time.monotonic()
             logged_step = first_step
+            unproven = False
 
             # ---- the loop ----------------------------------------------------------------------------------------
             for step, batch in enumerate(loader, start=first_step):
@@ -195,14 +203,13 @@ def train(
                 gradient_norm = clip_each_gradient(objective.student, recipe.optimizer.clip_grad)
                 # In fp16 a gradient overflows now and then: the scaler skips that step by itself.
                 if not torch.isfinite(loss if scaler.is_enabled() else loss + gradient_norm):
-                    checkpoint(step, LAST_NAME)
                     save_non_finite(out / NON_FINITE_NAME, step, loss, batch, objective, processes)
-                    raise UserError(
-                        f"At step {step} the loss is {loss.item()}, its gradient's norm {gradient_norm.item()}; the "
-                        f"step was not applied, and {out / NON_FINITE_NAME} holds its crops and gradient norms: "
-                        f"start a new run with --init {out / LAST_NAME} and a lower --optimizer.lr or "
-                        "--optimizer.clip_grad, or with --machine.precision fp32."
-                    )
+                    if processes.main:
+                        (out / UNPROVEN_NAME).unlink(missing_ok=True)
+                    raise not_finite(out, step, loss, gradient_norm)
+                if unproven and processes.main:
+                    (out / UNPROVEN_NAME).replace(out / LAST_NAME)
+                unproven = False
                 objective.before_step(step / steps_per_epoch)
                 scaler.step(optimizer)
                 scaler.update()
@@ -233,9 +240,10 @@ def train(
                     tell_left_out(dataset.bad, done // steps_per_epoch, processes)
                 if done in kept:
                     checkpoint(done, epoch_name(done / steps_per_epoch))
-                if done in kept or time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
-                    checkpoint(done, LAST_NAME)
-                    saved_at = time.monotonic()
+                due = done in kept or time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS
+                if due and done < steps:
+                    checkpoint(done, UNPROVEN_NAME)
+                    saved_at, unproven = time.monotonic(), True
             checkpoint(steps, LAST_NAME)
             if processes.main:
                 (out / FINISHED_NAME).touch()
@@ -297,12 +305,30 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
+def not_finite(out: Path, step: int, loss: Tensor, gradient_norm: Tensor) -> UserError:
+    """What to tell of a step that was not applied, and how to go on."""
+    last = out / LAST_NAME
+    start = f"from the last good checkpoint with --init {last}" if last.exists() else "anew"
+    return UserError(
+        f"At step {step} the loss is {loss.item()}, its gradient's norm {gradient_norm.item()}; the step was not "
+        f"applied, and {out / NON_FINITE_NAME} holds its crops, weights and gradient norms: start another run (--out) "
+        f"{start} and a lower --optimizer.lr or --optimizer.clip_grad, or with --machine.precision fp32."
+    )
+
+
 def save_non_finite(
     path: Path, step: int, loss: Tensor, batch: CropBatch, objective: Objective, processes: Processes
 ) -> None:
-    """Save what a non-finite loss was computed from; each process writes its own part."""
-    gradients = {name: p.grad.norm() for name, p in objective.student.named_parameters() if p.grad is not None}
-    facts = {"step": step, "loss": loss, "images": batch.images, "crops": batch.crops, "gradient_norms": gradients}
+    """Save what a non-finite loss was computed from, not as a checkpoint: nothing resumes from it. Each process writes
+    its own part."""
+    facts = {
+        "step": step,
+        "loss": loss,
+        "images": batch.images,
+        "crops": batch.crops,
+        "gradient_norms": {n: p.grad.norm() for n, p in objective.student.named_parameters() if p.grad is not None},
+        "weights": objective.checkpoint_state(),
+    }
     name = path.name if processes.main else f"{path.stem}_{processes.rank}{path.suffix}"
     with replacing(path.with_name(name)) as temporary:
         torch.save(facts, temporary)
