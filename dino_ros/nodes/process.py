@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from queue import SimpleQueue
 
 import cv2
 import rclpy
@@ -32,10 +33,17 @@ def run(name: str, work: Callable[[], None]) -> None:
     The work is done in a thread, so that Python can handle signals in the main one: rclpy's own handling raises
     KeyboardInterrupt wherever the node happens to be, also while it is ending.
     """
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    ended: SimpleQueue[None] = SimpleQueue()  # a handler may run within any call, and within another: its `put` may too
+    interrupted = False
     exit_code = 0
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        ended.put(None)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
 
     def body() -> None:
         nonlocal exit_code
@@ -48,16 +56,16 @@ def run(name: str, work: Callable[[], None]) -> None:
         except ExternalShutdownException:
             pass
         except Exception:
-            if not ended.is_set():  # else it was interrupted anywhere, such as while it made a publisher
+            if not interrupted:  # else it was interrupted anywhere, such as while it made a publisher
                 traceback.print_exc()
                 exit_code = 1
         finally:
-            ended.set()
+            ended.put(None)
 
     # What OpenCV has to say about a broken image is said by the node.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     threading.Thread(target=body, name=name).start()
-    ended.wait()
+    ended.get()
     deadline = time.monotonic() + PATIENCE
     while (working := unfinished()) and time.monotonic() < deadline:
         rclpy.try_shutdown()  # again and again: ROS may be just starting
