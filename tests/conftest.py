@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,12 +94,11 @@ def cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(autouse=True)
-def signal_handler_of_this_test() -> Iterator[None]:
-    """torch's loaders leave a handler of SIGCHLD behind, which crashes Python when a child of a process that also has
-    OpenVINO's threads ends."""
-    before = signal.getsignal(signal.SIGCHLD)
-    yield
-    signal.signal(signal.SIGCHLD, before)
+def no_signal_handler_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's loaders handle SIGCHLD. Under pytest's faulthandler, though not without it, Python crashes in that
+    handler when a loader's worker ends in a process that has run engines; tests may come in any order."""
+    if "torch" in sys.modules:
+        monkeypatch.setattr("torch.utils.data._utils.signal_handling._set_SIGCHLD_handler", lambda: None)
 
 
 @pytest.fixture(scope="session")
