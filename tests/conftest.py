@@ -93,14 +93,6 @@ def cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         os.environ["XDG_CACHE_HOME"] = before
 
 
-@pytest.fixture(autouse=True)
-def no_signal_handler_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's loaders handle SIGCHLD. Under pytest's faulthandler, though not without it, Python crashes in that
-    handler when a loader's worker ends in a process that has run engines; tests may come in any order."""
-    if "torch" in sys.modules:
-        monkeypatch.setattr("torch.utils.data._utils.signal_handling._set_SIGCHLD_handler", lambda: None)
-
-
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """Folder of real images, videos and bags, named by $DINO_ROS_TEST_DATA; the test is skipped where it is absent."""
@@ -138,6 +130,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SkipPolicy(config), "skip-policy")
+
+
+def pytest_collection_finish() -> None:
+    """torch's loaders handle SIGCHLD. Under pytest's faulthandler, though not without it, Python crashes in that
+    handler when a child ends in a process that has run engines; tests may come in any order, and fixtures before."""
+    if "torch" in sys.modules:
+        sys.modules["torch.utils.data._utils.signal_handling"]._set_SIGCHLD_handler = lambda: None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

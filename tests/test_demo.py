@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,15 @@ def test_a_recording_without_one_usable_frame_exits_with_1(tmp_path: Path, stude
     assert "No frame of bag, /compressed could be played" in finished.stderr
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As in a terminal; a shell that runs the tests in the background has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_demo_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interrupt comes through, and ROS is shut down once."""
     for name in ("ROS_DOMAIN_ID", *PROFILE_VARIABLES):

@@ -166,16 +166,19 @@ def test_a_checkpoint_written_with_an_older_numpy(tmp_path: Path) -> None:
         assert load_official(tmp_path / name).epoch == 100
 
 
+def beginning(width: int) -> dict[str, torch.Tensor]:
+    """Weights of a ViT that say its width, and no more."""
+    return {"patch_embed.proj.weight": torch.zeros(width, 3, 16, 16), "pos_embed": torch.zeros(1, 5, width)}
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
         ({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "holds no DINO v1 ViT"),  # ResNet-50
         ([torch.zeros(2)], "holds no DINO v1 ViT"),
-        ({"patch_embed.proj.weight": torch.zeros(1024, 3, 16, 16), "pos_embed": torch.zeros(1, 5, 1024)}, "width 1024"),
-        (
-            {"patch_embed.proj.weight": torch.zeros(192, 3, 16, 16), "pos_embed": torch.zeros(1, 5, 192)},
-            "cls_token is missing",
-        ),
+        (beginning(192), "without blocks"),
+        (beginning(1024) | {"blocks.0.norm1.weight": torch.zeros(1024)}, "width 1024"),
+        (beginning(192) | {"blocks.0.norm1.weight": torch.zeros(192)}, r"blocks\.0\.attn\.proj\.bias is missing"),
     ],
 )
 def test_other_networks_get_one_sentence(tmp_path: Path, content: Any, sentence: str) -> None:

@@ -244,12 +244,11 @@ def test_the_smallest_batch_is_said_before_training(images: Path, tmp_path: Path
         return
     for batch, accumulate, processes, smallest in ((1, 1, 1, 2), (2, 2, 1, 4), (3, 3, 1, 6), (2, 2, 2, 4)):
         recipe, machine = dataclasses.replace(alone, batch_size=batch), MachineConfig(accumulate=accumulate)
-        together = Processes(0, processes, torch.device("cuda"))
         with pytest.raises(UserError, match=rf"batch_size .*{smallest}\b") as caught:
-            check_batch_size(recipe, machine, together)
+            check_batch_size(recipe, machine, processes)
         assert "\n" not in str(caught.value)
-        check_batch_size(dataclasses.replace(recipe, batch_size=smallest), machine, together)
-    check_batch_size(dataclasses.replace(alone, batch_size=2), MachineConfig(), Processes(0, 2, torch.device("cuda")))
+        check_batch_size(dataclasses.replace(recipe, batch_size=smallest), machine, processes)
+    check_batch_size(dataclasses.replace(alone, batch_size=2), MachineConfig(), 2)
     with pytest.raises(UserError, match="set batch_size to 2 or more"):
         pretrain(alone, images, tmp_path / "run")
     (tmp_path / "one").mkdir()
