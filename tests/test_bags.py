@@ -131,10 +131,24 @@ def test_topics_that_are_no_images_are_left_out_by_name(tmp_path: Path) -> None:
     assert [source.topic for source in sources] == ["/color"]
     assert "'16UC1' is not an image" in left_out["/depth"]
     assert "holds depth" in left_out["/packed_depth"]
-    with pytest.raises(UserError, match=r"/depth of .* holds no images .*16UC1"):
-        open_bag_frames(path, ["/depth"])
+    with pytest.raises(UserError, match=r"/packed_depth of .* holds no images .*holds depth"):
+        open_bag_frames(path, ["/packed_depth"])
     write_bag(tmp_path / "other")
     assert open_bag_frames(tmp_path / "other")[1] == {"/text": "it is of type std_msgs/msg/String, not of images"}
+
+
+def test_16uc1_is_gray_where_its_topic_is_named(tmp_path: Path) -> None:
+    """As mono16, of a sensor with 12 bits."""
+    values = np.random.default_rng(0).integers(0, 2**12, (2, 24, 32), dtype=np.uint16)
+    values[:, 0, 0] = 2**12 - 1
+    path = write_topics(tmp_path / "bag", {"/infrared": [raw("16UC1", frame) for frame in values]})
+    with pytest.raises(UserError, match="name the topic"):
+        open_bag_frames(path)
+    (frames,), left_out = open_bag_frames(path, ["/infrared"])
+    assert left_out == {}
+    for number, frame in enumerate(values):
+        np.testing.assert_array_equal(frames[number], np.repeat((frame // 16)[:, :, None], 3, axis=2))
+        assert frames.encoding == "mono16"
 
 
 @pytest.mark.parametrize("broken", [0, 3])

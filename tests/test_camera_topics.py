@@ -3,6 +3,8 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from clients import PERCEPTION, Client, header, image, values
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
 from students import changed, write_student
 
@@ -21,7 +24,7 @@ from dino_ros.demo.run import running
 from dino_ros.messages import to_array
 from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.camera_topics import CameraTopics
-from dino_ros.nodes.messages import rgb_message
+from dino_ros.nodes.messages import labels_message, rgb_message
 from dino_ros.perception.perceiver import Perceiver
 
 CAMERAS = ["front", "left", "right", "rear"]
@@ -163,6 +166,20 @@ def test_a_topic_that_is_matched_while_others_are_advertised_is_no_error(
     monkeypatch.setattr(node, "create_lifecycle_publisher", advertise_and_match)
     camera = CameraTopics(node, "", False, "best_effort", CallbackThread(node))
     assert not camera.listened()
+    camera.destroy()
+    node.destroy_node()
+
+
+@pytest.mark.parametrize(("asked", "encoding"), [(True, "mono16"), (False, "16UC1")])
+def test_16uc1_is_gray_where_that_is_asked_for(ros: None, asked: bool, encoding: str) -> None:
+    node = LifecycleNode("perception")
+    camera = CameraTopics(node, "", False, "best_effort", CallbackThread(node), intensity=asked)
+    taken: list[Any] = []
+    camera.activate(SimpleNamespace(offer=lambda camera, message, stamp: taken.append(message)))
+    values = np.arange(12, dtype="<u2").reshape(3, 4)
+    camera._receive(serialize_message(labels_message(values, header(1, "camera"))))
+    assert [message.encoding for message in taken] == [encoding]
+    assert taken[0].data.tobytes() == values.tobytes()
     camera.destroy()
     node.destroy_node()
 

@@ -6,6 +6,7 @@ is an array.array, and of rosbags, whose data is an ndarray.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any, Protocol, cast
 
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 MAX_IMAGE_PIXELS = 64_000_000
 """Most pixels that a compressed image may have, unless another limit is given."""
+DEPTH = "16UC1"
+"""The usual encoding of depth, in which some cameras publish gray levels."""
 SCANS = 20
 """Scans of a progressive JPEG beyond which its pixels count more than once; encoders make about ten."""
 
@@ -155,6 +158,13 @@ def to_rgb(
     return _compressed_to_rgb(message, max_pixels)
 
 
+def as_intensity(message: Any) -> Any:
+    """A message of rosbags of the encoding 16UC1 as mono16, which some infrared and thermal cameras mean by it; any
+    other one as it is."""
+    is_depth = getattr(message, "encoding", "") == DEPTH
+    return dataclasses.replace(message, encoding="mono16") if is_depth else message
+
+
 def sensor_bits(message: ImageLike | CompressedImageLike) -> int:
     """The smallest of SENSOR_BITS that holds the brightest pixel of a 16-bit image; 0 for other images.
 
@@ -217,9 +227,10 @@ def _raw_to_rgb(message: ImageLike, least_bits: int) -> NDArray[np.uint8]:
     if message.encoding in _PLANAR:
         return _planar_to_rgb(message)
     if message.encoding not in _ENCODINGS:
+        depth = "; where it is gray and not depth, set the node's intensity_16uc1, or name the topic to train on it"
         raise UserError(
             f"The encoding {quoted(message.encoding)} is not an image encoding that can be used: publish one of "
-            f"{', '.join([*_ENCODINGS, *_PLANAR])}."
+            f"{', '.join([*_ENCODINGS, *_PLANAR])}{depth if message.encoding == DEPTH else ''}."
         )
     channels, size, conversion = _ENCODINGS[message.encoding]
     if size == 2:

@@ -15,6 +15,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
 from dino_ros.errors import UserError
+from dino_ros.images.encodings import as_intensity
 from dino_ros.images.overlay import overlay
 from dino_ros.images.stamps import stamp_ns
 from dino_ros.nodes.callback_thread import CallbackThread
@@ -84,13 +85,16 @@ class CameraTopics:
     and only while somebody subscribes to a result.
     """
 
-    def __init__(self, node: Any, name: str, compressed: bool, reliability: str, thread: CallbackThread) -> None:
+    def __init__(
+        self, node: Any, name: str, compressed: bool, reliability: str, thread: CallbackThread, intensity: bool = False
+    ) -> None:
         prefix = f"{name}/" if name else ""
         self.name = name
         self.throttle = Throttle()
         self.diagnostics = Diagnostics()
         self._node = node
         self._thread = thread
+        self._intensity = intensity
         self._type = CompressedImage if compressed else Image
         self._type_name = COMPRESSED if compressed else RAW
         self._image_name = f"{prefix}image/compressed" if compressed else f"{prefix}image"
@@ -178,6 +182,8 @@ class CameraTopics:
         self.diagnostics.received(len(data))
         try:
             message = read_image(data, self._type is CompressedImage)
+            if self._intensity:
+                message = as_intensity(message)
         except UserError as error:
             self.failed(str(error))
             return

@@ -100,6 +100,14 @@ PERCEPTION_PARAMETERS = (
         ),
     ),
     Parameter(
+        "intensity_16uc1",
+        False,
+        Rule(
+            "Take images of the encoding 16UC1 as gray, as some infrared and thermal cameras mean it. It usually holds "
+            "depth, and is refused otherwise."
+        ),
+    ),
+    Parameter(
         "max_rate",
         0.0,
         Rule(

@@ -134,9 +134,10 @@ class PerceptionNode(LifecycleNodeMixin, Node):
             perceiver = self._load(self._value("model"))
             self._mask_parameters([], perceiver)
             compressed = self._value("image_transport") == "compressed"
+            reliability, intensity = self._value("reliability"), self._value("intensity_16uc1")
             for name in self._value("cameras"):
                 self._cameras.append(
-                    CameraTopics(self, name, compressed, self._value("reliability"), self._camera_callbacks)
+                    CameraTopics(self, name, compressed, reliability, self._camera_callbacks, intensity)
                 )
             self._perceiver = perceiver
         self._take_parameters([])

@@ -19,13 +19,14 @@ log = logging.getLogger(__name__)
 def open_bag_frames(path: Path, topics: Sequence[str] = ()) -> tuple[list[BagFrames], dict[str, str]]:
     """Open the named topics of a bag, by default every topic that holds images or video.
 
-    Returns the frames of each topic, and the topics that were left out with the reason. Raises UserError if the bag
+    Images of the encoding 16UC1 usually hold depth: they are gray levels where their topic is named. Returns the frames
+    of each topic, and the topics that were left out with the reason. Raises UserError if the bag
     cannot be read, if a named topic is missing or holds no images, or if no topic holds any.
     """
     index = index_bag(path)
     types = {name: topic.type for name, topic in index.topics.items()}
     chosen = [
-        VideoTopicFrames(index, topic) if types[topic] in VIDEO_TYPES else BagFrames(index, topic)
+        VideoTopicFrames(index, topic) if types[topic] in VIDEO_TYPES else BagFrames(index, topic, topic in topics)
         for topic in choose_image_topics(path, types, topics)
     ]
     reasons = {frames.topic: reason for frames in chosen if (reason := frames.why_not_images())}

@@ -15,7 +15,7 @@ from dino_ros.errors import UserError
 from dino_ros.images.bag_files import MessageReader
 from dino_ros.images.bag_records import Connection
 from dino_ros.images.bags import deserializer
-from dino_ros.images.encodings import SensorBits, to_rgb
+from dino_ros.images.encodings import SensorBits, as_intensity, to_rgb
 from dino_ros.images.sampling import evenly_spaced
 from dino_ros.images.sources import readable
 from dino_train.data.index import BagIndex
@@ -32,7 +32,8 @@ class BagFrames:
     index, 24 bytes per frame, and at most one chunk where chunks are compressed.
     """
 
-    def __init__(self, index: BagIndex, topic: str) -> None:
+    def __init__(self, index: BagIndex, topic: str, asked: bool = False) -> None:
+        """With `asked`, the topic was named, and 16UC1 on it is no depth."""
         self.path = index.path
         self.topic = topic
         self.name = f"{readable(index.path.name)} {topic}"
@@ -40,6 +41,7 @@ class BagFrames:
         self._messages = index.messages[topic]
         self._connection = index.topics[topic]
         self._reader = MessageReader(index.files, index.chunks)
+        self._asked = asked
         self._bits = self._sensor_bits()
 
     def __len__(self) -> int:
@@ -66,13 +68,14 @@ class BagFrames:
         return str(message.encoding if hasattr(message, "encoding") else message.format)
 
     def message(self, index: int) -> Any:
-        """Read a message as recorded. Raises UserError if it cannot be read."""
+        """Read a message, as recorded but for 16UC1 that was asked for. Raises UserError if it cannot be read."""
         _, offset, size, chunk = self._messages[index].item()
         try:
             raw = self._reader.read(offset, size, chunk)
         except Exception as error:  # every storage and compression raises its own
             raise UserError(f"it cannot be read ({error}): the bag is damaged there or was changed.") from error
-        return _deserializer(self._connection)(raw)
+        message = _deserializer(self._connection)(raw)
+        return as_intensity(message) if self._asked else message
 
     def thumbnails(self) -> Iterator[NDArray[np.uint8] | None]:
         """Yield the thumbnail of every frame, None where it does not decode."""
