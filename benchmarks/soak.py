@@ -130,6 +130,17 @@ class Cameras(Node):
         """A count of the node's over all cameras."""
         return sum(counts[key] for counts in list(self.counts.values()))
 
+    def answered(self, name: str, message: Image) -> bool:
+        """Whether a camera gets a mask of a frame that it sends now; one that is lost in transport is sent again."""
+        sent: set[int] = set()
+
+        def ask() -> bool:
+            sent.add(self.publish(name, message))
+            time.sleep(0.5)
+            return bool(sent & set(self.masks[name]))
+
+        return until(ask)
+
     def settled(self) -> bool:
         """Whether it is known of every frame that reached the node what became of it."""
         known = sum(map(len, self.masks.values())) + self.total(SUPERSEDED) + self.total(UNUSABLE)
@@ -181,8 +192,7 @@ def soak(student: str, seconds: float) -> Soak:
             until(node.settled)
             result = {key: node.total(key) for key in (RECEIVED, SUPERSEDED, UNUSABLE)}
             masks, latencies = [len(stamps) for stamps in node.masks.values()], node.latencies[:]
-            last = {name: node.publish(name, messages[0]) for name in CAMERAS}
-            answers = until(lambda: all(last[name] in node.masks[name] for name in CAMERAS))
+            answers = all(node.answered(name, messages[0]) for name in CAMERAS)
     node.destroy_node()
     steady = np.array(samples[len(samples) // 3 :])
     return Soak(

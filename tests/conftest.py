@@ -132,13 +132,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SkipPolicy(config), "skip-policy")
 
 
-def pytest_collection_finish() -> None:
-    """torch's loaders handle SIGCHLD. Under pytest's faulthandler, though not without it, Python crashes in that
-    handler when a child ends in a process that has run engines; tests may come in any order, and fixtures before."""
-    if "torch" in sys.modules:
-        sys.modules["torch.utils.data._utils.signal_handling"]._set_SIGCHLD_handler = lambda: None
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         module, _, test = item.nodeid.partition("::")

@@ -1,5 +1,6 @@
 """OpenVINO against ONNX Runtime on the bundled student and the demo's images."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -51,6 +52,24 @@ def test_results_are_the_callers(engines: tuple[Backend, Backend], images: NDArr
 
 def test_an_fp32_student_runs_in_fp32(engines: tuple[Backend, Backend]) -> None:
     assert engines[0].description.endswith("CPU, f32")
+
+
+def test_a_signal_after_the_last_engine_is_handled() -> None:
+    """The plugin may leave the thread without a stack for signal handlers, as it did when its Core was gone."""
+    script = """
+import signal
+from dino_ros.backends import open_backend
+from dino_ros.backends.parity import input_batch, shipped_images
+from dino_ros.student import find_student
+
+engine = open_backend("openvino", find_student("table_vit_micro_8"))
+engine(input_batch(shipped_images(), 240, 320)[:1], ["features"])  # a second model, and then none
+del engine
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_a_missing_openvino_is_named(monkeypatch: pytest.MonkeyPatch, student: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,25 @@ class OpenVinoBackend:
 
     def _request(self, attention_only: bool) -> Any:
         if attention_only not in self._requests:
-            core = self._openvino.Core()
+            core = shared_core()
             model = core.read_model(str(self._path))
             if attention_only:
                 model = self._openvino.Model([model.output("attention")], model.get_parameters())
             compiled = core.compile_model(model, "CPU", self._settings)
             self._requests[attention_only] = compiled.create_infer_request()
         return self._requests[attention_only]
+
+
+@cache
+def shared_core() -> Any:
+    """The Core of this process, which lives as long as it does.
+
+    The CPU plugin gives the thread that loads it a larger stack for signal handlers and takes that away when a
+    Core ends (seen with 2026.4), but leaves the thread pointing to it: the next signal then crashes the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def open_openvino(path: Path, largest_batch: int, report: Report) -> OpenVinoBackend:

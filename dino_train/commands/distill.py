@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -35,8 +34,5 @@ def run(options: Namespace) -> None:
     if options.comparison.size:
         parse_size(options.comparison.size)
     if checkpoint := run_training(options, "distill"):
-        # The loaders have ended but leave torch's handler behind, which has crashed Python when a child process ended
-        # while this process had OpenVINO's threads.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         show(compare_with_teacher(checkpoint, options.comparison))
         print(f"Wrote {checkpoint.with_name('student.onnx')} and {checkpoint.with_name('report.html')}.")

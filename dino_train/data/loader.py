@@ -84,6 +84,7 @@ class CropDataset(Dataset[CropBatch]):
         self.crop = MultiCrop(recipe.crops)
         self.seed = recipe.seed
         self.finish = finish
+        self._naming = ForkContext().Lock()
         self.bad = torch.zeros(len(frames), dtype=torch.bool).share_memory_()
         """Whether an image could not be read, [N], by any of the workers."""
 
@@ -107,8 +108,10 @@ class CropDataset(Dataset[CropBatch]):
                 try:
                     return self.frames[number]
                 except UserError as error:
-                    log.warning("left out: %s", error)
-                    self.bad[number] = True
+                    with self._naming:  # another worker may have tried it at the same time
+                        if not self.bad[number]:
+                            log.warning("left out: %s", error)
+                        self.bad[number] = True
             if self.bad.sum() > BAD_SHARE * len(self.frames):
                 raise too_many_bad(self.frames)
             number = (number + 1) % len(self.frames)
