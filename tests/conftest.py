@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
@@ -91,6 +92,12 @@ def cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_logged() -> None:
+    """Whatever a library set in an earlier test."""
+    logging.getLogger().setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")
