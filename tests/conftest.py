@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +74,7 @@ SLOW = [
     "test_release.py",
     "test_render_table.py",
     "test_report.py",
+    "test_strange_data.py",
     "test_strange_runs.py",
     "test_tensorrt_builds.py",
 ]
@@ -129,6 +131,16 @@ def ros(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         rclpy.init()
         yield
         rclpy.shutdown()
+
+
+@pytest.fixture
+def client(ros: None) -> Iterator[Any]:
+    """The node of a user; see clients.py."""
+    from clients import Client
+
+    node = Client()
+    yield node
+    node.destroy_node()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -3,7 +3,7 @@
 import itertools
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -29,13 +29,6 @@ from dino_ros.images.stamps import SECOND, stamp_fields, stamp_ns
 from dino_ros.nodes.camera_node import timeline
 
 STAMPS = [1_000_000_000 + 100_000_000 * number for number in range(6)]
-
-
-@pytest.fixture
-def client(ros: None) -> Iterator[Client]:
-    node = Client()
-    yield node
-    node.destroy_node()
 
 
 @pytest.mark.parametrize("topic", ["/raw", "/compressed"])

@@ -1,7 +1,6 @@
 """Several cameras, rates, and a student that is swapped under a stream: the node as a process, over real DDS."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,13 +28,6 @@ from dino_ros.perception.perceiver import Perceiver
 
 CAMERAS = ["front", "left", "right", "rear"]
 DEAD = "rear"
-
-
-@pytest.fixture
-def client(ros: None) -> Iterator[Client]:
-    node = Client()
-    yield node
-    node.destroy_node()
 
 
 def test_four_cameras_one_of_them_dead(client: Client, student: Path) -> None:

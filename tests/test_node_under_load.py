@@ -57,13 +57,6 @@ class Caller:
 
 
 @pytest.fixture
-def client(ros: None) -> Iterator[Client]:
-    node = Client()
-    yield node
-    node.destroy_node()
-
-
-@pytest.fixture
 def node(client: Client, student: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The node's process; it must end well."""
     parameters = {"model": str(student), "backend": "onnxruntime", "reliability": "reliable"}
@@ -156,7 +149,7 @@ def test_random_transitions(client: Client, node: subprocess.Popen[bytes]) -> No
 
 def test_soak(ros: None) -> None:
     """The benchmark for seconds instead of minutes: every frame is accounted for, and memory does not hold them."""
-    measured = soak.soak("", seconds=8)
+    measured = soak.soak("", seconds=20)
     assert measured.received == measured.masks + measured.superseded + measured.unusable
     assert measured.unusable == 0
     assert measured.superseded > measured.masks > 0

@@ -40,13 +40,6 @@ from dino_ros.perception.perceiver import OUTPUTS, Perceiver
 
 
 @pytest.fixture
-def client(ros: None) -> Iterator[Client]:
-    node = Client()
-    yield node
-    node.destroy_node()
-
-
-@pytest.fixture
 def active(client: Client, student: Path) -> Iterator[Client]:
     """A client, and a perception node that is active with the tiny student."""
     with running("perception_node", {"model": str(student), "reliability": "reliable"}, ()) as process:

@@ -1,5 +1,9 @@
-"""A recipe that trains in seconds."""
+"""A recipe that trains in seconds, and a checkpoint of it."""
 
+import torch
+
+from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
+from dino_train.models.checkpoint import Checkpoint
 from dino_train.recipes import BackboneConfig, CropsConfig, DinoConfig, DinoRecipe, OptimizerConfig
 
 RECIPE = DinoRecipe(
@@ -23,3 +27,24 @@ RECIPE = DinoRecipe(
     epochs=12,
     batch_size=64,
 )
+
+CPU = MachineConfig(device="cpu", workers=0)
+
+
+def a_checkpoint(images: int = 70, fingerprint: str = "") -> Checkpoint:
+    """A checkpoint of few and simple weights."""
+    weights = {"student.weight": torch.arange(3000.0).reshape(50, 60), "center": torch.ones(7)}
+    return Checkpoint(
+        recipe=RECIPE,
+        data=DataConfig(["images"]),
+        machine=CPU,
+        evaluation=EvaluationConfig(),
+        images=images,
+        step=3,
+        steps_per_epoch=5,
+        objective=weights,
+        optimizer={},
+        scaler={},
+        seconds=1.0,
+        fingerprint=fingerprint,
+    )
