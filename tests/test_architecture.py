@@ -20,6 +20,7 @@ ORDER = {
         {"perception"},
         {"nodes"},
         {"demo", "doctor"},
+        {"commands"},
         {"cli"},
     ),
     "dino_train": (

@@ -1,0 +1,1 @@
+"""The commands of `dino-ros`, a file each: `add_options` gives its parser the options, `run` runs it."""
