@@ -1,6 +1,5 @@
 """Every encoding, against OpenCV's own conversion into it or an image of known colors."""
 
-import logging
 import struct
 import zlib
 from dataclasses import dataclass
@@ -105,7 +104,6 @@ def test_sensors_that_leave_upper_bits_empty_are_not_black(encoding: str, bits: 
 
 def test_a_dark_image_of_a_camera_stays_dark(caplog: pytest.LogCaptureFixture) -> None:
     """Used bits do not jump from image to image, and are said once."""
-    caplog.set_level(logging.WARNING)  # whatever a library of an earlier test made of it
     gray = scene()[:, :, 0].astype("<u2")
     bright, dark = message(gray << 4, "mono16"), message(gray >> 2, "mono16")
     bits = SensorBits("/camera")

@@ -1,6 +1,5 @@
 """Recordings from elsewhere: what cannot be understood of a bag or folder does not spoil the rest, in either half."""
 
-import logging
 import os
 import struct
 import subprocess
@@ -233,7 +232,6 @@ def test_messages_padded_with_zeros(tmp_path: Path, padding: int) -> None:
 
 @pytest.mark.parametrize("broken", [0, 2, 4])
 def test_a_message_cut_is_left_out_alone(tmp_path: Path, broken: int, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)  # whatever a library of an earlier test made of it
     messages = [message[:40] if number == broken else message for number, message in enumerate(MESSAGES)]
     path = write_mcap(tmp_path / "r.mcap", [CAMERA._replace(messages=messages)])
     expected = [image for number, image in enumerate(IMAGES) if number != broken]
@@ -292,7 +290,6 @@ def test_strays_in_an_archive(tmp_path: Path) -> None:
 def test_bad_files_are_named_once_and_a_run_stops_when_half_are_bad(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING)  # whatever a library of an earlier test made of it
     for number in range(30):
         picture(tmp_path / f"{number:02}.png", number)
     for number in range(12):  # in a row

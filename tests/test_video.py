@@ -1,7 +1,6 @@
 """Video files: a frame's number means the same frame in whatever order frames are asked for, in both halves."""
 
 import itertools
-import logging
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -158,7 +157,6 @@ def test_frames_before_the_first_keyframe_are_left_out_and_counted_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A transport stream that was cut anywhere, as by a receiver that was switched on."""
-    caplog.set_level(logging.WARNING)  # whatever a library of an earlier test made of it
     path = write_video(tmp_path / "v.ts", EVEN)
     data = path.read_bytes()
     packets = [data[start : start + 188] for start in range(0, len(data), 188)]

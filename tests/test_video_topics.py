@@ -1,6 +1,5 @@
 """Topics of H.264 and H.265 in bags: played, and read at random for training."""
 
-import logging
 import pickle
 import sqlite3
 import sys
@@ -33,7 +32,6 @@ H264 = encode(COUNT)
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    caplog.set_level(logging.WARNING)  # whatever a library of an earlier test made of it
 
 
 def topic_frames(path: Path) -> BagFrames:

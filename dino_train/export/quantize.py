@@ -142,7 +142,7 @@ def quantized(model: onnx.ModelProto, batches: Sequence[NDArray[np.uint8]]) -> o
         import nncf
     except ImportError as error:
         raise UserError("--precision int8 needs the package nncf: run `pip install nncf`.") from error
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # nncf.set_log_level would also set that of handlers it shares
     log.info("calibrating on %d frames", len(batches))
     result: Any = nncf.quantize(
         model,
