@@ -51,8 +51,8 @@ IMPORTED_BY_OTHERS = {"onnxscript", "tensorboard"}
 TOOLS = {"mypy", "pytest-cov", "ruff", "types-pyyaml"}
 """What developers run and no file imports."""
 
-MKDOCS_PLUGINS = {"mkdocs-material", "mkdocstrings-python"}
-"""What mkdocs.yml names and no file imports."""
+SITE = {"mkdocs-material", "mkdocstrings-python", "ruff"}
+"""What makes the site and no file imports."""
 
 
 def modules(*places: str) -> set[str]:
@@ -106,7 +106,7 @@ def test_each_extra_installs_its_feature(requirements: dict[str, set[str]], extr
 
 def test_the_extra_docs_installs_what_the_site_is_made_with(requirements: dict[str, set[str]]) -> None:
     needed = distributions(modules("docs") - {"reference"} - ROS)
-    assert requirements["docs"] == needed - requirements[""] | MKDOCS_PLUGINS
+    assert requirements["docs"] == needed - requirements[""] | SITE
 
 
 def test_the_extra_dev_adds_what_tests_examples_and_benchmarks_import(requirements: dict[str, set[str]]) -> None:
