@@ -6,6 +6,7 @@ reference is made from the code while the site is built.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import reference
@@ -13,16 +14,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = (
-    "*.md",
-    "docs/**/*.md",
-    "docs/**/*.png",
-    "docs/mkdocs/*.css",
-    "benchmarks/results/*",
-    "dino_ros/models/*.md",
-    "examples/*.py",  # pages link to them
-)
-"""Patterns of the pages, and of the files that they show or link to."""
+SOURCES = ("*.md", "docs/**/*.md", "docs/mkdocs/*.css", "benchmarks/results/*.md", "dino_ros/models/*.md")
+"""Patterns of the pages and of their style; pictures and code come along where a page links to them."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -30,9 +23,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for file in list(files):
         if file.src_dir == config.docs_dir:
             files.remove(file)
-    for pattern in SOURCES:
-        for path in sorted(ROOT.glob(pattern)):
-            files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
-    for path, page in reference.PAGES.items():
-        files.append(File.generated(config, path, content=page()))
+    sources = {path for pattern in SOURCES for path in ROOT.glob(pattern)}
+    for path in sorted(sources.union(*(linked(page) for page in sources))):
+        files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+    for uri, page in reference.PAGES.items():
+        files.append(File.generated(config, uri, content=page()))
     return files
+
+
+def linked(page: Path) -> set[Path]:
+    """Files of the repository that a page shows or links to."""
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    return {target for link in links if (target := (page.parent / link).resolve()).is_file()}

@@ -215,11 +215,16 @@ def python_page() -> str:
         "",
     ]
     for name in dino_ros.__all__:
-        lines += [f"::: dino_ros.{name}", ""]
-    lines += ["## Fields of MaskParameters", "", "| field | default | meaning |", "|---|---|---|"]
+        lines += [f"::: dino_ros.{name}", *(mask_fields() if name == "MaskParameters" else []), ""]
+    return "\n".join(lines)
+
+
+def mask_fields() -> list[str]:
+    """Lines of a table of the fields of MaskParameters, whose meanings are in their rules and not in the source."""
+    lines = ["    options: {members: false}", "", "| field | default | meaning |", "|---|---|---|"]
     for field in dataclasses.fields(dino_ros.MaskParameters):
         lines.append(f"| `{field.name}` | {shown(field.default)} | {cell(RULES[field.name].description)} |")
-    return "\n".join(lines)
+    return lines
 
 
 PAGES: dict[str, Callable[[], str]] = {
