@@ -25,9 +25,9 @@ RESULTS = {
         "part",
     ),
     "detections": Topic("vision_msgs/Detection2DArray", "", "their boxes, where vision_msgs is installed"),
-    "attention": Topic("sensor_msgs/Image", r"32FC\<heads\>", "attention per head on the patch grid"),
-    "features": Topic("sensor_msgs/Image", r"32FC\<C\>", "patch tokens on the patch grid"),
-    "embedding": Topic("sensor_msgs/Image", r"32FC\<C\>, 1x1", "CLS token: a descriptor of the whole image"),
+    "attention": Topic("sensor_msgs/Image", "`32FC<heads>`", "attention per head on the patch grid"),
+    "features": Topic("sensor_msgs/Image", "`32FC<C>`", "patch tokens on the patch grid"),
+    "embedding": Topic("sensor_msgs/Image", "`32FC<C>`, 1x1", "CLS token: a descriptor of the whole image"),
     "overlay": Topic("sensor_msgs/Image", "rgb8", "camera image, attention and mask outline, for a person to look at"),
 }
 """By name, the topics of each camera; the names are those of `camera_topics.OUTPUT_TOPICS`."""

@@ -38,8 +38,8 @@ def topics_page() -> str:
             "# Topics",
             "",
             "Of the perception node, with its default namespace and one camera without a name. With named cameras the "
-            "results are under `/dino/<camera>/`. Each carries the header of the frame that it was made from; all are "
-            "advertised as reliable and volatile, with a depth of 5.",
+            "results are under `/dino/<camera>/`. Each result carries the header of the frame that it was made from; "
+            "they are advertised as reliable and volatile, with a depth of 5.",
             "",
             "It subscribes to `image` (`sensor_msgs/Image`), or to `image/compressed` "
             "(`sensor_msgs/CompressedImage`) if the parameter `image_transport` says so, while somebody subscribes to "
@@ -83,10 +83,10 @@ def evaluations_page() -> str:
 def commands_page(program: str, parsers: Mapping[str, ArgumentParser], purposes: Mapping[str, str]) -> str:
     """A page with a table of commands, and a section with the options of each."""
     lines = [f"# {program}", "", "| command | what it does |", "|---|---|"]
-    lines += [f"| [`{name}`](#{slug(program, name)}) | {purposes[name]} |" for name in parsers]
+    lines += [f"| [`{name}`](#{slug(program, name)}) | {markdown(purposes[name])} |" for name in parsers]
     lines += ["", f"The same as `{program} COMMAND --help` says in a terminal.", ""]
     for name, parser in parsers.items():
-        lines += [f"## {program} {name}", "", sentence(parser.description or purposes[name]), ""]
+        lines += [f"## {program} {name}", "", markdown(sentence(parser.description or purposes[name])), ""]
         lines += option_tables(parser)
         if program == "dino-train" and name in BASES:
             for part, settings in {"slurm": SlurmConfig, **sections(name)}.items():  # whose help is a page of its own
@@ -128,13 +128,13 @@ def option_row(name: str, text: str) -> str:
         meaning, default = meaning[: found.start()], found[1]
     if choices and choices[1] != "true,false":
         meaning = f"{meaning.rstrip('.')}. One of {choices[1].replace(',', ', ')}."
-    return f"| `{name.split()[0]}` | {default} | {cell(meaning)} |"
+    return f"| `{name.split()[0]}` | {default} | {markdown(meaning)} |"
 
 
-def cell(text: str) -> str:
-    """Text for a cell of a Markdown table; what stands in backticks stays as it is."""
+def markdown(text: str) -> str:
+    """Plain text as Markdown, also within a table; what stands in backticks stays as it is."""
     parts = text.replace("|", "\\|").split("`")
-    parts[::2] = [re.sub(r"([<*\[\]])", r"\\\1", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"([*\[\]])", r"\\\1", part).replace("<", "&lt;") for part in parts[::2]]
     return "`".join(parts)
 
 
@@ -184,7 +184,7 @@ def recipe_table(path: Path, command: str) -> list[str]:
     lines = ["| setting | value | default | why |", "|---|---|---|---|"]
     for name, value in flat(yaml.safe_load(path.read_text())).items():
         default = "the same" if shown(value) == shown(defaults[name]) else shown(defaults[name])
-        lines.append(f"| `{name}` | {shown(value)} | {default} | {cell(comments.get(name, ''))} |")
+        lines.append(f"| `{name}` | {shown(value)} | {default} | {markdown(comments.get(name, ''))} |")
     return lines
 
 
@@ -223,7 +223,7 @@ def mask_fields() -> list[str]:
     """Lines of a table of the fields of MaskParameters, whose meanings are in their rules and not in the source."""
     lines = ["    options: {members: false}", "", "| field | default | meaning |", "|---|---|---|"]
     for field in dataclasses.fields(dino_ros.MaskParameters):
-        lines.append(f"| `{field.name}` | {shown(field.default)} | {cell(RULES[field.name].description)} |")
+        lines.append(f"| `{field.name}` | {shown(field.default)} | {markdown(RULES[field.name].description)} |")
     return lines
 
 
