@@ -38,8 +38,8 @@ def topics_page() -> str:
             "# Topics",
             "",
             "Of the perception node, with its default namespace and one camera without a name. With named cameras the "
-            "results are under `/dino/<camera>/`. Each result carries the header of the frame that it was made from; "
-            "they are advertised as reliable and volatile, with a depth of 5.",
+            "results are under `/dino/<camera>/`. Each result carries the header of the frame that it was made from. "
+            "By default they are reliable and volatile, with a depth of 5.",
             "",
             "It subscribes to `image` (`sensor_msgs/Image`), or to `image/compressed` "
             "(`sensor_msgs/CompressedImage`) if the parameter `image_transport` says so, while somebody subscribes to "
