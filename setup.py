@@ -84,6 +84,13 @@ setup(
         "video": VIDEO,
         "tensorrt": ["tensorrt>=10.3", "cuda-bindings>=12.8"],
         "tensorrt_rtx": TENSORRT_RTX,
+        "docs": [
+            "jsonargparse[signatures]>=4.49",  # tells the options of dino-train, without torch
+            "mkdocs>=1.6,<2",  # the theme is for MkDocs 1
+            "mkdocs-material>=9.8",
+            "mkdocstrings-python>=2",
+            "ruff",  # breaks long signatures
+        ],
         "test": ["pytest"],  # which tells colcon how to run the tests
         "dev": [  # on top of ros and train
             *OPENVINO,

@@ -20,14 +20,20 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
 """Modules with `add_options` and `run`, and their line in `--help`."""
 
 
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The command line's parser, and that of each command by name."""
+    parser = argparse.ArgumentParser(prog="dino-ros", description="Self-supervised vision for robots.")
+    subcommands = parser.add_subparsers(required=True)
+    commands = {name: subcommands.add_parser(name, help=purpose) for name, (_, purpose) in COMMANDS.items()}
+    for name, (module, _) in COMMANDS.items():
+        module.add_options(commands[name])
+        commands[name].set_defaults(run=module.run)
+    return parser, commands
+
+
 def main() -> None:
     """Run `dino-ros`; bad input prints one sentence and exits with code 2."""
-    parser = argparse.ArgumentParser(prog="dino-ros", description="Self-supervised vision for robots.")
-    commands = parser.add_subparsers(required=True)
-    for name, (module, purpose) in COMMANDS.items():
-        command = commands.add_parser(name, help=purpose)
-        module.add_options(command)
-        command.set_defaults(run=module.run)
+    parser, _ = parsers()
     options = parser.parse_args()
     try:
         sys.exit(options.run(options))

@@ -59,8 +59,8 @@ def fail(sentence: str) -> NoReturn:
     sys.exit(2)
 
 
-def run(arguments: list[str]) -> None:
-    """Run the command of a command line."""
+def parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
+    """The command line's parser, and that of each command by name."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)  # --help shows the docstrings of fields
     parser = ArgumentParser(
         prog="dino-train",
@@ -68,10 +68,16 @@ def run(arguments: list[str]) -> None:
         allow_abbrev=False,
     )
     subcommands = parser.add_subcommands(required=True, dest="command")
-    parsers = {name: module.parser() for name, (module, _) in COMMANDS.items()}
+    commands = {name: module.parser() for name, (module, _) in COMMANDS.items()}
     for name, (_, purpose) in COMMANDS.items():
-        subcommands.add_subcommand(name, parsers[name], help=purpose)
-    evaluate.add_evaluations(parsers["evaluate"])
+        subcommands.add_subcommand(name, commands[name], help=purpose)
+    evaluate.add_evaluations(commands["evaluate"])
+    return parser, commands
+
+
+def run(arguments: list[str]) -> None:
+    """Run the command of a command line."""
+    parser, _ = parsers()
     if arguments and arguments[0] in BASES:
         arguments = arrange(arguments)
     options = parser.instantiate(parser.parse_args(arguments))

@@ -51,6 +51,9 @@ IMPORTED_BY_OTHERS = {"onnxscript", "tensorboard"}
 TOOLS = {"mypy", "pytest-cov", "ruff", "types-pyyaml"}
 """What developers run and no file imports."""
 
+SITE = {"mkdocs-material", "mkdocstrings-python", "ruff"}
+"""What makes the site and no file imports."""
+
 
 def modules(*places: str) -> set[str]:
     return {name for file in python_files(*places) for name in third_party(file)}
@@ -101,8 +104,13 @@ def test_each_extra_installs_its_feature(requirements: dict[str, set[str]], extr
     assert requirements[extra] == distributions(EXTRAS[extra])
 
 
+def test_the_extra_docs_installs_what_the_site_is_made_with(requirements: dict[str, set[str]]) -> None:
+    needed = distributions(modules("docs") - {"reference"} - ROS)
+    assert requirements["docs"] == needed - requirements[""] | SITE
+
+
 def test_the_extra_dev_adds_what_tests_examples_and_benchmarks_import(requirements: dict[str, set[str]]) -> None:
     places = ("tests", "examples", "benchmarks")
-    ours = {"benchmarks", *(file.stem for file in python_files(*places))}
+    ours = {"benchmarks", "docs", *(file.stem for file in python_files(*places))}
     needed = distributions(modules(*places) - ours - ROS)
     assert requirements["dev"] == (needed - requirements[""] - requirements["train"]) | TOOLS

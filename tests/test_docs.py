@@ -24,7 +24,7 @@ from dino_train.recipes import RECIPES
 from dino_train.recipes.files import parts
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("*.md", "docs/*.md", "benchmarks/results/*.md", "dino_ros/models/*.md")
+NAMES = ("*.md", "docs/**/*.md", "benchmarks/results/*.md", "dino_ros/models/*.md")
 DOCS = sorted(path.relative_to(ROOT).as_posix() for name in NAMES for path in ROOT.glob(name))
 PRESENT = [name for name in DOCS if name != "CHANGELOG.md"]  # which names what is gone, too
 FOLDERS = "benchmarks|config|dino_ros|dino_train|docs|examples|launch|tests"
@@ -53,7 +53,7 @@ def test_links_lead_somewhere(name: str) -> None:
         target = (ROOT / name).parent / path if path else ROOT / name
         if link.startswith("https://"):
             continue
-        if not target.exists() or (anchor and anchor not in anchors(target)):
+        if not target.is_file() or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert not broken
 
