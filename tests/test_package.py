@@ -1,5 +1,6 @@
 """The package as colcon and ROS see it."""
 
+import configparser
 import importlib.util
 import os
 import shutil
@@ -125,6 +126,12 @@ def test_version_and_maintainer_are_those_of_package_xml() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (citation["version"], citation["authors"]) == (version, [{"name": name, "email": email}])
     assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_ament_flake8_allows_lines_as_long_as_ruff_does() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    assert f"line-length = {settings['flake8']['max-line-length']}\n" in (ROOT / "pyproject.toml").read_text()
 
 
 @pytest.mark.parametrize("file", [*sorted(ROOT.glob(".github/**/*.yml")), ROOT / ".pre-commit-config.yaml"], ids=str)
