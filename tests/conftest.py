@@ -64,6 +64,7 @@ SLOW = [
     "test_node_under_load.py",
     "test_openvino.py",
     "test_own_log.py",
+    "test_package.py::test_a_wheel_of_the_source_distribution_works_in_an_empty_environment",
     "test_package.py::test_colcon_builds_what_ros_needs",
     "test_perception_node.py",
     "test_pretrain.py",

@@ -150,8 +150,8 @@ def test_a_topic_that_is_matched_while_others_are_advertised_is_no_error(
     node = LifecycleNode("perception")
     advertise = node.create_lifecycle_publisher
 
-    def advertise_and_match(*arguments: object, event_callbacks: PublisherEventCallbacks) -> object:
-        publisher = advertise(*arguments, event_callbacks=event_callbacks)
+    def advertise_and_match(*arguments: object, event_callbacks: PublisherEventCallbacks, **options: object) -> object:
+        publisher = advertise(*arguments, event_callbacks=event_callbacks, **options)
         event_callbacks.matched(None)  # as an executor in another thread may do at once
         return publisher
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from clients import Client
 from launch import LaunchContext, LaunchDescription, LaunchService
 from launch.actions import IncludeLaunchDescription, RegisterEventHandler
 from launch.event_handlers import OnProcessIO, OnProcessStart
-from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.launch_description_sources import AnyLaunchDescriptionSource, PythonLaunchDescriptionSource
 from launch_ros.actions import SetParameter, SetUseSimTime
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import GetState
@@ -34,6 +35,8 @@ try:
 except PackageNotFoundError:
     pytest.skip("dino_ros is not built and sourced", allow_module_level=True)
 
+NODE_PAGE = Path(__file__).resolve().parents[1] / "docs" / "node.md"
+
 
 @pytest.fixture
 def client(ros: None) -> Iterator[Client]:
@@ -43,15 +46,15 @@ def client(ros: None) -> Iterator[Client]:
 
 
 def launched(
-    name: str, arguments: dict[str, str], body: Callable[[], None] | None = None, before: tuple[Any, ...] = ()
+    file: str | Path, arguments: dict[str, str], body: Callable[[], None] | None = None, before: tuple[Any, ...] = ()
 ) -> int:
     """Run a launch file while `body` runs in a thread of its own; returns the launch's exit code.
 
-    Without a body the launch must end by itself, within 30 seconds. `before` are actions of the launch file that
-    includes it.
+    A mere name is that of one of ours. Without a body the launch must end by itself, within 30 seconds. `before` are
+    actions of the launch file that includes it.
     """
     include = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(LAUNCH / name)), launch_arguments=arguments.items()
+        AnyLaunchDescriptionSource(str(LAUNCH / file)), launch_arguments=arguments.items()
     )
     service = LaunchService(noninteractive=True)
     service.include_launch_description(LaunchDescription([*before, include]))
@@ -132,8 +135,25 @@ def test_what_params_file_says_is_not_overridden_by_defaults(client: Client, stu
     launched("perception.launch.py", {"params_file": str(file)}, body)
 
 
-def parameters(client: Client, *names: str) -> list[Any]:
-    answer = client.call(GetParameters, "/dino/perception/get_parameters", GetParameters.Request(names=names))
+@pytest.mark.parametrize("language", ["xml", "yaml"])
+def test_the_examples_in_xml_and_yaml_bring_the_node_up(client: Client, tmp_path: Path, language: str) -> None:
+    pytest.importorskip(f"launch_{language}")
+    examples = re.findall(rf"```{language}\n(.*?)```", NODE_PAGE.read_text(), re.DOTALL)
+    file = tmp_path / f"robot.launch.{language}"
+    (text,) = [example for example in examples if "find-pkg-share" in example]
+    file.write_text(text)
+
+    def body() -> None:
+        client.listen("/eyes/attention_mask")
+        client.wait(lambda: client.count_subscribers("/front/image_raw") == 1, "the node's subscription")
+        assert state(client, "/eyes/perception") == "active"
+        assert parameters(client, "max_rate", node="/eyes/perception") == [10.0]
+
+    launched(file, {}, body)
+
+
+def parameters(client: Client, *names: str, node: str = "/dino/perception") -> list[Any]:
+    answer = client.call(GetParameters, f"{node}/get_parameters", GetParameters.Request(names=names))
     return [parameter_value_to_python(value) for value in answer.values]
 
 

@@ -219,7 +219,7 @@ def shapes(tmp_path: Path) -> Path:
 def test_shapes_are_learnt_from_either_kind_of_features(shapes: Path, augmentation: str) -> None:
     torch.manual_seed(0)
     encoder = TorchEncoder(build_backbone(dataclasses.replace(TINY, depth=2), 32), (32, 32))
-    settings = LinearSettings(epochs=8, batch=32, rates=(1e-7, 0.3), augmentation=augmentation)  # type: ignore[arg-type]
+    settings = LinearSettings(epochs=8, batch=32, rates=(1e-7, 0.3), augmentation=augmentation)
     scores = linear_scores(encoder, open_class_folder(shapes), settings)
     assert scores.features == "CLS of 2 blocks"
     assert scores.best == 0.3

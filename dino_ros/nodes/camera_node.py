@@ -10,6 +10,7 @@ import rclpy
 from builtin_interfaces.msg import Time
 from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -21,6 +22,7 @@ from dino_ros.images.stamps import SECOND, stamp_fields
 from dino_ros.nodes.messages import camera_info_message, jpeg_message, rgb_message
 from dino_ros.nodes.parameters import CAMERA_PARAMETERS, declare_parameters
 from dino_ros.nodes.process import run, serve
+from dino_ros.nodes.qos import overridable
 from dino_ros.nodes.rclpy_internals import RCLError
 
 GAP = 1 / 30
@@ -64,12 +66,17 @@ class CameraNode(Node):
         compressed = self._value("image_transport") == "compressed"
         self._type = CompressedImage if compressed else Image
         topic = "image_raw/compressed" if compressed else "image_raw"
-        self._publisher = self.create_publisher(self._type, topic, QoSProfile(depth=10))
+        self._publisher = self._advertise(self._type, topic)
         if isinstance(self.source, BagSource) and self.source.camera_info_topic:
-            self._info_publisher = self.create_publisher(CameraInfo, "camera_info", QoSProfile(depth=10))
+            self._info_publisher = self._advertise(CameraInfo, "camera_info")
         if self._value("clock"):
-            self._clock_publisher = self.create_publisher(Clock, "/clock", QoSProfile(depth=10))
+            self._clock_publisher = self._advertise(Clock, "/clock")
         self.published = 0
+
+    def _advertise(self, kind: type, topic: str) -> Publisher:
+        profile = QoSProfile(depth=10)
+        options = overridable(self, "publisher", topic, profile)
+        return self.create_publisher(kind, topic, profile, qos_overriding_options=options)
 
     def play(self) -> None:
         """Publish every frame when it is due; returns at the end, or when ROS is shut down."""

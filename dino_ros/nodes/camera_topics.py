@@ -30,6 +30,7 @@ from dino_ros.nodes.matching import (
     why_subscriptions_do_not_match,
 )
 from dino_ros.nodes.messages import labels_message, mask_message, rgb_message, tensor_message
+from dino_ros.nodes.qos import overridable
 from dino_ros.nodes.throttle import Throttle
 from dino_ros.nodes.wire import header_of, read_image
 from dino_ros.perception.perceiver import Perception
@@ -101,6 +102,7 @@ class CameraTopics:
         self.image_topic = image_topic(node, f"{prefix}image", compressed)
         """Full name of the image topic."""
         self._qos = QoSProfile(**QOS, reliability=ReliabilityPolicy[reliability.upper()])
+        self._overriding = overridable(node, "subscription", self.image_topic, self._qos)
         self._lock = threading.Lock()
         self._pipeline: Pipeline | None = None
         self._subscription: Subscription | None = None
@@ -120,8 +122,13 @@ class CameraTopics:
             matched=lambda event: self.look_for_listeners(),
             incompatible_qos=lambda event: self._unmatched.add(topic),
         )
+        profile = QoSProfile(**QOS)
         return self._node.create_lifecycle_publisher(
-            OUTPUT_TOPICS[topic], prefix + topic, QoSProfile(**QOS), event_callbacks=events
+            OUTPUT_TOPICS[topic],
+            prefix + topic,
+            profile,
+            event_callbacks=events,
+            qos_overriding_options=overridable(self._node, "publisher", prefix + topic, profile),
         )
 
     def activate(self, pipeline: Pipeline) -> None:
@@ -164,6 +171,7 @@ class CameraTopics:
                         message_lost=self._on_lost,
                         incompatible_qos=lambda event: self._unmatched.add(self.image_topic),
                     ),
+                    qos_overriding_options=self._overriding,
                     raw=True,
                 )
             elif not needed and self._subscription is not None:

@@ -38,7 +38,7 @@ def parameters_page() -> str:
             "",
             "Made from `dino_ros/nodes/parameters.py` and `dino_ros/masks/parameters.py` by",
             "`python -m dino_ros.nodes.parameter_files`. On a running node, `ros2 param describe NODE NAME` says the",
-            "same.",
+            "same. Parameters for the QoS of each topic: [transport.md](transport.md#quality-of-service).",
             "",
             "## Perception node",
             "",

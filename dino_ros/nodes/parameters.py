@@ -166,6 +166,8 @@ CAMERA_PARAMETERS = (
 def declare_parameters(node: Node, rows: Sequence[Parameter], read_only: bool = False) -> None:
     """Declare every row on the node, with its description, its range and the value given at the start.
 
+    One that is declared already, as those of a topic that is made again, keeps its value.
+
     Raises UserError, naming the parameter, for a value of the wrong type or one that its rule forbids.
     """
     for row in rows:
@@ -180,14 +182,17 @@ def declare_parameters(node: Node, rows: Sequence[Parameter], read_only: bool = 
                 FloatingPointRange(from_value=float(bounds[0]), to_value=float(bounds[1]))
             ]
         try:
-            value = node.declare_parameter(row.name, row.default, descriptor).value
+            declared = node.has_parameter(row.name)
+            given = (
+                node.get_parameter(row.name) if declared else node.declare_parameter(row.name, row.default, descriptor)
+            )
         except InvalidParameterTypeException as error:
             raise UserError(
                 f"The parameter {row.name} must have the type of {row.default!r} (write 1.0, not 1): {error}."
             ) from error
         except InvalidParameterValueException as error:
             raise UserError(f"The parameter {row.name} is out of its range: {error}.") from error
-        row.check(value)
+        row.check(given.value)
 
 
 def why_refused(parameters: list[RosParameter], kept: Mapping[str, Any], configured: bool) -> str:
