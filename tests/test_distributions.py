@@ -22,6 +22,7 @@ from dino_ros.nodes import distributions
 from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.camera_topics import QOS, CameraTopics
 from dino_ros.nodes.distributions import after_parameters_are_set
+from dino_ros.nodes.transport import variables_to_set
 
 
 @pytest.fixture
@@ -83,3 +84,17 @@ def imported_without_event_handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def test_the_events_are_found_under_their_older_name(imported_without_event_handler: Any) -> None:
     assert "message_lost" in inspect.signature(imported_without_event_handler.SubscriptionEventCallbacks).parameters
+
+
+@pytest.mark.parametrize(
+    ("rclpy_version", "variables"),
+    [
+        ("7.1.6", ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")),
+        ("9.1.2", ("FASTDDS_DEFAULT_PROFILES_FILE",)),
+    ],
+)
+def test_kilted_is_not_given_the_variable_that_it_warns_of(
+    rclpy_version: str, variables: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dino_ros.nodes.transport.version", lambda name: rclpy_version)
+    assert variables_to_set() == variables
