@@ -2,13 +2,39 @@
 # make quick   set up .venv (with torch), run the linters and the tests that are not slow
 # make test    run the linters and all tests, and report what they do not reach
 # make docs    build the documentation's site into site/; open site/index.html
+# Each with ROS=kilted: in .venv-kilted, with that release of ROS 2; quick and test leave out torch, what needs it and
+# the linters, to which the release makes no difference.
 PYTHON ?= python3
+ROS ?= jazzy
+MACHINE := $(shell uname -m)
+# Two tests at a time; a process that has none left takes over some of the other's.
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+ifeq ($(ROS),jazzy)
 VENV := .venv
+ROS_EXTRA := ros,
+DEVELOPMENT := train,dev
+LINTERS := lint
+else ifeq ($(ROS),kilted)
+VENV := .venv-kilted
+ROS_EXTRA := ros-kilted,
+DEVELOPMENT := dev
+WITHOUT_TORCH := 'onnx>=1.16' scipy
+PYTEST += --allow-skips
+else
+$(error ROS=$(ROS) is not on PyPI: say ROS=jazzy or ROS=kilted, or see docs/ros_versions.md for an installed ROS)
+endif
 BIN := $(VENV)/bin
 # The site keeps to MkDocs 1: the theme's notice about MkDocs 2 does not concern it.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
-# Two tests at a time; a process that has none left takes over some of the other's.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# PyPI has rclpy for x86-64 alone: elsewhere the environment sees the ROS that was sourced.
+ifneq ($(MACHINE),x86_64)
+ROS_EXTRA :=
+SYSTEM := --system-site-packages
+NEED_ROS := $(PYTHON) -c "import rclpy" 2>/dev/null || { \
+	echo "PyPI has no rclpy for $(MACHINE): install ROS 2, run '. /opt/ros/$(ROS)/setup.bash', then make again."; exit 1; }
+endif
 
 # make demo BAG=path [TOPIC=name], or VIDEO=path, plays another recording; MODEL=path runs another student.
 DEMO_ARGS = $(BAG) $(VIDEO) $(if $(TOPIC),--topic $(TOPIC)) $(if $(MODEL),--model $(MODEL))
@@ -18,10 +44,10 @@ DEMO_ARGS = $(BAG) $(VIDEO) $(if $(TOPIC),--topic $(TOPIC)) $(if $(MODEL),--mode
 demo: $(VENV)/.runtime
 	$(BIN)/dino-ros demo $(DEMO_ARGS)
 
-quick: $(VENV)/.development lint
+quick: $(VENV)/.development $(LINTERS)
 	$(PYTEST) -m "not slow"
 
-test: $(VENV)/.development lint
+test: $(VENV)/.development $(LINTERS)
 	$(PYTEST) --cov
 
 docs: $(VENV)/.docs
@@ -36,17 +62,18 @@ lint: $(VENV)/.development
 	$(BIN)/mypy
 
 $(VENV)/.runtime: setup.py
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[ros,openvino]'
+	$(NEED_ROS)
+	$(PYTHON) -m venv $(SYSTEM) $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(ROS_EXTRA)openvino]'
 	touch $@
 
 $(VENV)/.development: setup.py $(VENV)/.runtime
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[ros,train,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(ROS_EXTRA)$(DEVELOPMENT)]' $(WITHOUT_TORCH)
 	touch $@
 
 $(VENV)/.docs: setup.py $(VENV)/.runtime
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[ros,docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(ROS_EXTRA)docs]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build install log demo_output site *.egg-info
+	rm -rf .venv .venv-kilted build install log demo_output site *.egg-info

@@ -74,8 +74,10 @@ setup(
         "rosbags>=0.11,<0.12",
     ],
     extras_require={
-        # For machines without a ROS installation: real rclpy, Fast DDS and messages.
+        # For machines without a ROS installation: real rclpy, Fast DDS and messages; one release per environment.
+        # With a hyphen, as the pip of Python 3.11 finds no extra whose name has an underscore.
         "ros": ["ros-jazzy-rclpy>=7.1,<7.2", "ros-jazzy-rmw-fastrtps-cpp", "ros-jazzy-common-interfaces"],
+        "ros-kilted": ["ros-kilted-rclpy>=9.1,<9.2", "ros-kilted-rmw-fastrtps-cpp", "ros-kilted-common-interfaces"],
         "openvino": OPENVINO,
         "bench": ["matplotlib"],  # the chart of `dino-ros bench`
         "train": TRAIN,

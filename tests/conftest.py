@@ -17,7 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 from dino_ros.demo.domain import free_domain
-from dino_ros.nodes.transport import PROFILE_VARIABLES, loopback_profile
+from dino_ros.nodes.transport import loopback_profile, variables_to_set
 
 pytest_plugins = ["pytester"]
 
@@ -81,7 +81,7 @@ SLOW = [
 """Modules and tests that `make quick` leaves out."""
 
 # Nothing the tests do over DDS leaves the machine: set before any test imports rclpy, and inherited by its processes.
-os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())))
+os.environ.update(dict.fromkeys(variables_to_set(), str(loopback_profile())))
 
 
 @pytest.fixture(scope="session", autouse=True)

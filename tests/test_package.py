@@ -158,7 +158,7 @@ def test_the_loopback_profile_is_the_shipped_one_held_to_the_loopback() -> None:
 
 @pytest.mark.parametrize("variable", ["FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"])
 def test_a_profile_of_the_users_own_is_kept(variable: str) -> None:
-    from dino_ros.nodes.transport import PROFILE_VARIABLES, profile_environment
+    from dino_ros.nodes.transport import profile_environment, variables_to_set
 
     assert profile_environment(Path("p.xml"), {variable: "mine.xml"}) == {}
-    assert profile_environment(Path("p.xml"), {"OTHER": "x"}) == dict.fromkeys(PROFILE_VARIABLES, "p.xml")
+    assert profile_environment(Path("p.xml"), {"OTHER": "x"}) == dict.fromkeys(variables_to_set(), "p.xml")

@@ -27,7 +27,7 @@ from dino_ros.errors import UserError
 from dino_ros.files import check_writable, replacing, write_whole
 from dino_ros.images.sampling import evenly_spaced
 from dino_ros.images.sources import open_source
-from dino_ros.nodes.transport import PROFILE_VARIABLES, loopback_profile
+from dino_ros.nodes.transport import loopback_profile, variables_to_set
 from dino_ros.perception.perceiver import Perceiver
 from dino_ros.student import find_student
 
@@ -89,7 +89,7 @@ def run_demo(
 def private_ros() -> Iterator[None]:
     """rclpy, here and in child processes, on the loopback and on a domain of its own: nothing comes in or goes out."""
     with free_domain() as domain:
-        os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())), ROS_DOMAIN_ID=str(domain))
+        os.environ.update(dict.fromkeys(variables_to_set(), str(loopback_profile())), ROS_DOMAIN_ID=str(domain))
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C stays a KeyboardInterrupt
         try:
             yield

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.event_handler import PublisherEventCallbacks, QoSMessageLostInfo, SubscriptionEventCallbacks
 from rclpy.publisher import Publisher
 from rclpy.qos import LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
@@ -21,6 +20,7 @@ from dino_ros.images.stamps import stamp_ns
 from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.detections import detections_message, vision
 from dino_ros.nodes.diagnostics import Diagnostics
+from dino_ros.nodes.distributions import QoSMessageLostInfo, SubscriptionEventCallbacks, publisher_events
 from dino_ros.nodes.matching import (
     COMPRESSED,
     RAW,
@@ -118,7 +118,7 @@ class CameraTopics:
         self._outputs = {topic: self._advertise(prefix, topic) for topic in OUTPUT_TOPICS}
 
     def _advertise(self, prefix: str, topic: str) -> Publisher:
-        events = PublisherEventCallbacks(
+        events = publisher_events(
             matched=lambda event: self.look_for_listeners(),
             incompatible_qos=lambda event: self._unmatched.add(topic),
         )
@@ -209,7 +209,7 @@ class CameraTopics:
 
         The arguments are those of `Diagnostics.report`.
         """
-        self.look_for_listeners()  # also here, in case an event was missed
+        self.look_for_listeners()  # also here: an event may be missed, and Humble has none
         silence, mismatches = self._why_silent(), self._mismatches()
         self._log(mismatches | ({self.image_topic: silence.reason} if silence else {}))
         facts = {**facts, "image topic": self.image_topic}

@@ -26,6 +26,7 @@ from dino_ros.masks.parameters import MaskParameters
 from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.camera_topics import CameraTopics
 from dino_ros.nodes.diagnostics import Diagnostics
+from dino_ros.nodes.distributions import after_parameters_are_set
 from dino_ros.nodes.parameters import PERCEPTION_PARAMETERS, declare_parameters, why_refused
 from dino_ros.nodes.process import run, serve
 from dino_ros.nodes.rclpy_internals import answer_impossible_transitions
@@ -63,7 +64,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         self._reported_at = time.monotonic()
         answer_impossible_transitions(self)
         self.add_on_set_parameters_callback(self._check_parameters)
-        self.add_post_set_parameters_callback(self._take_parameters)
+        after_parameters_are_set(self, self._take_parameters)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # Steady time: diagnostics continue when simulated time stands still.
         self.create_timer(

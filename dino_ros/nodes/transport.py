@@ -5,23 +5,35 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from dino_ros.errors import UserError
 
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-"""Jazzy reads the first, Kilted and later the second."""
+"""Humble and Jazzy read the first, Kilted and later the second."""
+KILTED = 9
+"""Major version of its rclpy."""
 
 DEFAULT_SEGMENT = 512 * 1024
 """Bytes in the shared-memory segment of Fast DDS where no profile says otherwise; larger frames go over UDP, which may
 lose them."""
 
 
+def variables_to_set() -> tuple[str, ...]:
+    """Those of PROFILE_VARIABLES that name a profile to this ROS: Kilted warns of the first in every process."""
+    try:
+        release = int(version("rclpy").partition(".")[0])
+    except PackageNotFoundError:
+        return PROFILE_VARIABLES
+    return PROFILE_VARIABLES[1:] if release >= KILTED else PROFILE_VARIABLES
+
+
 def profile_environment(profile: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """Environment variables that make Fast DDS use the profile; none if `environment` already names one."""
     if any(environment.get(variable) for variable in PROFILE_VARIABLES):
         return {}
-    return dict.fromkeys(PROFILE_VARIABLES, str(profile))
+    return dict.fromkeys(variables_to_set(), str(profile))
 
 
 def loopback_profile() -> Path:

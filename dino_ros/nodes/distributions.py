@@ -1,0 +1,46 @@
+"""Where the distributions of ROS 2 differ, from Humble on: here and nowhere else. docs/ros_versions.md has the list."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, QoSMessageLostInfo, SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks, QoSMessageLostInfo, SubscriptionEventCallbacks
+
+__all__ = ["QoSMessageLostInfo", "SubscriptionEventCallbacks", "after_parameters_are_set", "publisher_events"]
+
+
+def publisher_events(
+    matched: Callable[[Any], object], incompatible_qos: Callable[[Any], object]
+) -> PublisherEventCallbacks:
+    """What a publisher calls when a subscription comes or goes, and when one does not fit.
+
+    Humble has no event for the first, so there `matched` is never called: look at the publisher from time to time.
+    """
+    events: dict[str, Any] = {"matched": matched, "incompatible_qos": incompatible_qos}
+    known = inspect.signature(PublisherEventCallbacks).parameters
+    return PublisherEventCallbacks(**{name: callback for name, callback in events.items() if name in known})
+
+
+def after_parameters_are_set(node: Node, take: Callable[[list[Parameter]], None]) -> None:
+    """Call `take` with the parameters that were set, each time the node has taken new values."""
+    if hasattr(node, "add_post_set_parameters_callback"):
+        node.add_post_set_parameters_callback(take)
+        return
+    internals: Any = node  # Humble only asks before it sets them
+    set_atomically = internals._set_parameters_atomically
+
+    def set_and_take(parameters: list[Parameter], *arguments: Any, **options: Any) -> Any:
+        result = set_atomically(parameters, *arguments, **options)
+        if result.successful:
+            take(parameters)
+        return result
+
+    internals._set_parameters_atomically = set_and_take
