@@ -93,6 +93,7 @@ setup(
             "hypothesis",
             "lz4",
             "mypy",
+            "pycocotools>=2.0.8",  # reads the labels of `dino-ros annotate`; has wheels for Python 3.10 to 3.13
             "pybullet; python_version < '3.12'",  # has no wheels for later ones
             "pytest",
             "pytest-cov>=7",
