@@ -11,6 +11,9 @@ ON_PC = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 TENSORRT_RTX = [f"tensorrt-rtx-cu13>=1.4; {ON_PC}", f"cuda-bindings>=13; {ON_PC}"]
 QUANTIZE = ["nncf>=2.19"]
 VIDEO = ["av>=17"]  # topics of H.264 and H.265; frames of video files by number
+# Features for policies. Python 3.10 has the line before 3, 3.1 is where that writes files whole.
+ZARR = ["zarr>=3.1.3; python_version >= '3.11'", "zarr>=2.18.3,<3; python_version < '3.11'"]
+PARQUET = ["pyarrow>=15"]  # the first to write float16
 TRAIN = [
     *VIDEO,
     "huggingface-hub",
@@ -78,6 +81,8 @@ setup(
         "ros": ["ros-jazzy-rclpy>=7.1,<7.2", "ros-jazzy-rmw-fastrtps-cpp", "ros-jazzy-common-interfaces"],
         "openvino": OPENVINO,
         "bench": ["matplotlib"],  # the chart of `dino-ros bench`
+        "zarr": ZARR,
+        "parquet": PARQUET,
         "train": TRAIN,
         "quantize": QUANTIZE,
         "slurm": ["submitit>=1.5"],
@@ -89,6 +94,8 @@ setup(
             *OPENVINO,
             *TENSORRT_RTX,
             *QUANTIZE,
+            *PARQUET,
+            *ZARR,
             "colcon-common-extensions",
             "hypothesis",
             "lz4",
