@@ -11,6 +11,9 @@ ON_PC = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 TENSORRT_RTX = [f"tensorrt-rtx-cu13>=1.4; {ON_PC}", f"cuda-bindings>=13; {ON_PC}"]
 QUANTIZE = ["nncf>=2.19"]
 VIDEO = ["av>=17"]  # topics of H.264 and H.265; frames of video files by number
+# Features for policies. Python 3.10 has the line before 3, 3.1 is where that writes files whole.
+ZARR = ["zarr>=3.1.3; python_version >= '3.11'", "zarr>=2.18.3,<3; python_version < '3.11'"]
+PARQUET = ["pyarrow>=15"]  # the first to write float16
 TRAIN = [
     *VIDEO,
     "huggingface-hub",
@@ -80,6 +83,8 @@ setup(
         "ros-kilted": ["ros-kilted-rclpy>=9.1,<9.2", "ros-kilted-rmw-fastrtps-cpp", "ros-kilted-common-interfaces"],
         "openvino": OPENVINO,
         "bench": ["matplotlib"],  # the chart of `dino-ros bench`
+        "zarr": ZARR,
+        "parquet": PARQUET,
         "train": TRAIN,
         "quantize": QUANTIZE,
         "slurm": ["submitit>=1.5"],
@@ -98,10 +103,13 @@ setup(
             *OPENVINO,
             *TENSORRT_RTX,
             *QUANTIZE,
+            *PARQUET,
+            *ZARR,
             "colcon-common-extensions",
             "hypothesis",
             "lz4",
             "mypy",
+            "pycocotools>=2.0.8",  # reads the labels of `dino-ros annotate`; has wheels for Python 3.10 to 3.13
             "pybullet; python_version < '3.12'",  # has no wheels for later ones
             "pytest",
             "pytest-cov>=7",

@@ -6,7 +6,7 @@ import argparse
 import sys
 from types import ModuleType
 
-from dino_ros.commands import bench, demo, doctor, engine, info
+from dino_ros.commands import annotate, bench, demo, doctor, engine, features, info
 from dino_ros.errors import UserError
 from dino_ros.files import unusable_file
 
@@ -15,6 +15,8 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "info": (info, "show a student file's description of itself"),
     "doctor": (doctor, "look at what the node needs on this machine, and say what to do"),
     "bench": (bench, "measure how fast a student runs on this machine and where time goes"),
+    "annotate": (annotate, "masks of recordings as labels for a detector, in COCO's format or YOLO's"),
+    "features": (features, "features of recordings as Zarr or Parquet, to train policies from"),
     "engine": (engine, "build a student's TensorRT engine before the robot needs it"),
 }
 """Modules with `add_options` and `run`, and their line in `--help`."""

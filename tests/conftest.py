@@ -41,6 +41,7 @@ if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
     EXPECTED_SKIPS.append(r"\b(tensorrt_rtx|cuda\.bindings)\b")  # has wheels for that platform alone
 
 SLOW = [
+    "test_annotate.py",
     "test_backbones.py",
     "test_camera_node.py",
     "test_camera_topics.py",
@@ -53,6 +54,7 @@ SLOW = [
     "test_evaluator.py",
     "test_export.py",
     "test_foreground_head.py",
+    "test_features_export.py",
     "test_fp16.py",
     "test_frames.py",
     "test_fuzz.py",

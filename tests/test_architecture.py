@@ -18,7 +18,7 @@ ORDER = {
         {"masks", "messages"},
         {"backends"},
         {"perception"},
-        {"nodes"},
+        {"exports", "nodes"},
         {"demo", "doctor"},
         {"commands"},
         {"cli"},

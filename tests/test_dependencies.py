@@ -42,6 +42,8 @@ EXTRAS = {
     "quantize": {"nncf"},
     "slurm": {"submitit"},
     "video": {"av"},
+    "zarr": {"zarr"},
+    "parquet": {"pyarrow"},
 }
 """Modules that only those need who use the feature: each extra installs its own."""
 

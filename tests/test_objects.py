@@ -9,8 +9,8 @@ import scipy.ndimage
 from numpy.typing import NDArray
 from scenes import rectangle
 
+from dino_ros.masks.boxes import boxes
 from dino_ros.masks.objects import LARGEST_NUMBER, OVERLAP, number_objects
-from dino_ros.nodes.detections import boxes
 
 
 def mask_of(*rectangles: tuple[int, int, int, int]) -> NDArray[np.uint8]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -51,6 +52,21 @@ class MaskMaker:
         self._soft: NDArray[np.float32] | None = None
         self._objects: NDArray[np.uint16] | None = None
         self._next_number = 1
+
+    def memory(self) -> dict[str, NDArray[Any]]:
+        """What it remembers of the frames so far, as arrays by name, for a file; see `recall`."""
+        counts = np.array([self._stamp, self._motion.stamp, self._next_number])
+        arrays = {"cut": self._cut, "soft": self._soft, "objects": self._objects, "gray": self._motion.gray}
+        return {"counts": counts, **{name: array for name, array in arrays.items() if array is not None}}
+
+    @classmethod
+    def recall(cls, memory: Mapping[str, NDArray[Any]]) -> MaskMaker:
+        """A maker that goes on where the one whose `memory` this is stood."""
+        maker = cls()
+        maker._stamp, maker._motion.stamp, maker._next_number = memory["counts"].tolist()
+        maker._cut, maker._soft, maker._objects = (memory.get(name) for name in ("cut", "soft", "objects"))
+        maker._motion.gray = memory.get("gray")
+        return maker
 
     def __call__(
         self,

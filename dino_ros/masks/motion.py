@@ -43,8 +43,10 @@ class MotionEstimator:
     """Follows the images of one camera."""
 
     def __init__(self) -> None:
-        self._gray: NDArray[np.uint8] | None = None
-        self._stamp = 0
+        self.gray: NDArray[np.uint8] | None = None
+        """The previous frame [h, w]."""
+        self.stamp = 0
+        """When that was taken, in nanoseconds."""
 
     def __call__(self, small: NDArray[np.uint8], stamp: int) -> Motion | None:
         """Motion from the previous frame to this one, RGB [h, w, 3] taken at `stamp` ns.
@@ -53,8 +55,8 @@ class MotionEstimator:
         JUMP.
         """
         gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
-        before, self._gray = self._gray, gray
-        passed, self._stamp = stamp - self._stamp, stamp
+        before, self.gray = self.gray, gray
+        passed, self.stamp = stamp - self.stamp, stamp
         if before is None or before.shape != gray.shape or not 0 <= passed <= JUMP:
             return None
         origin = find_origin(gray, before, cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)

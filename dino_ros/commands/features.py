@@ -1,0 +1,36 @@
+"""`dino-ros features`: features of recordings in a file that policies are trained from."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dino_ros.commands.export_options import add_mask_options, add_recording_options, mask_parameters
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_recording_options(parser, rate=0.0)
+    parser.add_argument("--out", type=Path, required=True, help="what to write: NAME.zarr or NAME.parquet")
+    parser.add_argument(
+        "--dtype",
+        choices=["float16", "float32"],
+        default="float16",
+        help="float16 takes half the disk and rounds by less than the engines differ; float32 for exact comparisons",
+    )
+    parser.add_argument("--objects", action="store_true", help="also write the masks, as numbered objects")
+    add_mask_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from dino_ros.exports.features import export_features
+    from dino_ros.exports.recordings import Recordings
+    from dino_ros.perception.perceiver import Perceiver
+
+    recordings = Recordings(options.paths, options.topic, options.rate)
+    perceiver = Perceiver.load(options.model, options.backend)
+    mask = mask_parameters(options) if options.objects else None
+    written = export_features(
+        perceiver, recordings, options.out, mask, options.dtype, lambda line: print(line, flush=True)
+    )
+    print(f"{written} frames in {options.out}.")
+    return 0
