@@ -1,4 +1,4 @@
-"""Patch tokens as colors: alike where the student sees the same, and the same from frame to frame."""
+"""Patch tokens as colors: the first three principal components of a student's features."""
 
 from __future__ import annotations
 
@@ -7,44 +7,48 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dino_ros.backends.parity import shipped_images
-from dino_ros.perception.perceiver import Perceiver
+from dino_ros.backends import Backend
+from dino_ros.backends.parity import input_batch, shipped_images
+from dino_ros.student import StudentInfo
+
+TAILS = (2.0, 98.0)
+"""Percentiles of each component between which its color is nearly linear."""
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureColors:
-    """Red, green and blue for the first three principal components of a student's patch tokens.
+    """A student's colors: the same for every frame, on every start and machine, up to an engine's rounding.
 
-    The components are those of the tokens of the package's own images, so a student gives a thing the same color in
-    every frame, on every robot. Those of each frame, as figures in papers have them, would change with what is in view.
+    The components are those of the shipped images and not of the frame in hand, whose own would change from frame to
+    frame.
     """
 
-    mean: NDArray[np.float32]
-    """[C]: of the tokens."""
-    components: NDArray[np.float32]
-    """[C, 3]: divided by the standard deviation of the tokens along them."""
+    center: NDArray[np.float32]
+    """[C]: the token whose color is gray."""
+    axes: NDArray[np.float32]
+    """[C, 3]: directions in which red, green and blue grow, scaled so that 1 is nearly the full color."""
 
     @classmethod
-    def of(cls, perceiver: Perceiver) -> FeatureColors:
-        """Those of a student; runs it on a few images."""
-        results = [perceiver(image, ["features"]).features for image in shipped_images()]
-        tokens = np.concatenate([result.reshape(-1, result.shape[-1]) for result in results if result is not None])
-        return cls.fit(tokens)
+    def of(cls, backend: Backend, info: StudentInfo) -> FeatureColors:
+        """The colors of a student, from its features of the shipped images: an engine run for each of the four."""
+        batch = input_batch(shipped_images(), info.height, info.width)
+        return cls.fit(np.concatenate([backend(image[None], ["features"])["features"] for image in batch]))
 
     @classmethod
-    def fit(cls, tokens: NDArray[np.float32]) -> FeatureColors:
-        """Those of tokens [N, C], C at least 3."""
-        mean = tokens.mean(axis=0, dtype=np.float64)
-        variances, vectors = np.linalg.eigh(np.cov(tokens.T.astype(np.float64)))
-        variances, vectors = variances[:-4:-1], vectors[:, :-4:-1]
-        # A component's sign is arbitrary: its largest entry becomes positive, so that colors do not flip.
-        signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), range(3)])
-        scaled = vectors * signs / np.sqrt(np.maximum(variances, np.finfo(np.float32).tiny))
-        return cls(mean.astype(np.float32), scaled.astype(np.float32))
+    def fit(cls, features: NDArray[np.float32]) -> FeatureColors:
+        """The colors of the principal components of patch tokens [..., C], C at least 3."""
+        tokens = features.reshape(-1, features.shape[-1]).astype(np.float64)
+        mean = tokens.mean(axis=0)
+        axes = np.linalg.eigh(np.cov(tokens, rowvar=False))[1][:, :-4:-1]
+        axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), range(3)])  # the sign of an eigenvector is arbitrary
+        low, high = np.percentile((tokens - mean) @ axes, TAILS, axis=0)
+        center = mean + axes @ ((low + high) / 2)
+        scaled = axes / np.maximum((high - low) / 2, 1e-12)
+        return cls(center.astype(np.float32), scaled.astype(np.float32))
 
     def rgb(self, features: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Colors uint8 [h, w, 3] of patch tokens [h, w, C]; gray where all three components are at their mean.
+        """Colors [h, w, 3] uint8, RGB, of features [h, w, C] float32.
 
-        A logistic function limits them, so tokens unlike any that the colors were fitted to do not all look alike.
+        A soft limit keeps differences visible in scenes whose tokens lie far from those of the shipped images.
         """
-        return (255 / (1 + np.exp(-1.2 * (features - self.mean) @ self.components)) + 0.5).astype(np.uint8)
+        return np.round(127.5 + 127.5 * np.tanh((features - self.center) @ self.axes)).astype(np.uint8)
