@@ -10,6 +10,7 @@ from launch import Event, LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
+    LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
     SetEnvironmentVariable,
@@ -18,7 +19,7 @@ from launch.actions import (
 from launch.event_handlers import OnProcessExit, OnProcessStart
 from launch.events import matches_action
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from launch_ros.ros_adapters import get_ros_node
@@ -32,6 +33,7 @@ from rclpy.validate_namespace import validate_namespace
 from dino_ros.backends import BACKENDS
 from dino_ros.errors import UserError
 from dino_ros.nodes.transport import profile_environment
+from dino_ros.nodes.viewers import VIEWERS, check_installed, settings_for
 
 SHARE = Path(get_package_share_directory("dino_ros"))
 DEFAULTS = SHARE / "config" / "perception.yaml"
@@ -61,6 +63,9 @@ ARGUMENTS = [
                           "params_file or the launch file that includes this one."),
     DeclareLaunchArgument("log_level", default_value="info", choices=["debug", "info", "warn", "error", "fatal"],
                           description="Lowest severity that the node logs."),
+    DeclareLaunchArgument("viz", default_value="none", choices=["none", *VIEWERS],
+                          description="Show camera and results: rviz opens rviz2; foxglove starts foxglove_bridge, "
+                          "for robots without a desktop, and says how to connect."),
     DeclareLaunchArgument("autostart", default_value="true", choices=["true", "false"],
                           description="Bring the node to active; false leaves it unconfigured for a lifecycle "
                           "manager."),
@@ -144,6 +149,8 @@ def perception_node(context: LaunchContext) -> list:
         return LaunchConfiguration(name).perform(context)
 
     check_namespace(value("namespace"))
+    if value("viz") != "none":
+        check_installed(value("viz"))
     params_file = Path(value("params_file")).expanduser()
     if not params_file.is_file():
         raise UserError(f"params_file {params_file} is not a file: give the path of a YAML file.")
@@ -175,7 +182,29 @@ def perception_node(context: LaunchContext) -> list:
         respawn_delay=RESPAWN_DELAY,
         output="screen",
     )
-    return [*BringUp(node, value("autostart") == "true", value("respawn") == "true").handlers(), node]
+    image_topic = value("image_topic") or ("{camera}/image" if cameras else "image")
+    compressed = value("image_transport") == "compressed"
+    viewer = start_viewer(value("viz"), value("namespace"), cameras, image_topic, compressed)
+    return [*BringUp(node, value("autostart") == "true", value("respawn") == "true").handlers(), node, *viewer]
+
+
+def start_viewer(viz: str, namespace: str, cameras: list[str], image_topic: str, compressed: bool) -> list:
+    """The program that shows the topics of the node, or of the first of several cameras."""
+    if viz == "none":
+        return []
+    namespace = f"/{namespace.strip('/')}".rstrip("/")
+    camera = cameras[0] if cameras else ""
+    image_topic = expand_topic_name(image_topic.replace("{camera}", camera), "perception", namespace or "/")
+    results = f"{namespace}/{camera}" if camera else namespace
+    settings = settings_for(viz, SHARE / "config", results, f"{image_topic}/compressed" if compressed else image_topic)
+    package = VIEWERS[viz].package
+    if viz == "rviz":
+        return [Node(package=package, executable=package, arguments=["-d", str(settings)], output="screen")]
+    how = (
+        "Foxglove: open a connection to ws://localhost:8765 (from elsewhere, this machine's address), and import the "
+        f"layout {settings}"
+    )
+    return [LogInfo(msg=how), Node(package=package, executable=package, output="screen")]
 
 
 def check_namespace(namespace: str) -> None:

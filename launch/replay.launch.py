@@ -19,6 +19,7 @@ from launch_ros.actions import Node
 from dino_ros.backends import BACKENDS
 from dino_ros.errors import UserError
 from dino_ros.nodes.transport import profile_environment
+from dino_ros.nodes.viewers import VIEWERS
 
 SHARE = Path(get_package_share_directory("dino_ros"))
 
@@ -42,10 +43,13 @@ ARGUMENTS = [
                           description="Namespace of the perception node and its topics."),
     DeclareLaunchArgument("params_file", default_value=str(SHARE / "config" / "perception.yaml"),
                           description="YAML file with the perception node's parameters."),
+    DeclareLaunchArgument("viz", default_value="none", choices=["none", *VIEWERS],
+                          description="Show camera and results: rviz opens rviz2; foxglove starts foxglove_bridge, "
+                          "for robots without a desktop, and says how to connect."),
     DeclareLaunchArgument("log_level", default_value="info", choices=["debug", "info", "warn", "error", "fatal"],
                           description="Lowest severity that the nodes log."),
 ]  # fmt: skip
-PASSED_ON = ("image_transport", "model", "backend", "namespace", "params_file", "log_level")
+PASSED_ON = ("image_transport", "model", "backend", "namespace", "params_file", "viz", "log_level")
 
 
 def perception(context: LaunchContext) -> list:
@@ -107,7 +111,7 @@ def generate_launch_description() -> LaunchDescription:
         [
             *ARGUMENTS,
             *(SetEnvironmentVariable(name, path) for name, path in profile.items()),
+            OpaqueFunction(function=perception),  # first, since it refuses what it cannot use before anything starts
             OpaqueFunction(function=camera_node),
-            OpaqueFunction(function=perception),
         ]
     )

@@ -349,4 +349,46 @@ def test_replay_shows_only_the_arguments_that_it_takes() -> None:
     assert shown == {
         *("bag", "topic", "rate", "loop", "clock", "image_transport", "model", "backend", "namespace", "params_file"),
         "log_level",
+        "viz",
     }
+
+
+@pytest.fixture
+def rviz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package rviz2 in the index whose program writes its arguments and its settings to the returned file."""
+    seen, prefix = tmp_path / "seen", tmp_path / "prefix"
+    program = prefix / "lib" / "rviz2" / "rviz2"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\n(echo "$@"; cat "$2") > {seen}.part; mv {seen}.part {seen}\n')
+    program.chmod(0o755)
+    index = prefix / "share" / "ament_index" / "resource_index" / "packages" / "rviz2"
+    index.parent.mkdir(parents=True)
+    index.touch()
+    monkeypatch.setenv("AMENT_PREFIX_PATH", f"{prefix}:{os.environ['AMENT_PREFIX_PATH']}")
+    return seen
+
+
+def test_rviz_shows_the_topics_of_the_node(client: Client, rviz: Path) -> None:
+    def body() -> None:
+        client.wait(rviz.exists, "rviz2")
+
+    arguments = {"namespace": "eyes", "image_topic": "/front/image_raw", "autostart": "false", "viz": "rviz"}
+    assert launched("perception.launch.py", arguments, body) == 0
+    said, _, settings = rviz.read_text().partition("\n")
+    assert said.startswith("-d ")
+    assert "Value: /front/image_raw\n" in settings
+    assert "Value: /eyes/overlay\n" in settings
+    assert "/dino/" not in settings
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments"), [("perception.launch.py", {}), ("replay.launch.py", {"bag": str(TABLE), "topic": TOPIC})]
+)
+def test_a_viewer_that_is_not_installed_is_named_before_anything_starts(
+    ros: None, caplog: pytest.LogCaptureFixture, file: str, arguments: dict[str, str]
+) -> None:
+    started: list[int] = []
+    watch = RegisterEventHandler(OnProcessStart(on_start=lambda event, context: started.append(event.pid)))
+    assert launched(file, {**arguments, "viz": "foxglove"}, before=(watch,)) == 1
+    assert "viz:=foxglove needs the package foxglove_bridge, which is not installed: sudo apt install" in caplog.text
+    assert not started

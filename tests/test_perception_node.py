@@ -30,6 +30,7 @@ from dino_ros.backends import BACKENDS
 from dino_ros.demo.lifecycle import bring_up, change_state
 from dino_ros.demo.run import running
 from dino_ros.images.encodings import to_rgb
+from dino_ros.images.overlay import overlay
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.messages import to_array
@@ -50,8 +51,9 @@ def active(client: Client, student: Path) -> Iterator[Client]:
 
 
 def test_every_output_is_what_the_perceiver_says(active: Client, student: Path) -> None:
-    topics = ("attention_mask", "objects", "attention", "features", "embedding", "overlay")
+    topics = ("attention_mask", "objects", "attention", "features", "embedding", "features_rgb", "overlay")
     received = {topic: active.listen(f"/dino/{topic}") for topic in topics}
+    jpegs = received["overlay/compressed"] = active.listen("/dino/overlay/compressed", CompressedImage)
     active.camera_heard()
     active.pause(0.5)  # until the node knows them all
     perceiver, maker = Perceiver.load(student), MaskMaker()
@@ -70,7 +72,15 @@ def test_every_output_is_what_the_perceiver_says(active: Client, student: Path) 
         np.testing.assert_allclose(to_array(received["attention"][-1]), attention, atol=1e-6)
         np.testing.assert_allclose(to_array(received["features"][-1]), expected.features, atol=1e-6)
         np.testing.assert_allclose(to_array(received["embedding"][-1])[0, 0], expected.embedding, atol=1e-6)
-        assert to_rgb(received["overlay"][-1]).shape == rgb.shape
+        colors = perceiver.feature_colors.rgb(expected.features).astype(int)
+        assert np.abs(to_rgb(received["features_rgb"][-1]) - colors).max() <= 1
+        drawn = to_rgb(received["overlay"][-1])
+        np.testing.assert_array_equal(drawn, overlay(rgb, expected.mask, expected.attention))
+        assert jpegs[-1].format == "rgb8; jpeg compressed bgr8"
+        decoded = cv2.imdecode(np.frombuffer(jpegs[-1].data, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
+        jpeg = cv2.imencode(".jpg", drawn[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+        np.testing.assert_array_equal(decoded, cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[:, :, ::-1])
+        assert np.abs(decoded.astype(int) - drawn).mean() < np.abs(decoded[:, :, ::-1].astype(int) - drawn).mean()
 
 
 def test_boxes_are_published_only_where_vision_msgs_is_installed(active: Client) -> None:

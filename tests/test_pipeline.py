@@ -15,7 +15,7 @@ from scenes import image
 
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.perception.perceiver import Perceiver, Perception
-from dino_ros.perception.pipeline import IMAGE, Pipeline, PreparedFrame
+from dino_ros.perception.pipeline import COLORS, IMAGE, Pipeline, PreparedFrame
 
 
 class MemoryCamera:
@@ -258,3 +258,27 @@ def test_a_frame_that_nobody_wants_is_not_computed(gated: Perceiver, run: Callab
     pipeline.stop()
     assert backend.batches == []
     assert not camera.delivered
+
+
+def test_the_engine_makes_the_colors_once_and_only_if_a_camera_wants_them(
+    student: Path, run: Callable[[Perceiver], Pipeline]
+) -> None:
+    """All in the thread that infers, since only one thread at a time may call an engine."""
+    loaded = Perceiver.load(student, "onnxruntime")
+    threads: list[str] = []
+
+    class WatchedBackend:
+        description = "watched"
+
+        def __call__(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+            threads.append(threading.current_thread().name)
+            return loaded.backend(images, outputs)
+
+    perceiver = Perceiver(loaded.info, WatchedBackend())
+    pipeline = run(perceiver)
+    plain, colored = MemoryCamera(["features"]), MemoryCamera(["features", COLORS])
+    for camera, runs in ((plain, 1), (colored, 6), (colored, 7)):
+        count = len(camera.delivered)
+        pipeline.offer(camera, message(image(32, 48), "rgb8"), 0)
+        camera.wait(lambda camera=camera, count=count: len(camera.delivered) > count)
+        assert threads == ["infer"] * runs

@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
+from numpy.typing import NDArray
 from rclpy.publisher import Publisher
 from rclpy.qos import LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
@@ -29,12 +33,12 @@ from dino_ros.nodes.matching import (
     why_silent,
     why_subscriptions_do_not_match,
 )
-from dino_ros.nodes.messages import labels_message, mask_message, rgb_message, tensor_message
+from dino_ros.nodes.messages import jpeg_message, labels_message, mask_message, rgb_message, tensor_message
 from dino_ros.nodes.qos import overridable
 from dino_ros.nodes.throttle import Throttle
 from dino_ros.nodes.wire import header_of, read_image
 from dino_ros.perception.perceiver import Perception
-from dino_ros.perception.pipeline import IMAGE, Pipeline, PreparedFrame
+from dino_ros.perception.pipeline import COLORS, IMAGE, Pipeline, PreparedFrame
 
 OUTPUT_TOPICS: dict[str, type] = {
     "attention_mask": Image,
@@ -42,7 +46,9 @@ OUTPUT_TOPICS: dict[str, type] = {
     "attention": Image,
     "features": Image,
     "embedding": Image,
+    "features_rgb": Image,
     "overlay": Image,
+    "overlay/compressed": CompressedImage,
     **({"detections": vision.Detection2DArray} if vision else {}),
 }
 """Result topics and their message types."""
@@ -53,7 +59,9 @@ NEEDS = {
     "attention": {"attention"},
     "features": {"features"},
     "embedding": {"embedding"},
+    "features_rgb": {"features", COLORS},
     "overlay": {"mask", "attention", IMAGE},
+    "overlay/compressed": {"mask", "attention", IMAGE},
 }
 """What the pipeline has to make for each topic."""
 QOS = {"depth": 5, "liveliness": LivelinessPolicy.AUTOMATIC}
@@ -265,19 +273,42 @@ class CameraTopics:
     def deliver(self, frame: PreparedFrame, perception: Perception) -> None:
         """Publish the results that have subscribers, the mask first."""
         header = header_of(frame.arrived.message)
+        results = Results(frame, perception)
         for topic, make in MESSAGES.items():
             if topic in self._listened and NEEDS[topic] <= frame.wanted:
-                self._outputs[topic].publish(make(perception, frame.image.rgb, header))
+                self._outputs[topic].publish(make(results, header))
         self.diagnostics.published(time.monotonic() - frame.arrived.received_at)
 
 
-MESSAGES: dict[str, Callable[[Any, Any, Any], Any]] = {
-    "attention_mask": lambda p, rgb, header: mask_message(p.mask, header),
-    "objects": lambda p, rgb, header: labels_message(p.objects, header),
-    "detections": lambda p, rgb, header: detections_message(p.objects, header),
-    "attention": lambda p, rgb, header: tensor_message(p.attention.transpose(1, 2, 0), header),
-    "features": lambda p, rgb, header: tensor_message(p.features, header),
-    "embedding": lambda p, rgb, header: tensor_message(p.embedding[None, None], header),
-    "overlay": lambda p, rgb, header: rgb_message(overlay(rgb, p.mask, p.attention), header),
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What the messages about a frame are made of."""
+
+    frame: PreparedFrame
+    perception: Any
+    """A Perception that has what the messages need."""
+
+    @property
+    def features_rgb(self) -> NDArray[np.uint8]:
+        """[h, w, 3] on the patch grid."""
+        return self.frame.perceiver.feature_colors.rgb(self.perception.features)
+
+    @cached_property
+    def overlay(self) -> NDArray[np.uint8]:
+        """RGB [H, W, 3], drawn once for both of its topics."""
+        image: Any = self.frame.image.rgb
+        return overlay(image, self.perception.mask, self.perception.attention)
+
+
+MESSAGES: dict[str, Callable[[Results, Any], Any]] = {
+    "attention_mask": lambda r, header: mask_message(r.perception.mask, header),
+    "objects": lambda r, header: labels_message(r.perception.objects, header),
+    "detections": lambda r, header: detections_message(r.perception.objects, header),
+    "attention": lambda r, header: tensor_message(r.perception.attention.transpose(1, 2, 0), header),
+    "features": lambda r, header: tensor_message(r.perception.features, header),
+    "embedding": lambda r, header: tensor_message(r.perception.embedding[None, None], header),
+    "features_rgb": lambda r, header: rgb_message(r.features_rgb, header),
+    "overlay": lambda r, header: rgb_message(r.overlay, header),
+    "overlay/compressed": lambda r, header: jpeg_message(r.overlay, header),
 }
-"""How each topic's message is made from a Perception, the RGB image and the frame's header."""
+"""How each topic's message is made from a frame's results and its header."""

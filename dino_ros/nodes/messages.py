@@ -40,10 +40,13 @@ def rgb_message(rgb: NDArray[np.uint8], header: Header) -> Image:
 
 
 def jpeg_message(rgb: NDArray[np.uint8], header: Header, quality: int = 95) -> CompressedImage:
-    """An RGB image [H, W, 3] uint8 as a JPEG CompressedImage; `quality` is 0 to 100."""
+    """An RGB image [H, W, 3] uint8 as a JPEG CompressedImage; `quality` is 0 to 100, by default image_transport's.
+
+    The format is what image_transport writes for rgb8: its encoding, and the order in which JPEG decoders give colors.
+    """
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return CompressedImage(header=header, format="jpeg", data=encoded.tobytes())
+    return CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=encoded.tobytes())
 
 
 def camera_info_message(recorded: Any, header: Header) -> CameraInfo:

@@ -28,7 +28,14 @@ RESULTS = {
     "attention": Topic("sensor_msgs/Image", "`32FC<heads>`", "attention per head on the patch grid"),
     "features": Topic("sensor_msgs/Image", "`32FC<C>`", "patch tokens on the patch grid"),
     "embedding": Topic("sensor_msgs/Image", "`32FC<C>`, 1x1", "CLS token: a descriptor of the whole image"),
+    "features_rgb": Topic(
+        "sensor_msgs/Image",
+        "rgb8",
+        "principal components of the patch tokens as colors, on the patch grid; a student's colors are the same in every "
+        "frame",
+    ),
     "overlay": Topic("sensor_msgs/Image", "rgb8", "camera image, attention and mask outline, for a person to look at"),
+    "overlay/compressed": Topic("sensor_msgs/CompressedImage", "JPEG", "the same, for Wi-Fi"),
 }
 """By name, the topics of each camera; the names are those of `camera_topics.OUTPUT_TOPICS`."""
 DIAGNOSTICS = Topic("diagnostic_msgs/DiagnosticArray", "", "rates, latency, dropped frames, model, what is wrong")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import overload
@@ -17,6 +18,7 @@ from dino_ros.errors import UserError
 from dino_ros.images.encodings import resize
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import METHODS, MaskParameters
+from dino_ros.perception.feature_colors import FeatureColors
 from dino_ros.student import StudentInfo, find_student, read_student
 
 OUTPUTS = ("features", "attention", "embedding", "mask", "objects")
@@ -117,6 +119,11 @@ class Perceiver:
         info = read_student(student)
         choice = choose_backend(student, backend, largest_batch, report)
         return cls(info, choice.backend, student, str(choice), choice.passed_over)
+
+    @cached_property
+    def feature_colors(self) -> FeatureColors:
+        """The student's colors of features. The first access runs the engine: make it where `infer` is called."""
+        return FeatureColors.of(self.backend, self.info)
 
     def warm_up(self, largest_batch: int = 1) -> None:
         """Run every batch size up to `largest_batch` once: an engine's first run is slower than the rest."""

@@ -23,6 +23,8 @@ from dino_ros.perception.perceiver import Perceiver, Perception, PreparedImage, 
 
 IMAGE = "image"
 """What a camera adds to the outputs it wants if it needs the decoded frame as well."""
+COLORS = "colors"
+"""What a camera adds to the outputs it wants if it needs the perceiver's `feature_colors` as well."""
 
 
 class Camera(Protocol):
@@ -32,7 +34,7 @@ class Camera(Protocol):
     """What it is called in messages."""
 
     def wanted(self) -> Collection[str]:
-        """What to make of the next frame: names from the Perceiver's OUTPUTS, and IMAGE."""
+        """What to make of the next frame: names from the Perceiver's OUTPUTS, IMAGE and COLORS."""
 
     def deliver(self, frame: PreparedFrame, perception: Perception) -> None:
         """Take the results of a frame."""
@@ -63,7 +65,7 @@ class PreparedFrame:
 
     arrived: ArrivedFrame
     wanted: frozenset[str]
-    """What the camera wanted when the frame was decoded; IMAGE may be among it."""
+    """What the camera wanted when the frame was decoded; IMAGE and COLORS may be among it."""
     perceiver: Perceiver
     """The one it was prepared for: another may have taken over since."""
     request: Request
@@ -124,7 +126,7 @@ class Pipeline:
             if not wanted:
                 continue
             perceiver, mask, max_pixels = self._used
-            request = Request(wanted - {IMAGE}, mask)
+            request = Request(wanted - {IMAGE, COLORS}, mask)
             try:
                 bits = self._bits.setdefault(camera, SensorBits(camera.image_topic)).see(frame.message)
                 image = _decode(frame, perceiver, max_pixels, bits, keep_rgb=IMAGE in wanted or request.needs_image)
@@ -140,6 +142,8 @@ class Pipeline:
             batch = [frame for frame in frames.values() if frame.perceiver is perceiver]
             try:
                 outputs = frozenset().union(*(frame.request.student_outputs for frame in batch))
+                if any(COLORS in frame.wanted for frame in batch):
+                    _ = perceiver.feature_colors  # the first time it runs the engine, which only this thread may
                 results = perceiver.infer([frame.image.input for frame in batch], sorted(outputs))
             except Exception as error:
                 for frame in batch:
