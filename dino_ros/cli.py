@@ -6,7 +6,7 @@ import argparse
 import sys
 from types import ModuleType
 
-from dino_ros.commands import bench, demo, doctor, engine, info
+from dino_ros.commands import bench, demo, doctor, engine, info, view
 from dino_ros.errors import UserError
 from dino_ros.files import unusable_file
 
@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "doctor": (doctor, "look at what the node needs on this machine, and say what to do"),
     "bench": (bench, "measure how fast a student runs on this machine and where time goes"),
     "engine": (engine, "build a student's TensorRT engine before the robot needs it"),
+    "view": (view, "look at what a student sees in a recording, on a page in a browser"),
 }
 """Modules with `add_options` and `run`, and their line in `--help`."""
 

@@ -18,6 +18,7 @@ ORDER = {
         {"masks", "messages"},
         {"backends"},
         {"perception"},
+        {"view"},
         {"nodes"},
         {"demo", "doctor"},
         {"commands"},
