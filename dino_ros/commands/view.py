@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     server = Server(player, options.host, options.port)
     print(f"Playing {player.name} through {perceiver.path.stem}: {perceiver.chosen}.")
     print(f"Open {server.url} in a browser. It plays while somebody looks; Ctrl-C ends it.", flush=True)
-    if options.host not in ("127.0.0.1", "localhost", "::1"):
+    if options.host not in ("127.0.0.1", "localhost"):
         print("Everybody on the network can open the page and set the mask's parameters.", flush=True)
     try:
         server.serve_forever()

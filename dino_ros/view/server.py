@@ -36,6 +36,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, viewed: Viewed, host: str, port: int) -> None:
         self.viewed = viewed
+        self._host = host
         try:
             super().__init__((host, port), Handler)
         except (OSError, OverflowError) as error:
@@ -48,8 +49,8 @@ class Server(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """Where to point a browser on this machine."""
-        host = self.server_address[0]
-        return f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{self.server_address[1]}/"
+        host = "localhost" if self._host in ("127.0.0.1", "0.0.0.0") else self._host
+        return f"http://{host}:{self.server_address[1]}/"
 
 
 class Handler(BaseHTTPRequestHandler):
