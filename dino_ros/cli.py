@@ -16,7 +16,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "doctor": (doctor, "look at what the node needs on this machine, and say what to do"),
     "bench": (bench, "measure how fast a student runs on this machine and where time goes"),
     "engine": (engine, "build a student's TensorRT engine before the robot needs it"),
-    "view": (view, "look at what a student sees in a recording, on a page in a browser"),
+    "view": (view, "look at what a student sees, on a page in a browser"),
 }
 """Modules with `add_options` and `run`, and their line in `--help`."""
 

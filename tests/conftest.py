@@ -79,6 +79,7 @@ SLOW = [
     "test_strange_data.py",
     "test_strange_runs.py",
     "test_tensorrt_builds.py",
+    "test_view_node.py",
     "test_view_page.py",
 ]
 """Modules and tests that `make quick` leaves out."""

@@ -24,7 +24,7 @@ async function follow() {
   for (;;) {
     const point_then = point;
     asking = new AbortController();
-    const query = new URLSearchParams({ after, features: 1 });
+    const query = new URLSearchParams({ after });
     if (point) { query.set("x", point.x); query.set("y", point.y); }
     let told;
     try {

@@ -18,12 +18,10 @@ from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.perception.feature_colors import FeatureColors
 from dino_ros.perception.perceiver import Perceiver, PreparedImage
-from dino_ros.view.scene import Scene
+from dino_ros.view.scene import LOOKED_AT, Scene
 
 log = logging.getLogger(__name__)
 
-LOOKED_AT = 2.0
-"""Seconds after which a page that asks for nothing counts as closed."""
 LONGEST_PAUSE = 3.0
 """Seconds that are played of a longer pause in a recording."""
 OUTPUTS = ("features", "attention", "mask", "objects")
@@ -54,7 +52,7 @@ class Player:
         self._latencies: deque[float] = deque(maxlen=30)
         threading.Thread(target=self._play, name="player", daemon=True).start()
 
-    def scene(self, after: int, seconds: float, features: bool) -> Scene | None:
+    def scene(self, after: int, seconds: float) -> Scene | None:
         with self._condition:
             self._looked_at = time.monotonic()
             self._condition.notify_all()

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 MASK_COLOR = (0, 255, 255)
 """RGB of the mask over the image."""
 JPEG_QUALITY = 85
+LOOKED_AT = 2.0
+"""Seconds after which a page that asks for nothing counts as closed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +70,10 @@ class Viewed(Protocol):
     recording: bool
     """Whether it can be paused."""
 
-    def scene(self, after: int, seconds: float, features: bool) -> Scene | None:
+    def scene(self, after: int, seconds: float) -> Scene | None:
         """Wait at most `seconds` for a scene with a higher number than `after`; None if there is none.
 
-        `features` says whether the patch tokens are wanted. Only while somebody asks is anything computed.
+        Only while somebody asks is anything computed.
         """
 
     def status(self) -> dict[str, str]:

@@ -120,7 +120,7 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.BAD_REQUEST, f"The request cannot be read ({error}): ask with numbers.")
             return
         viewed = self.server.viewed
-        scene = viewed.scene(after, LONGEST_WAIT, point is not None or "features" in query)
+        scene = viewed.scene(after, LONGEST_WAIT)
         frame = scene.encoded(point) if scene else {}
         self._send_json(
             {**frame, "status": viewed.status(), "values": viewed.parameters(), "waiting_for": viewed.waiting_for()}
