@@ -62,7 +62,7 @@ setup(
     license=MANIFEST.findtext("license"),
     packages=find_packages(include=["dino_ros*", "dino_train*"]),
     package_data={
-        "dino_ros": ["models/*.*", "models/parity/*", "demo/*.xml", "demo/table_bag/*", "py.typed"],
+        "dino_ros": ["models/*.*", "models/parity/*", "demo/*.xml", "demo/table_bag/*", "view/page.*", "py.typed"],
         "dino_train": ["py.typed"],
     },
     data_files=data_files(),
@@ -115,6 +115,7 @@ setup(
             "pytest-cov>=7",
             "pytest-xdist>=3.2",  # the first with --dist worksteal
             "ruff",
+            "selenium>=4.11",  # drives the Chromium in which a test looks at the page of `dino-ros view`
             "submitit>=1.5",
             "types-PyYAML",
         ],

@@ -29,6 +29,8 @@ EXPECTED_SKIPS = [
     "no NVIDIA GPU",
     "this machine has an NVIDIA GPU",
     "TensorRT is not installed",
+    # A Debian package.
+    "chromium is not installed",
     # $DINO_ROS_TEST_DATA
     "real test data is absent",
 ]
@@ -79,6 +81,8 @@ SLOW = [
     "test_strange_data.py",
     "test_strange_runs.py",
     "test_tensorrt_builds.py",
+    "test_view_node.py",
+    "test_view_page.py",
 ]
 """Modules and tests that `make quick` leaves out."""
 

@@ -1,0 +1,64 @@
+"""`dino-ros view`: a page in a browser on what a student sees, in a recording or on a running robot."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dino_ros.errors import UserError
+from dino_ros.view.scene import Viewed
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path", nargs="?", type=Path, help="bag, video or folder to play without ROS (default: show a running node)"
+    )
+    parser.add_argument(
+        "--topic", help="the bag's or the node's camera, such as /front/image_raw, where it has several"
+    )
+    parser.add_argument(
+        "--node", default="/dino/perception", help="the running node to show, where it has another name"
+    )
+    parser.add_argument("--model", default="", help="for a recording: student file, or the name of a bundled student")
+    parser.add_argument("--backend", default="auto", help="for a recording: engine that runs the student")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to serve; 0.0.0.0 lets everybody on the network look and set"
+    )
+    parser.add_argument("--port", type=int, default=8080, help="set it where another program has the port")
+
+
+def run(options: argparse.Namespace) -> int:
+    from dino_ros.view.server import Server
+
+    viewed = _recording(options) if options.path else _node(options)
+    try:
+        server = Server(viewed, options.host, options.port)
+        print(f"Open {server.url} in a browser. Nothing is computed until somebody looks; Ctrl-C ends it.", flush=True)
+        if options.host not in ("127.0.0.1", "localhost"):
+            print("Everybody on the network can open the page and set the mask's parameters.", flush=True)
+        server.serve_forever()
+    finally:
+        viewed.close()
+    return 0
+
+
+def _recording(options: argparse.Namespace) -> Viewed:
+    from dino_ros.images.sources import open_source
+    from dino_ros.perception.perceiver import Perceiver
+    from dino_ros.view.player import Player
+
+    source = open_source(options.path, options.topic)
+    perceiver = Perceiver.load(options.model, options.backend, report=lambda line: print(line, flush=True))
+    print(f"Playing {source.name} through {perceiver.path.stem}: {perceiver.chosen}.")
+    return Player(source, perceiver)
+
+
+def _node(options: argparse.Namespace) -> Viewed:
+    try:
+        from dino_ros.nodes.running_node import open_node
+    except ImportError as error:
+        raise UserError(
+            f"To show a running node takes ROS 2 ({error}): source its setup.bash, or give the path of a recording."
+        ) from error
+    print(f"Showing {options.node}{f', {options.topic}' if options.topic else ''}.")
+    return open_node(options.node, options.topic)

@@ -1,0 +1,1 @@
+"""One page in a browser on what a student sees: of a recording, or of a running node."""

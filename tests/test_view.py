@@ -1,0 +1,174 @@
+"""`dino-ros view` without a browser: what its server answers, and what it refuses."""
+
+import http.client
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+
+from clients_view import Page, cosine
+
+from dino_ros.errors import UserError
+from dino_ros.images.sources import open_source
+from dino_ros.perception.perceiver import Perceiver
+from dino_ros.view.player import Player
+from dino_ros.view.server import Server
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """Five frames of noise, each with a bright square elsewhere."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(5):
+        image = np.random.default_rng(number).integers(0, 60, (64, 96, 3), dtype=np.uint8)
+        image[16:32, 16 * number : 16 * number + 16] = (20, 90, 250)
+        cv2.imwrite(str(folder / f"{number}.png"), image)
+    return folder
+
+
+@pytest.fixture
+def page(recording: Path, student: Path) -> Iterator[Page]:
+    player = Player(open_source(recording), Perceiver.load(student, "onnxruntime"))
+    server = Server(player, "127.0.0.1", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield Page(server.server_address[1])
+    player.close()
+    server.shutdown()
+    server.server_close()
+
+
+def test_frames_come_in_order_and_stop_at_a_pause(page: Page) -> None:
+    first = page.frame()
+    second = page.frame(after=first["number"])
+    assert second["number"] > first["number"]
+    page.post("/pause", {"paused": True})
+    held = page.frame()
+    assert "camera" not in page.frame(after=held["number"] + 1)
+    page.post("/step", {})
+    stepped = page.frame(after=held["number"])
+    while stepped["stamp"] == held["stamp"]:
+        stepped = page.frame(after=stepped["number"])
+    assert (stepped["width"], stepped["height"]) == (96, 64)
+
+
+def test_similarities_are_the_cosines_of_the_features(page: Page, recording: Path, student: Path) -> None:
+    page.post("/pause", {"paused": True})
+    page.post("/step", {})
+    frame = page.frame(x=0.4, y=0.4)
+    files = sorted(recording.iterdir())
+    bgr = np.asarray(cv2.imread(str(files[round(frame["stamp"] / 1e9 * 30)])), dtype=np.uint8)
+    features = Perceiver.load(student, "onnxruntime")(np.ascontiguousarray(bgr[:, :, ::-1]), ["features"]).features
+    assert features is not None
+    expected = cosine(features, int(0.4 * features.shape[0]), int(0.4 * features.shape[1]))
+    np.testing.assert_allclose(frame["similarities"], expected, atol=1e-3)
+
+
+def test_a_paused_frame_is_masked_anew(page: Page) -> None:
+    page.post("/pause", {"paused": True})
+    page.post("/step", {})
+    assert page.post("/parameters", {"mask_method": "attention", "mask_refine": False})[0] == 200
+    masks = []
+    for mass in (0.05, 0.95):
+        status, told = page.post("/parameters", {"mask_attention_mass": mass})
+        assert (status, told["parameters"]["mask_attention_mass"]) == (200, mass)
+        masks.append(page.pixels(page.frame()["mask"])[:, :, 3])
+    assert (masks[0] > 0).sum() < (masks[1] > 0).sum()
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"mask_steady": 2.0}, "mask_steady"),
+        ({"mask_steady": "0.5"}, "mask_steady"),
+        ({"mask_components": 1.5}, "mask_components"),
+        ({"mask_refine": 1}, "mask_refine"),
+        ({"mask_method": "magic"}, "mask_method"),
+        ({"mask_attention_head": 60}, "mask_attention_head"),
+        ({"model": "/etc/passwd"}, "model"),
+        ([1], "object"),
+    ],
+)
+def test_only_parameters_of_the_mask_within_their_range(page: Page, values: Any, named: str) -> None:
+    before = page.frame()["values"]
+    status, told = page.post("/parameters", values)
+    assert status == 400
+    assert named in told["error"]
+    assert page.frame()["values"] == before
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("127.0.0.1:80", 200),
+        ("[::1]:80", 200),
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+    ],
+)
+def test_names_of_others_are_refused(page: Page, host: str, status: int) -> None:
+    assert page.get("/about", {"Host": host})[0] == status
+
+
+def test_forms_of_others_change_nothing(page: Page) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", page.port)
+    connection.request("POST", "/parameters", json.dumps({"mask_steady": 0.1}), {"Content-Type": "text/plain"})
+    assert connection.getresponse().status == 400
+    assert page.frame()["values"]["mask_steady"] != 0.1
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/", 200), ("/page.js", 200), ("/../setup.py", 404), ("/frame?x=2&y=0", 400)]
+)
+def test_pages(page: Page, path: str, status: int) -> None:
+    answered, headers, _ = page.get(path)
+    assert answered == status
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "Access-Control-Allow-Origin" not in headers
+
+
+def test_a_port_in_use(page: Page) -> None:
+    with pytest.raises(UserError, match=f"Port {page.port} is in use"):
+        Server(None, "127.0.0.1", page.port)  # type: ignore[arg-type]
+
+
+def test_a_video_without_ros(tmp_path: Path, student: Path) -> None:
+    video = tmp_path / "video.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 30, (96, 64))
+    for number in range(3):
+        writer.write(np.full((64, 96, 3), 80 * number, np.uint8))
+    writer.release()
+    block = "import sys; sys.modules['rclpy'] = None; from dino_ros.cli import main; main()"
+    command = [
+        sys.executable,
+        "-c",
+        block,
+        "view",
+        video,
+        "--model",
+        student,
+        "--backend",
+        "onnxruntime",
+        "--port",
+        "0",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if line.startswith("Open http://localhost:"))
+        frame = Page(int(line.split(":")[2].partition("/")[0])).frame()
+        assert (frame["width"], frame["height"]) == (96, 64)
+        process.send_signal(2)
+        assert process.wait(20) == 130
+    finally:
+        process.kill()

@@ -1,0 +1,142 @@
+"""The page of `dino-ros view` in a real Chromium: a click, keys, sliders, and the pixels that they change."""
+
+import shutil
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+webdriver = pytest.importorskip("selenium.webdriver")
+
+from clients_view import Page, cosine
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from dino_ros.demo.table import TABLE, TOPIC
+from dino_ros.images.sources import open_source
+from dino_ros.perception.perceiver import Perceiver
+from dino_ros.view.player import Player
+from dino_ros.view.server import Server
+
+PERCEIVER_MODEL = "table_vit_micro_8"
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not binary or not driver:
+        pytest.skip("chromium is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1280,900",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chromium = webdriver.Chrome(options=options, service=Service(driver))
+    yield chromium
+    chromium.quit()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    player = Player(open_source(TABLE, TOPIC), Perceiver.load(PERCEIVER_MODEL, "onnxruntime"))
+    server = Server(player, "127.0.0.1", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    player.close()
+    server.shutdown()
+    server.server_close()
+
+
+PIXELS = """const c = document.getElementById('camera');
+return Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"""
+
+
+def test_clicks_keys_and_sliders(browser: Any, server: Server) -> None:
+    browser.get(server.url)
+    page = Page(server.server_address[1])
+
+    def wait(condition: str) -> None:
+        WebDriverWait(browser, 30, 0.1).until(lambda b: b.execute_script(f"return {condition}"), condition)
+
+    def canvas() -> Any:
+        size = browser.execute_script("const c = document.getElementById('camera'); return [c.height, c.width]")
+        return np.array(browser.execute_script(PIXELS), dtype=int).reshape(*size, 4)[:, :, :3]
+
+    def shows(number: int) -> None:
+        wait(f"document.getElementById('camera').dataset.number == {number}")
+
+    wait("document.getElementById('camera').dataset.number > 3")
+    browser.find_element("id", "pause").click()
+    wait("document.getElementById('numbers').textContent.startsWith('paused')")
+    browser.find_element("id", "step").click()
+    last = page.frame()["number"]
+    while "camera" in (told := page.frame(after=last)):
+        last = told["number"]
+    frame = page.frame()
+    shows(last)
+
+    # Where the mask is, and only there, the image has another color.
+    browser.find_element("id", "show-objects").click()
+    masked = canvas()
+    browser.find_element("id", "show-mask").click()
+    bare = canvas()
+    mask = page.pixels(frame["mask"])[:, :, 3] > 0
+    assert 0.01 < mask.mean() < 0.5
+    changed = np.abs(masked - bare).max(axis=2)
+    assert np.percentile(changed[mask], 5) > 20
+    assert changed[~mask].max() == 0
+
+    # A click shows NumPy's cosine similarity with the patch that was clicked.
+    rgb = page.pixels(frame["camera"])
+    box = browser.find_element("id", "camera")
+    ActionChains(browser).move_to_element_with_offset(box, 40, 30).click().perform()
+    wait("document.getElementById('camera').dataset.point")
+    x, y = map(float, browser.execute_script("return document.getElementById('camera').dataset.point").split(","))
+    heated = canvas()
+    source = next(f for f in open_source(TABLE, TOPIC) if f.stamp == frame["stamp"])
+    features = Perceiver.load(PERCEIVER_MODEL, "onnxruntime")(source.rgb(), ["features"]).features
+    assert features is not None
+    rows, columns = features.shape[:2]
+    row, column = int(y * rows), int(x * columns)
+    expected = cosine(features, row, column)
+    assert expected.max() == expected[row, column]
+    shown = (heated - 0.25 * bare).sum(axis=2)  # the heat alone, which is brighter where the tokens are more alike
+    height, width = rgb.shape[:2]
+    centers = shown[
+        np.ix_(
+            ((np.arange(rows) + 0.5) * height / rows).astype(int),
+            ((np.arange(columns) + 0.5) * width / columns).astype(int),
+        )
+    ]
+    assert np.corrcoef(centers.ravel(), np.clip(expected, 0, 1).ravel())[0, 1] > 0.9
+    assert centers[row, column] >= np.percentile(centers, 90)
+
+    # Escape clears it.
+    box.send_keys(Keys.ESCAPE)
+    wait("document.getElementById('camera').dataset.point === ''")
+    assert np.array_equal(canvas(), bare)
+
+    # A slider changes the mask of the frame in view.
+    browser.find_element("id", "show-mask").click()
+    browser.execute_script(
+        "const m = document.getElementById('mask_method'); m.value = 'attention'; m.dispatchEvent(new Event('change'))"
+    )
+    shows(last + 1)
+    browser.find_element("id", "mask_attention_mass").send_keys(Keys.END)
+    shows(last + 2)
+    assert (np.abs(canvas() - bare).max(axis=2) > 20).mean() > 0.5
+
+    # Errors of scripts, and requests that the policy stops; Chromium warns of how this test reads pixels.
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    requests = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert all(name.startswith((server.url, "data:")) for name in requests)
