@@ -39,11 +39,12 @@ MAINTAINER = MANIFEST.find("maintainer")
 
 
 def data_files() -> list[tuple[str, list[str]]]:
-    """Files of share/: launch files, everything under config, package.xml, ament's marker; and an example to run."""
+    """Files of share/: launch files, everything under config, package.xml, ament's marker; and examples to run."""
     files = [
         ("share/ament_index/resource_index/packages", ["resource/dino_ros"]),
         ("share/dino_ros", ["package.xml"]),
-        ("lib/dino_ros", ["examples/crop_objects.py"]),  # ros2 run dino_ros crop_objects.py
+        # ros2 run dino_ros crop_objects.py
+        ("lib/dino_ros", ["examples/crop_objects.py", "examples/place_recognition.py"]),
         ("share/dino_ros/launch", [str(path) for path in sorted(Path("launch").glob("*.launch.py"))]),
     ]
     for folder in [Path("config"), *sorted(path for path in Path("config").rglob("*") if path.is_dir())]:

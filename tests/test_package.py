@@ -34,7 +34,14 @@ def test_colcon_builds_what_ros_needs(tmp_path: Path) -> None:
     copy_sources(tmp_path / "src" / "dino_ros")
     subprocess.run([sys.executable, "-m", "colcon", "build"], cwd=tmp_path, check=True, capture_output=True, text=True)
     prefix = tmp_path / "install" / "dino_ros"
-    for executable in ("perception_node", "camera_node", "dino-ros", "dino-train", "crop_objects.py"):
+    for executable in (
+        "perception_node",
+        "camera_node",
+        "dino-ros",
+        "dino-train",
+        "crop_objects.py",
+        "place_recognition.py",
+    ):
         assert os.access(prefix / "lib" / "dino_ros" / executable, os.X_OK)
     share = prefix / "share" / "dino_ros"
     for file in (

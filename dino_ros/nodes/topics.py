@@ -31,8 +31,8 @@ RESULTS = {
     "features_rgb": Topic(
         "sensor_msgs/Image",
         "rgb8",
-        "principal components of the patch tokens as colors, on the patch grid; a student's colors are the same in every "
-        "frame",
+        "principal components of the patch tokens as colors, on the patch grid; a student's colors are the same in "
+        "every frame",
     ),
     "overlay": Topic("sensor_msgs/Image", "rgb8", "camera image, attention and mask outline, for a person to look at"),
     "overlay/compressed": Topic("sensor_msgs/CompressedImage", "JPEG", "the same, for Wi-Fi"),
