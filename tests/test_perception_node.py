@@ -31,6 +31,7 @@ from dino_ros.demo.lifecycle import bring_up, change_state
 from dino_ros.demo.run import running
 from dino_ros.images.encodings import to_rgb
 from dino_ros.images.overlay import overlay
+from dino_ros.masks.descriptors import object_descriptors
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.messages import to_array
@@ -51,7 +52,16 @@ def active(client: Client, student: Path) -> Iterator[Client]:
 
 
 def test_every_output_is_what_the_perceiver_says(active: Client, student: Path) -> None:
-    topics = ("attention_mask", "objects", "attention", "features", "embedding", "features_rgb", "overlay")
+    topics = (
+        "attention_mask",
+        "objects",
+        "object_descriptors",
+        "attention",
+        "features",
+        "embedding",
+        "features_rgb",
+        "overlay",
+    )
     received = {topic: active.listen(f"/dino/{topic}") for topic in topics}
     jpegs = received["overlay/compressed"] = active.listen("/dino/overlay/compressed", CompressedImage)
     active.camera_heard()
@@ -72,6 +82,8 @@ def test_every_output_is_what_the_perceiver_says(active: Client, student: Path) 
         np.testing.assert_allclose(to_array(received["attention"][-1]), attention, atol=1e-6)
         np.testing.assert_allclose(to_array(received["features"][-1]), expected.features, atol=1e-6)
         np.testing.assert_allclose(to_array(received["embedding"][-1])[0, 0], expected.embedding, atol=1e-6)
+        descriptors = object_descriptors(expected.features, expected.objects)
+        np.testing.assert_allclose(to_array(received["object_descriptors"][-1])[:, 0], descriptors, atol=1e-6)
         colors = perceiver.feature_colors.rgb(expected.features).astype(int)
         assert np.abs(to_rgb(received["features_rgb"][-1]) - colors).max() <= 1
         drawn = to_rgb(received["overlay"][-1])

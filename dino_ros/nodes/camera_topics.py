@@ -21,6 +21,7 @@ from dino_ros.errors import UserError
 from dino_ros.images.encodings import as_intensity
 from dino_ros.images.overlay import overlay
 from dino_ros.images.stamps import stamp_ns
+from dino_ros.masks.descriptors import object_descriptors
 from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.detections import detections_message, vision
 from dino_ros.nodes.diagnostics import Diagnostics
@@ -43,6 +44,7 @@ from dino_ros.perception.pipeline import COLORS, IMAGE, Pipeline, PreparedFrame
 OUTPUT_TOPICS: dict[str, type] = {
     "attention_mask": Image,
     "objects": Image,
+    "object_descriptors": Image,
     "attention": Image,
     "features": Image,
     "embedding": Image,
@@ -55,6 +57,7 @@ OUTPUT_TOPICS: dict[str, type] = {
 NEEDS = {
     "attention_mask": {"mask"},
     "objects": {"objects"},
+    "object_descriptors": {"objects", "features"},
     "detections": {"objects"},
     "attention": {"attention"},
     "features": {"features"},
@@ -293,6 +296,11 @@ class Results:
         """[h, w, 3] on the patch grid."""
         return self.frame.perceiver.feature_colors.rgb(self.perception.features)
 
+    @property
+    def object_descriptors(self) -> NDArray[np.float32]:
+        """[N, 1, C], a row per object."""
+        return object_descriptors(self.perception.features, self.perception.objects)[:, None]
+
     @cached_property
     def overlay(self) -> NDArray[np.uint8]:
         """RGB [H, W, 3], drawn once for both of its topics."""
@@ -303,6 +311,7 @@ class Results:
 MESSAGES: dict[str, Callable[[Results, Any], Any]] = {
     "attention_mask": lambda r, header: mask_message(r.perception.mask, header),
     "objects": lambda r, header: labels_message(r.perception.objects, header),
+    "object_descriptors": lambda r, header: tensor_message(r.object_descriptors, header),
     "detections": lambda r, header: detections_message(r.perception.objects, header),
     "attention": lambda r, header: tensor_message(r.perception.attention.transpose(1, 2, 0), header),
     "features": lambda r, header: tensor_message(r.perception.features, header),

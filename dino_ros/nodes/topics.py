@@ -24,6 +24,11 @@ RESULTS = {
         "the mask's connected parts: 0 for background, else a number that the part keeps; objects that touch are one "
         "part",
     ),
+    "object_descriptors": Topic(
+        "sensor_msgs/Image",
+        "`32FC<C>`, Nx1",
+        "the mean patch token of each object, by rising number; no rows where no object is seen",
+    ),
     "detections": Topic("vision_msgs/Detection2DArray", "", "their boxes, where vision_msgs is installed"),
     "attention": Topic("sensor_msgs/Image", "`32FC<heads>`", "attention per head on the patch grid"),
     "features": Topic("sensor_msgs/Image", "`32FC<C>`", "patch tokens on the patch grid"),
