@@ -38,7 +38,7 @@ from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.messages import to_array
 from dino_ros.nodes import perception_node
-from dino_ros.nodes.detections import vision
+from dino_ros.nodes.detections import detections_message, vision
 from dino_ros.nodes.parameters import PERCEPTION_PARAMETERS
 from dino_ros.perception.perceiver import OUTPUTS, Perceiver
 
@@ -66,6 +66,8 @@ def test_every_output_is_what_the_perceiver_says(active: Client, student: Path) 
     )
     received = {topic: active.listen(f"/dino/{topic}") for topic in topics}
     jpegs = received["overlay/compressed"] = active.listen("/dino/overlay/compressed", CompressedImage)
+    if vision:
+        received["detections"] = active.listen("/dino/detections", vision.Detection2DArray)
     active.camera_heard()
     active.pause(0.5)  # until the node knows them all
     perceiver, maker = Perceiver.load(student), MaskMaker()
@@ -86,6 +88,8 @@ def test_every_output_is_what_the_perceiver_says(active: Client, student: Path) 
         np.testing.assert_allclose(to_array(received["embedding"][-1])[0, 0], expected.embedding, atol=1e-6)
         descriptors = object_descriptors(expected.features, expected.objects)
         np.testing.assert_allclose(to_array(received["object_descriptors"][-1])[:, 0], descriptors, atol=1e-6)
+        if vision:
+            assert received["detections"][-1] == detections_message(expected.objects, sent.header)
         colors = perceiver.feature_colors.rgb(expected.features).astype(int)
         assert np.abs(to_rgb(received["features_rgb"][-1]) - colors).max() <= 1
         drawn = to_rgb(received["overlay"][-1])
