@@ -57,6 +57,7 @@ class RunningNode(Node):
         self._condition = threading.Condition()
         self._scene: Scene | None = None
         self._looked_at = -LOOKED_AT
+        self._stopped = False
         self._values: dict[str, Any] = {}
         self._facts: dict[str, str] = {}
         self._others: list[str] = []
@@ -70,12 +71,13 @@ class RunningNode(Node):
         self.create_timer(1.0, self._ask)
         self._executor_of_page = SingleThreadedExecutor()
         self._executor_of_page.add_node(self)
-        threading.Thread(target=self._spin, name="running node", daemon=True).start()
+        self._thread = threading.Thread(target=self._spin, name="running node", daemon=True)
+        self._thread.start()
 
     def scene(self, after: int, seconds: float) -> Scene | None:
         with self._condition:
             self._looked_at = time.monotonic()
-            self._condition.wait_for(lambda: self._newer(after), seconds)
+            self._condition.wait_for(lambda: self._stopped or self._newer(after), seconds)
             self._looked_at = time.monotonic()
             return self._scene if self._newer(after) else None
 
@@ -107,10 +109,14 @@ class RunningNode(Node):
 
     def set_parameters(self, values: dict[str, Any]) -> None:
         parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
-        answered = threading.Event()
-        future = self._set.call_async(SetParametersAtomically.Request(parameters=parameters))
-        future.add_done_callback(lambda _: answered.set())
-        if not answered.wait(PATIENCE):
+        with self._condition:
+            future = (
+                None if self._stopped else self._set.call_async(SetParametersAtomically.Request(parameters=parameters))
+            )
+            if future:
+                future.add_done_callback(lambda _: self._wake())
+                self._condition.wait_for(lambda: self._stopped or future.done(), PATIENCE)
+        if not future or not future.done():
             raise UserError(f"{self.name} does not answer: see whether it runs, then set the parameter again.")
         result = future.result().result
         if not result.successful:
@@ -125,7 +131,15 @@ class RunningNode(Node):
         """Nothing: a camera goes on."""
 
     def close(self) -> None:
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
         rclpy.try_shutdown()
+        self._thread.join()  # Python would end it amid rclpy, which aborts the process
+
+    def _wake(self) -> None:
+        with self._condition:
+            self._condition.notify_all()
 
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import json
@@ -32,11 +33,12 @@ POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src '
 class Server(ThreadingHTTPServer):
     """Serves the page on what is viewed. Raises UserError if the address cannot be used."""
 
-    daemon_threads = True
+    daemon_threads = False  # Python would end one amid OpenCV, which aborts the process
 
     def __init__(self, viewed: Viewed, host: str, port: int) -> None:
         self.viewed = viewed
         self._host = host
+        self._connections: set[Any] = set()
         try:
             super().__init__((host, port), Handler)
         except (OSError, OverflowError) as error:
@@ -45,6 +47,21 @@ class Server(ThreadingHTTPServer):
                     f"Port {port} is in use: end the other program, or choose another with --port."
                 ) from error
             raise UserError(f"{host}:{port} cannot be served ({error}): correct --host or --port.") from error
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        """End the connections, which browsers keep open, and wait for the threads that answer them."""
+        for connection in tuple(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        super().server_close()
 
     @property
     def url(self) -> str:
@@ -58,6 +75,10 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
     protocol_version = "HTTP/1.1"
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the page was closed
+            super().handle()
 
     def do_GET(self) -> None:
         if not self._from_here():
@@ -145,17 +166,14 @@ class Handler(BaseHTTPRequestHandler):
         self._send(json.dumps(value).encode(), "application/json", status)
 
     def _send(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
-        try:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("Cache-Control", "no-store")
-            self.send_header("Content-Security-Policy", POLICY)
-            self.send_header("X-Content-Type-Options", "nosniff")
-            self.end_headers()
-            self.wfile.write(body)
-        except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True  # the page was closed
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Content-Security-Policy", POLICY)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        self.wfile.write(body)
 
 
 def parameter_rows() -> list[dict[str, Any]]:
