@@ -39,13 +39,15 @@ def test_a_node_is_subscribed_to_only_while_somebody_looks(active: Client, stude
     active.wait(lambda: viewed.status(), "diagnostics")
     assert active.camera.get_subscription_count() == 0
     number, scene = 0, None
+    layers: tuple[str, ...] = ("attention", "similarity")
+    wanted: tuple[Any, ...] = (lambda scene: scene.features, lambda scene: scene.attention)
 
     def seen() -> bool:
         nonlocal number, scene
         number += 1
         active.send(number, image(1))
-        scene = viewed.scene(0, 0.05)
-        return scene is not None
+        scene = viewed.scene(0, 0.05, layers)
+        return scene is not None and all(value(scene) is not None for value in wanted)
 
     active.wait(seen, "a scene")
     assert scene is not None
@@ -53,6 +55,13 @@ def test_a_node_is_subscribed_to_only_while_somebody_looks(active: Client, stude
     np.testing.assert_array_equal(scene.rgb, image(1))
     np.testing.assert_allclose(scene.features, expected.features, atol=1e-6)
     np.testing.assert_allclose(scene.attention, expected.attention, atol=1e-6)
+    hidden = [f"/dino/{topic}" for topic in ("attention_mask", "objects", "features_rgb")]
+    assert [active.count_subscribers(topic) for topic in hidden] == [0, 0, 0]
+
+    layers, wanted = ("mask", "features"), (lambda scene: scene.mask, lambda scene: scene.colors)
+    active.wait(seen, "the mask and the node's colors")
+    np.testing.assert_array_equal(scene.colors, Perceiver.load(student).feature_colors.rgb(expected.features))
+    active.wait(lambda: active.count_subscribers("/dino/features") == 0, "the features to be left")
 
     viewed.set_parameters({"mask_steady": 0.25})
     assert viewed.parameters()["mask_steady"] == 0.25

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,8 @@ class Player:
         self._thread = threading.Thread(target=self._play, name="player", daemon=True)
         self._thread.start()
 
-    def scene(self, after: int, seconds: float) -> Scene | None:
+    def scene(self, after: int, seconds: float, layers: Collection[str]) -> Scene | None:
+        """All layers are made, so that a frame in view can be looked at in any way."""
         with self._condition:
             self._looked_at = time.monotonic()
             self._condition.notify_all()
@@ -96,6 +98,10 @@ class Player:
                 number = self._scene.number + 1
                 self._scene = dataclasses.replace(self._scene, number=number, mask=seen.mask, objects=seen.objects)
                 self._condition.notify_all()
+
+    def paused(self) -> bool:
+        with self._condition:
+            return self._paused
 
     def pause(self, paused: bool) -> None:
         with self._condition:

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from dino_ros.errors import UserError
 from dino_ros.masks.parameters import RULES, MaskParameters
-from dino_ros.view.scene import Viewed
+from dino_ros.view.scene import LAYERS, Viewed
 
 FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
@@ -137,15 +137,20 @@ class Handler(BaseHTTPRequestHandler):
             point = (float(query["x"][0]), float(query["y"][0])) if "x" in query and "y" in query else None
             if point and not all(0 <= value <= 1 for value in point):
                 raise ValueError("x and y must be from 0 to 1")
+            layers = set(query.get("layers", [""])[0].split(",")) - {""}
+            if unknown := layers - set(LAYERS):
+                raise ValueError(f"there is no layer {', '.join(sorted(unknown))}")
         except ValueError as error:
-            self._refuse(HTTPStatus.BAD_REQUEST, f"The request cannot be read ({error}): ask with numbers.")
+            self._refuse(
+                HTTPStatus.BAD_REQUEST,
+                f"The request cannot be read ({error}): ask with numbers, and layers of {', '.join(LAYERS)}.",
+            )
             return
         viewed = self.server.viewed
-        scene = viewed.scene(after, LONGEST_WAIT)
-        frame = scene.encoded(point) if scene else {}
-        self._send_json(
-            {**frame, "status": viewed.status(), "values": viewed.parameters(), "waiting_for": viewed.waiting_for()}
-        )
+        scene = viewed.scene(after, LONGEST_WAIT, layers)
+        frame = scene.encoded(layers, point) if scene else {}
+        about = {"status": viewed.status(), "paused": viewed.paused(), "values": viewed.parameters()}
+        self._send_json({**frame, **about, "waiting_for": viewed.waiting_for()})
 
     def _from_here(self) -> bool:
         """Whether the page was opened by an address; a name might be a stranger's that was made to point here."""
