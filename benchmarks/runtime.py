@@ -46,7 +46,7 @@ from dino_ros.images.sources import open_source
 from dino_ros.images.stamps import stamp_fields, stamp_ns
 from dino_ros.masks.parameters import ATTENTION, MaskParameters
 from dino_ros.nodes.messages import jpeg_message, rgb_message
-from dino_ros.nodes.transport import PROFILE_VARIABLES, loopback_profile
+from dino_ros.nodes.transport import loopback_profile, variables_to_set
 from dino_ros.perception.perceiver import Perceiver
 
 SIZES = {"VGA": (480, 640), "720p": (720, 1280)}
@@ -344,7 +344,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="per turn of a node, for its frames per second")
     parser.add_argument("--int8", type=Path, help="the quantized ViT-S/16, for its rows")
     options = parser.parse_args()
-    os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())))
+    os.environ.update(dict.fromkeys(variables_to_set(), str(loopback_profile())))
     with free_domain() as domain:
         os.environ["ROS_DOMAIN_ID"] = str(domain)
         measure(options)

@@ -191,7 +191,9 @@ def test_a_video_without_ros(tmp_path: Path, student: Path) -> None:
     for number in range(3):
         writer.write(np.full((64, 96, 3), 80 * number, np.uint8))
     writer.release()
-    block = "import sys; sys.modules['rclpy'] = None; from dino_ros.cli import main; main()"
+    # Ctrl-C as in a terminal: a shell that runs the tests in the background has SIGINT ignored.
+    interruptible = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    block = interruptible + "import sys; sys.modules['rclpy'] = None; from dino_ros.cli import main; main()"
     command = [
         sys.executable,
         "-c",
