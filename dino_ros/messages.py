@@ -26,8 +26,9 @@ def to_array(message: ImageLike) -> NDArray[Any]:
     """The values of an Image message: [H, W] for one channel, else [H, W, C], in the message's number type.
 
     Reads encodings such as `32FC<C>`, with any number of channels, and mono8, mono16, rgb8, bgr8, rgba8 and bgra8.
-    Keeps the message's channel order; handles either byte order and padded rows. Raises UserError for other encodings
-    and for data that does not fit the stated size.
+    Keeps the message's channel order; handles either byte order, padded rows, and images of no rows, as of the
+    descriptors where no object is seen. Raises UserError for other encodings and for data that does not fit the stated
+    size.
     """
     match = re.fullmatch(r"(8U|8S|16U|16S|32S|32F|64F)C([1-9][0-9]{0,8})", message.encoding)
     if match:
@@ -39,7 +40,7 @@ def to_array(message: ImageLike) -> NDArray[Any]:
             f"The encoding {quoted(message.encoding)} cannot be read as an array: use dino_ros.images.encodings.to_rgb."
         )
     dtype = np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<")
-    rows = pixel_rows(message, message.width * channels * dtype.itemsize)
+    rows = pixel_rows(message, message.width * channels * dtype.itemsize, least_rows=0)
     values = np.ascontiguousarray(rows).view(dtype).astype(dtype.newbyteorder("="), copy=False)
     shape = (message.height, message.width, channels)
     return values.reshape(shape if channels > 1 else shape[:2])

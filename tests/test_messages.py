@@ -39,6 +39,18 @@ def test_images_and_masks_come_back() -> None:
     np.testing.assert_allclose(to_rgb(over_the_wire(jpeg_message(smooth, Header()))).astype(int), smooth, atol=3)
 
 
+def test_an_image_of_no_rows_comes_back() -> None:
+    """As of the descriptors where no object is seen; from a camera it is a mistake."""
+    message = over_the_wire(tensor_message(np.zeros((0, 1, 384), np.float32), Header(frame_id="camera")))
+    assert (message.height, message.width, message.encoding, len(message.data)) == (0, 1, "32FC384", 0)
+    values = to_array(message)
+    assert (values.shape, values.dtype) == ((0, 1, 384), np.float32)
+    with pytest.raises(UserError, match="1x0 pixels is empty"):
+        to_rgb(Image(height=0, width=1, encoding="mono8", step=1))
+    with pytest.raises(UserError, match="0x2 pixels is empty"):
+        to_array(Image(height=2, width=0, encoding="mono8"))
+
+
 def test_foreign_layouts_are_read() -> None:
     """Padded rows and big-endian values, as other publishers send them."""
     values = np.arange(12, dtype=np.float64).reshape(2, 3, 2)

@@ -131,7 +131,7 @@ def test_the_message_of_boxes() -> None:
     pytest.importorskip("vision_msgs", reason="vision_msgs is not installed")
     from std_msgs.msg import Header
 
-    from dino_ros.nodes.detections import detections_message
+    from dino_ros.nodes.detections import detections_message, label_info_message
 
     objects = np.zeros((60, 80), np.uint16)
     objects[10:30, 40:50] = 70
@@ -141,3 +141,8 @@ def test_the_message_of_boxes() -> None:
     assert (detection.id, detection.header.frame_id) == ("70", "camera")
     assert (detection.bbox.center.position.x, detection.bbox.center.position.y) == (45, 20)
     assert (detection.bbox.size_x, detection.bbox.size_y) == (10, 20)
+    (result,) = detection.results
+    info = label_info_message(Header())
+    names = {str(known.class_id): known.class_name for known in info.class_map}
+    assert names[result.hypothesis.class_id] == "object"
+    assert info.threshold <= result.hypothesis.score <= 1

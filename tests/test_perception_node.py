@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import GetParameters, SetParameters, SetParametersAtomically
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage
 
 from dino_ros.backends import BACKENDS
@@ -31,6 +33,7 @@ from dino_ros.demo.lifecycle import bring_up, change_state
 from dino_ros.demo.run import running
 from dino_ros.images.encodings import to_rgb
 from dino_ros.images.overlay import overlay
+from dino_ros.masks.descriptors import object_descriptors
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.messages import to_array
@@ -51,7 +54,16 @@ def active(client: Client, student: Path) -> Iterator[Client]:
 
 
 def test_every_output_is_what_the_perceiver_says(active: Client, student: Path) -> None:
-    topics = ("attention_mask", "objects", "attention", "features", "embedding", "features_rgb", "overlay")
+    topics = (
+        "attention_mask",
+        "objects",
+        "object_descriptors",
+        "attention",
+        "features",
+        "embedding",
+        "features_rgb",
+        "overlay",
+    )
     received = {topic: active.listen(f"/dino/{topic}") for topic in topics}
     jpegs = received["overlay/compressed"] = active.listen("/dino/overlay/compressed", CompressedImage)
     active.camera_heard()
@@ -72,6 +84,8 @@ def test_every_output_is_what_the_perceiver_says(active: Client, student: Path) 
         np.testing.assert_allclose(to_array(received["attention"][-1]), attention, atol=1e-6)
         np.testing.assert_allclose(to_array(received["features"][-1]), expected.features, atol=1e-6)
         np.testing.assert_allclose(to_array(received["embedding"][-1])[0, 0], expected.embedding, atol=1e-6)
+        descriptors = object_descriptors(expected.features, expected.objects)
+        np.testing.assert_allclose(to_array(received["object_descriptors"][-1])[:, 0], descriptors, atol=1e-6)
         colors = perceiver.feature_colors.rgb(expected.features).astype(int)
         assert np.abs(to_rgb(received["features_rgb"][-1]) - colors).max() <= 1
         drawn = to_rgb(received["overlay"][-1])
@@ -85,7 +99,18 @@ def test_every_output_is_what_the_perceiver_says(active: Client, student: Path) 
 
 def test_boxes_are_published_only_where_vision_msgs_is_installed(active: Client) -> None:
     active.wait(lambda: active.count_publishers("/dino/objects"), "the topics")
-    assert active.count_publishers("/dino/detections") == (1 if vision else 0)
+    for topic in ("/dino/detections", "/dino/label_info"):
+        assert active.count_publishers(topic) == (1 if vision else 0)
+
+
+@pytest.mark.skipif(not vision, reason="vision_msgs is not installed")
+def test_whoever_comes_later_learns_the_names_of_the_classes_and_starts_nothing(active: Client) -> None:
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    received: list[Any] = []
+    active.create_subscription(vision.LabelInfo, "/dino/label_info", received.append, latched)
+    active.wait(lambda: received, "the names")
+    assert [known.class_name for known in received[0].class_map] == ["object"]
+    assert active.camera.get_subscription_count() == 0
 
 
 def test_nothing_is_computed_that_nobody_subscribes_to(active: Client) -> None:

@@ -13,7 +13,7 @@ pytest.importorskip("jsonargparse")
 import dino_ros
 import dino_ros.cli
 import dino_train.cli
-from dino_ros.nodes.camera_topics import OUTPUT_TOPICS
+from dino_ros.nodes.camera_topics import LABEL_INFO, OUTPUT_TOPICS
 from dino_ros.nodes.topics import RESULTS, topics_table
 from dino_ros.perception.perceiver import OUTPUTS, Perceiver, Perception
 from dino_train.commands.evaluate import EVALUATIONS
@@ -37,7 +37,8 @@ def test_every_page_is_in_the_menu_once() -> None:
 
 
 def test_the_table_of_topics_is_that_of_the_node() -> None:
-    assert {*OUTPUT_TOPICS} - {"detections"} == {*RESULTS} - {"detections"}, "detections depend on vision_msgs"
+    optional = {"detections", LABEL_INFO}
+    assert {*OUTPUT_TOPICS} - optional == {*RESULTS} - optional, "these depend on vision_msgs"
     for name, message in OUTPUT_TOPICS.items():
         assert RESULTS[name].type == f"{message.__module__.split('.')[0]}/{message.__name__}"
     assert topics_table() in (ROOT / "docs" / "node.md").read_text(), "put topics_table() into docs/node.md"

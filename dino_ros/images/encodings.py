@@ -195,15 +195,15 @@ class SensorBits:
         return self.bits
 
 
-def pixel_rows(message: ImageLike, row_bytes: int) -> NDArray[np.uint8]:
+def pixel_rows(message: ImageLike, row_bytes: int, least_rows: int = 1) -> NDArray[np.uint8]:
     """The image's bytes [height, row_bytes], as a view without the padding of the rows.
 
     `row_bytes` is the number of bytes in a row that hold pixels. Raises UserError if size, step and data do not fit
-    together.
+    together, or if there are fewer than `least_rows`.
     """
     height, width, step = message.height, message.width, message.step
     data = np.frombuffer(message.data, dtype=np.uint8)
-    if height < 1 or width < 1:
+    if height < least_rows or width < 1:
         raise UserError(f"An image of {width}x{height} pixels is empty: check the camera driver.")
     if step < row_bytes:
         raise UserError(

@@ -13,16 +13,18 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from numpy.typing import NDArray
 from rclpy.publisher import Publisher
-from rclpy.qos import LivelinessPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, LivelinessPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import as_intensity
 from dino_ros.images.overlay import overlay
 from dino_ros.images.stamps import stamp_ns
+from dino_ros.masks.descriptors import object_descriptors
 from dino_ros.nodes.callback_thread import CallbackThread
-from dino_ros.nodes.detections import detections_message, vision
+from dino_ros.nodes.detections import detections_message, label_info_message, vision
 from dino_ros.nodes.diagnostics import Diagnostics
 from dino_ros.nodes.distributions import QoSMessageLostInfo, SubscriptionEventCallbacks, publisher_events
 from dino_ros.nodes.matching import (
@@ -43,6 +45,7 @@ from dino_ros.perception.pipeline import COLORS, IMAGE, Pipeline, PreparedFrame
 OUTPUT_TOPICS: dict[str, type] = {
     "attention_mask": Image,
     "objects": Image,
+    "object_descriptors": Image,
     "attention": Image,
     "features": Image,
     "embedding": Image,
@@ -55,6 +58,7 @@ OUTPUT_TOPICS: dict[str, type] = {
 NEEDS = {
     "attention_mask": {"mask"},
     "objects": {"objects"},
+    "object_descriptors": {"objects", "features"},
     "detections": {"objects"},
     "attention": {"attention"},
     "features": {"features"},
@@ -66,6 +70,10 @@ NEEDS = {
 """What the pipeline has to make for each topic."""
 QOS = {"depth": 5, "liveliness": LivelinessPolicy.AUTOMATIC}
 """Of all topics. The liveliness is that of ROS's default, by name: rclpy cannot compare a default with a profile."""
+LABEL_INFO = "label_info"
+"""Topic of the names of the detections' classes; beside the results, as vision_msgs asks for."""
+LABEL_INFO_QOS = {**QOS, "depth": 1, "durability": DurabilityPolicy.TRANSIENT_LOCAL}
+"""Latched: it is published once, and whoever subscribes later gets it too."""
 WARN_EVERY = 5.0
 """Seconds between two warnings about unusable frames."""
 WARN_OF_LOSS_EVERY = 30.0
@@ -124,6 +132,7 @@ class CameraTopics:
         """By topic, what was logged of that."""
         self._outputs: dict[str, Publisher] = {}  # a topic may be matched while the next one is being advertised
         self._outputs = {topic: self._advertise(prefix, topic) for topic in OUTPUT_TOPICS}
+        self._label_info = self._advertise_label_info(prefix) if vision else None
 
     def _advertise(self, prefix: str, topic: str) -> Publisher:
         events = publisher_events(
@@ -139,8 +148,19 @@ class CameraTopics:
             qos_overriding_options=overridable(self._node, "publisher", prefix + topic, profile),
         )
 
+    def _advertise_label_info(self, prefix: str) -> Publisher:
+        profile = QoSProfile(**LABEL_INFO_QOS)
+        return self._node.create_lifecycle_publisher(
+            vision.LabelInfo,
+            prefix + LABEL_INFO,
+            profile,
+            qos_overriding_options=overridable(self._node, "publisher", prefix + LABEL_INFO, profile),
+        )
+
     def activate(self, pipeline: Pipeline) -> None:
-        """Feed frames to a pipeline from now on."""
+        """Feed frames to a pipeline from now on, and say what the detections' classes are called."""
+        if self._label_info:
+            self._label_info.publish(label_info_message(Header(stamp=self._node.get_clock().now().to_msg())))
         with self._lock:
             self._pipeline = pipeline
         self.look_for_listeners()
@@ -158,6 +178,8 @@ class CameraTopics:
             outputs, self._outputs = self._outputs, {}
         for publisher in outputs.values():
             self._node.destroy_lifecycle_publisher(publisher)
+        if self._label_info:
+            self._node.destroy_lifecycle_publisher(self._label_info)
 
     def look_for_listeners(self) -> None:
         """Check which results have subscribers, and subscribe to the images or unsubscribe accordingly."""
@@ -293,6 +315,11 @@ class Results:
         """[h, w, 3] on the patch grid."""
         return self.frame.perceiver.feature_colors.rgb(self.perception.features)
 
+    @property
+    def object_descriptors(self) -> NDArray[np.float32]:
+        """[N, 1, C], a row per object."""
+        return object_descriptors(self.perception.features, self.perception.objects)[:, None]
+
     @cached_property
     def overlay(self) -> NDArray[np.uint8]:
         """RGB [H, W, 3], drawn once for both of its topics."""
@@ -303,6 +330,7 @@ class Results:
 MESSAGES: dict[str, Callable[[Results, Any], Any]] = {
     "attention_mask": lambda r, header: mask_message(r.perception.mask, header),
     "objects": lambda r, header: labels_message(r.perception.objects, header),
+    "object_descriptors": lambda r, header: tensor_message(r.object_descriptors, header),
     "detections": lambda r, header: detections_message(r.perception.objects, header),
     "attention": lambda r, header: tensor_message(r.perception.attention.transpose(1, 2, 0), header),
     "features": lambda r, header: tensor_message(r.perception.features, header),

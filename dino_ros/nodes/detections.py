@@ -1,4 +1,4 @@
-"""Bounding boxes of objects, as vision_msgs messages if that package is installed."""
+"""Bounding boxes of objects and the name of their class, as vision_msgs messages if that package is installed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,19 @@ from dino_ros.masks.boxes import boxes
 
 vision: Any = importlib.import_module("vision_msgs.msg") if importlib.util.find_spec("vision_msgs") else None
 """The package's messages; None if it is not installed."""
+CLASS_ID, CLASS_NAME = 1, "object"
+"""The only class: the masks do not tell kinds of objects apart. 0 is left to the background, as in COCO."""
+SCORE = 1.0
+"""Of every object: a mask says where objects are, not how surely."""
+THRESHOLD = 0.5
+"""What a soft mask exceeds on objects."""
 
 
 def detections_message(objects: NDArray[np.uint16], header: Header) -> Any:
-    """A Detection2DArray with the box of every object in numbers [H, W]; each `id` is the object's number."""
+    """A Detection2DArray with the box of every object in numbers [H, W], by rising number, which each has as its `id`.
+
+    Its one result has the class that `label_info_message` names.
+    """
     message = vision.Detection2DArray(header=header)
     for number, (left, top, width, height) in boxes(objects).items():
         detection = vision.Detection2D(header=header, id=str(number))
@@ -25,7 +34,13 @@ def detections_message(objects: NDArray[np.uint16], header: Header) -> Any:
         detection.bbox.center.position.y = top + height / 2
         detection.bbox.size_x, detection.bbox.size_y = float(width), float(height)
         result = vision.ObjectHypothesisWithPose()
-        result.hypothesis.class_id, result.hypothesis.score = "object", 1.0
+        result.hypothesis.class_id, result.hypothesis.score = str(CLASS_ID), SCORE
         detection.results.append(result)
         message.detections.append(detection)
     return message
+
+
+def label_info_message(header: Header) -> Any:
+    """A LabelInfo with the name of the class that the detections have."""
+    names = [vision.VisionClass(class_id=CLASS_ID, class_name=CLASS_NAME)]
+    return vision.LabelInfo(header=header, class_map=names, threshold=THRESHOLD)

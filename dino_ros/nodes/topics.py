@@ -24,7 +24,17 @@ RESULTS = {
         "the mask's connected parts: 0 for background, else a number that the part keeps; objects that touch are one "
         "part",
     ),
+    "object_descriptors": Topic(
+        "sensor_msgs/Image",
+        "`32FC<C>`, Nx1",
+        "the mean patch token of each object, by rising number; no rows where no object is seen",
+    ),
     "detections": Topic("vision_msgs/Detection2DArray", "", "their boxes, where vision_msgs is installed"),
+    "label_info": Topic(
+        "vision_msgs/LabelInfo",
+        "latched",
+        "the name of the detections' class, where vision_msgs is installed; not sent with every frame",
+    ),
     "attention": Topic("sensor_msgs/Image", "`32FC<heads>`", "attention per head on the patch grid"),
     "features": Topic("sensor_msgs/Image", "`32FC<C>`", "patch tokens on the patch grid"),
     "embedding": Topic("sensor_msgs/Image", "`32FC<C>`, 1x1", "CLS token: a descriptor of the whole image"),
@@ -37,7 +47,7 @@ RESULTS = {
     "overlay": Topic("sensor_msgs/Image", "rgb8", "camera image, attention and mask outline, for a person to look at"),
     "overlay/compressed": Topic("sensor_msgs/CompressedImage", "JPEG", "the same, for Wi-Fi"),
 }
-"""By name, the topics of each camera; the names are those of `camera_topics.OUTPUT_TOPICS`."""
+"""By name, the topics of each camera: those of `camera_topics.OUTPUT_TOPICS`, and its LABEL_INFO."""
 DIAGNOSTICS = Topic("diagnostic_msgs/DiagnosticArray", "", "rates, latency, dropped frames, model, what is wrong")
 """On `/diagnostics`."""
 
