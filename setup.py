@@ -79,7 +79,7 @@ setup(
     ],
     extras_require={
         # For machines without a ROS installation: real rclpy, Fast DDS and messages; one release per environment.
-        # With a hyphen, as the pip of Python 3.11 finds no extra whose name has an underscore.
+        # Names of extras have hyphens, as the pip of Python 3.11 finds none whose name has an underscore.
         "ros": ["ros-jazzy-rclpy>=7.1,<7.2", "ros-jazzy-rmw-fastrtps-cpp", "ros-jazzy-common-interfaces"],
         "ros-kilted": ["ros-kilted-rclpy>=9.1,<9.2", "ros-kilted-rmw-fastrtps-cpp", "ros-kilted-common-interfaces"],
         "openvino": OPENVINO,
@@ -91,7 +91,7 @@ setup(
         "slurm": ["submitit>=1.5"],
         "video": VIDEO,
         "tensorrt": ["tensorrt>=10.3", "cuda-bindings>=12.8"],
-        "tensorrt_rtx": TENSORRT_RTX,
+        "tensorrt-rtx": TENSORRT_RTX,
         "docs": [
             "jsonargparse[signatures]>=4.49",  # tells the options of dino-train, without torch
             "mkdocs>=1.6,<2",  # the theme is for MkDocs 1

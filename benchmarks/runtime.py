@@ -4,7 +4,8 @@
 
 Camera and listener are one process, the node another, with real Fast DDS and the shipped profile (loopback only)
 between them. The students have random weights; the images are the demo's, scaled. Every number has its baseline from
-the same run. Prints tables and writes OUT/runtime.json. Leave the machine alone while it runs.
+the same run. Prints each row when it is measured and writes it to OUT/runtime.json. Leave the machine
+alone while it runs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,12 @@ from dino_ros.demo.domain import free_domain
 from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.run import running
 from dino_ros.demo.table import TABLE, TOPIC
+from dino_ros.files import write_whole
 from dino_ros.images.sources import open_source
 from dino_ros.images.stamps import stamp_fields, stamp_ns
 from dino_ros.masks.parameters import ATTENTION, MaskParameters
 from dino_ros.nodes.messages import jpeg_message, rgb_message
-from dino_ros.nodes.transport import PROFILE_VARIABLES, loopback_profile
+from dino_ros.nodes.transport import loopback_profile, variables_to_set
 from dino_ros.perception.perceiver import Perceiver
 
 SIZES = {"VGA": (480, 640), "720p": (720, 1280)}
@@ -140,15 +142,14 @@ class BareEngine:
         return times
 
 
-def latency(student: Path, runs: int, masks: str) -> list[dict[str, Any]]:
-    """Latency from camera to mask over the bare engine's, for every size and transport, at half the engine's rate.
+def latency(student: Path, runs: int, masks: str) -> Iterator[dict[str, Any]]:
+    """Yield the latency from camera to mask over the bare engine's, for every size and transport, at half its rate.
 
     Node and engine take turns of TURN frames, so a machine that slows down slows both.
     """
     parameters = MASKS[masks]
     engine = BareEngine(student, parameters)
     rate = 500 / float(np.median(engine.run(TURN)))
-    rows = []
     for transport, kind in (("raw", Image), ("compressed", CompressedImage)):
         for size, shape in SIZES.items():
             make = rgb_message if kind is Image else jpeg_message
@@ -172,7 +173,7 @@ def latency(student: Path, runs: int, masks: str) -> list[dict[str, Any]]:
             bench.destroy_node()
             p50, p99 = np.percentile(got, (50, 99))
             bare50, bare99 = np.percentile(bare, (50, 99))
-            rows.append(
+            yield (
                 {
                     "student": student.stem,
                     "mask": masks,
@@ -183,7 +184,6 @@ def latency(student: Path, runs: int, masks: str) -> list[dict[str, Any]]:
                 | {"without pause p50": float(np.median(without_pause)), "engine p50": bare50, "engine p99": bare99}
                 | {"p50": p50, "p99": p99, "p50 ratio": p50 / bare50, "p99 ratio": p99 / bare50}
             )
-    return rows
 
 
 @contextlib.contextmanager
@@ -308,12 +308,30 @@ def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Print rows as a table."""
-    table = Table(*rows[0], title=title)
-    for row in rows:
-        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console(width=140).print(table)
+class Results:
+    """The rows of runtime.json: each is printed and in the file as soon as it is measured."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._rows: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+
+    def add(self, part: str, title: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Replace the rows of a part; print a table of them at its end."""
+        measured: list[dict[str, Any]] = []
+        for row in rows:
+            print(", ".join(f"{name} {in_words(value)}" for name, value in row.items()), flush=True)
+            measured.append(row)
+            self._rows[part] = measured
+            write_whole(self._file, json.dumps(self._rows, indent=2).encode())
+        table = Table(*measured[0], title=title)
+        for row in measured:
+            table.add_row(*map(in_words, row.values()))
+        Console(width=140).print(table)
+
+
+def in_words(value: Any) -> str:
+    """A value of a row."""
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
@@ -326,41 +344,34 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="per turn of a node, for its frames per second")
     parser.add_argument("--int8", type=Path, help="the quantized ViT-S/16, for its rows")
     options = parser.parse_args()
-    os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())))
+    os.environ.update(dict.fromkeys(variables_to_set(), str(loopback_profile())))
     with free_domain() as domain:
         os.environ["ROS_DOMAIN_ID"] = str(domain)
         measure(options)
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Print the tables that are asked for, and write the file."""
+    """Measure what is asked for."""
     students = {name: options.out / f"{name}.onnx" for name in ("vit_s_16", "vit_ti_16")}
     for name, path in students.items():
         random_student(path, name)
     rclpy.init()
-    results: dict[str, Any] = {}
+    results = Results(options.out / "runtime.json")
     if "latency" in options.parts:
-        results["latency"] = [
-            row for path in students.values() for masks in MASKS for row in latency(path, options.runs, masks)
-        ]
-        show("camera to mask, over the engine at the same rate (ms)", results["latency"])
+        rows = (row for path in students.values() for masks in MASKS for row in latency(path, options.runs, masks))
+        results.add("latency", "camera to mask, over the engine at the same rate (ms)", rows)
     if "throughput" in options.parts:
-        results["throughput"] = throughput("fp32", students["vit_s_16"], "vit_s_16", 30.0, options.seconds)
-        if options.int8:
-            results["throughput"] += throughput("int8", options.int8, "vit_s_16", 60.0, options.seconds)
-        show("ViT-S/16, VGA, frames per second", results["throughput"])
+        asked = [("fp32", students["vit_s_16"], 30.0), *([("int8", options.int8, 60.0)] if options.int8 else [])]
+        rows = (row for name, path, hz in asked for row in throughput(name, path, "vit_s_16", hz, options.seconds))
+        results.add("throughput", "ViT-S/16, VGA, frames per second", rows)
     if "cameras" in options.parts:
         with_int8 = {**students, "vit_s_16 int8": options.int8} if options.int8 else students
         for name, student in with_int8.items():
-            results[f"cameras {name}"] = several_cameras(student, 4, options.seconds)
-            show(f"four VGA cameras, {name}", results[f"cameras {name}"])
+            rows = iter(several_cameras(student, 4, options.seconds))
+            results.add(f"cameras {name}", f"four VGA cameras, {name}", rows)
     if "idle" in options.parts:
-        results["idle"] = [idle(students["vit_s_16"], 5 * options.seconds)]
-        show("nobody listens", results["idle"])
+        results.add("idle", "nobody listens", [idle(students["vit_s_16"], 5 * options.seconds)])
     rclpy.shutdown()
-    file = options.out / "runtime.json"
-    earlier = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps({**earlier, **results}, indent=2))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from dino_ros.images.sources import open_source
 from dino_ros.images.stamps import stamp_fields, stamp_ns
 from dino_ros.nodes.diagnostics import RECEIVED, SUPERSEDED, UNUSABLE
 from dino_ros.nodes.messages import rgb_message
-from dino_ros.nodes.transport import PROFILE_VARIABLES, loopback_profile
+from dino_ros.nodes.transport import loopback_profile, variables_to_set
 from dino_ros.perception.perceiver import Perceiver
 
 CAMERAS = ("front", "left", "right", "rear")
@@ -277,7 +277,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/soak"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    os.environ.update(dict.fromkeys(PROFILE_VARIABLES, str(loopback_profile())))
+    os.environ.update(dict.fromkeys(variables_to_set(), str(loopback_profile())))
     with free_domain() as domain:
         os.environ["ROS_DOMAIN_ID"] = str(domain)
         rclpy.init()

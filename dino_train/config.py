@@ -57,7 +57,8 @@ class ComparisonConfig:
     """What a distilled student and its teacher are compared on at the end, apart from k-NN on `evaluation.knn`."""
 
     size: str = ""
-    """HxW to export and time both at, in multiples of the patch size (default: the global crops' size)."""
+    """HxW to export and time both at, in multiples of the patch size (default: the aspect of the images, at
+    the cost of 224x224)."""
     data: str | None = None
     """Bag or folder of images that were not trained on (default: the training data)."""
     topic: str | None = None
@@ -80,6 +81,9 @@ class MachineConfig:
     """Gradient accumulation: parts that each process splits its share of the batch into, to need less memory."""
     checkpoint_activations: bool = False
     """Recompute activations in the backward pass: less memory, a third more time. For patches of 8 pixels."""
+    threads: int | None = None
+    """Threads of a process that trains on a CPU (default: $OMP_NUM_THREADS, else the cores that are free when the run
+    starts). Threads that wait for a busy core take longer than one: lower it where other programs run beside."""
     workers: int | None = None
     """Processes per GPU that decode and crop (default: one per core, at most 8; on a CPU one per 8 cores)."""
 

@@ -91,6 +91,7 @@ RANGES: Mapping[str, Range] = {
     "distill.cls": NOT_NEGATIVE,
     "distill.attention": NOT_NEGATIVE,
     "machine.accumulate": AT_LEAST_ONE,
+    "machine.threads": AT_LEAST_ONE,
     "machine.workers": NOT_NEGATIVE,
     "evaluation.every": NOT_NEGATIVE,
     "slurm.nodes": AT_LEAST_ONE,

@@ -8,8 +8,8 @@ Prints a line for every image of a place that was seen before:
 
     41.0 s: seen before, 40.0 s ago, similarity 0.83
 
-On three rendered halls, driven round twice, 92 of 102 such lines were right, 31 of 40 in the worst hall, and 70 % of the
-images of a place seen before got one (tests/halls.py: 40 images a round, the second 0.3 m to the side and 15 % darker).
+On three rendered halls, driven round twice, 92 of 102 such lines were right, 31 of 40 in the worst hall, and 70 % of
+the images of a place seen before got one (tests/halls.py: 40 images a round, the second 0.3 m aside and 15 % darker).
 Of ten scenes of DAVIS 2016 that were shown twice, by other frames each time, 75 % of the second showing got one, all
 right. The rule was chosen on these data: expect less of others, and less of images further apart.
 """

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_ros.view.scene import LAYERS
+
 
 class Page:
     """Asks a server on this machine."""
@@ -37,7 +39,8 @@ class Page:
         return answer.status, told
 
     def frame(self, **query: Any) -> Any:
-        """The next frame; without `after` the one in view, or the first."""
+        """The next frame; without `after` the one in view, or the first. Of all layers unless told otherwise."""
+        query.setdefault("layers", ",".join(LAYERS))
         for _ in range(20):
             told = json.loads(self.get(f"/frame?{urlencode(query)}")[2])
             if "camera" in told or "after" in query:

@@ -38,7 +38,7 @@ EXTRAS = {
     "bench": {"matplotlib"},
     "openvino": {"openvino"},
     "tensorrt": {"tensorrt", "cuda"},
-    "tensorrt_rtx": {"tensorrt_rtx", "cuda"},
+    "tensorrt-rtx": {"tensorrt_rtx", "cuda"},
     "quantize": {"nncf"},
     "slurm": {"submitit"},
     "video": {"av"},

@@ -20,6 +20,8 @@ from dino_ros.perception.perceiver import Perceiver
 from dino_ros.student import read_student
 from dino_train.cli import run
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
+from dino_train.export.input_size import Camera, input_size
+from dino_train.export.teacher_comparison import size_for
 from dino_train.models.backbones import VitOutputs, build_backbone
 from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint
 from dino_train.models.fewer_blocks import copy_blocks
@@ -229,6 +231,16 @@ def test_a_student_learns_and_its_teacher_stands_still(folder: Path, tmp_path: P
     vit = checkpoint_backbone(checkpoint, "student")
     for network in (dino.student, dino.teacher):
         assert all(torch.equal(a, b) for a, b in zip(network.backbone.parameters(), vit.parameters(), strict=True))
+
+
+def test_the_size_of_a_student_follows_the_images(caplog: pytest.LogCaptureFixture) -> None:
+    """That of most images, at the cost of 224x224; a square where they are of many sizes."""
+    camera = [np.zeros((480, 640, 3), np.uint8)] * 3
+    with caplog.at_level("INFO"):
+        assert size_for([*camera, np.zeros((100, 100, 3), np.uint8)], 8) == input_size(Camera(640, 480), 8)
+    assert "for images 640 wide and 480 high: --comparison.size" in caplog.text
+    photographs = [np.zeros((height, 200, 3), np.uint8) for height in range(300, 310)]
+    assert size_for(photographs, 16) == (224, 224)
 
 
 def test_a_student_starts_from_the_blocks_of_its_teacher(folder: Path, tmp_path: Path) -> None:

@@ -5,12 +5,16 @@ import inspect
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-pytest.importorskip("rclpy")
+rclpy = pytest.importorskip("rclpy")
 
+from clients import header
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
@@ -18,10 +22,13 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
+from dino_ros.demo.recorder import Recorder
 from dino_ros.nodes import distributions
 from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.camera_topics import QOS, CameraTopics
+from dino_ros.nodes.diagnostics import RECEIVED, SUPERSEDED
 from dino_ros.nodes.distributions import after_parameters_are_set
+from dino_ros.nodes.messages import mask_message
 from dino_ros.nodes.transport import variables_to_set
 
 
@@ -84,6 +91,46 @@ def imported_without_event_handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def test_the_events_are_found_under_their_older_name(imported_without_event_handler: Any) -> None:
     assert "message_lost" in inspect.signature(imported_without_event_handler.SubscriptionEventCallbacks).parameters
+
+
+@pytest.mark.parametrize("tells_message_info", [True, False])
+def test_the_demo_counts_frames_without_what_callbacks_are_told(
+    ros: None, tells_message_info: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(distributions, "TELLS_MESSAGE_INFO", tells_message_info)
+    recorder, camera, perception = Recorder("/camera", False, tmp_path / "overlay.mp4", {}), Node("a"), Node("b")
+    frames = camera.create_publisher(Image, "/camera", QoSProfile(**QOS))
+    masks = perception.create_publisher(Image, "/dino/attention_mask", QoSProfile(**QOS))
+    diagnostics = perception.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    deadline = time.monotonic() + 20
+
+    def spin_until(done: Any) -> None:
+        while not done():
+            assert time.monotonic() < deadline
+            rclpy.spin_once(recorder, timeout_sec=0.05)
+
+    spin_until(lambda: all(one.get_subscription_count() for one in (frames, masks, diagnostics)))
+    before = time.time_ns()
+    for stamp in (1, 2, 3):
+        frames.publish(mask_message(np.zeros((2, 2), np.uint8), header(stamp, "")))
+    spin_until(lambda: recorder.frames.received == 3)
+    for stamp in (1, 3):
+        masks.publish(mask_message(np.zeros((2, 2), np.uint8), header(stamp, "")))
+    spin_until(lambda: recorder.masks.received == 2)
+    after = time.time_ns()
+    assert not recorder.settled(after)
+    array = DiagnosticArray(status=[DiagnosticStatus(values=[KeyValue(key=RECEIVED, value="3")])])
+    array.status[0].values.append(KeyValue(key=SUPERSEDED, value="1"))
+    array.header.stamp = perception.get_clock().now().to_msg()
+    diagnostics.publish(array)
+    spin_until(lambda: recorder.settled(after))
+    assert recorder.frames.published == 3
+    assert recorder.lost == 0
+    assert len(recorder.sent) == 3
+    for stamp, received in recorder.received.items():
+        assert before <= recorder.sent[stamp] <= received <= after
+    for node in (recorder, camera, perception):
+        node.destroy_node()
 
 
 @pytest.mark.parametrize(

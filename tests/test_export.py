@@ -233,7 +233,7 @@ def test_timm_names_are_downloaded(tmp_path: Path) -> None:
         (["--camera", "64x48"], (48, 64), "for a camera 64 wide and 48 high"),
         (["--camera", "48x64"], (64, 48), "for an upright camera 48 wide and 64 high"),
         (["--camera", "1280x720"], (168, 296), "for a camera 1280 wide and 720 high"),
-        ([], (224, 224), r"224 pixels high and 224 wide\.$"),
+        ([], (224, 224), r"224 pixels high and 224 wide: --camera WIDTHxHEIGHT chooses one of your camera's aspect\.$"),
         (["--size", "48x88"], (48, 88), r"48 pixels high and 88 wide\.$"),
     ],
 )
@@ -265,7 +265,7 @@ def test_the_size_follows_the_camera_and_is_printed(
         (["CHECKPOINT", "--size", "30x40"], "--size 30x40 is not a multiple of the patch size 8: choose 24x40"),
         (["CHECKPOINT", "--size", "224"], "--size 224 is not HxW"),
         (["CHECKPOINT", "--camera", "640"], "--camera 640 is not WIDTHxHEIGHT"),
-        (["CHECKPOINT", "--camera", "640x4"], "--camera 640x4 is smaller than a patch of 8x8 pixels"),
+        (["CHECKPOINT", "--camera", "640x4"], "A camera of 640x4 is smaller than a patch of 8x8 pixels"),
         (["CHECKPOINT", "--camera", "640x480", "--size", "24x40"], "--size and --camera are both given"),
     ],
 )

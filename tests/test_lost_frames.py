@@ -12,7 +12,7 @@ from clients import PERCEPTION, Client, values
 
 from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.run import running
-from dino_ros.nodes.transport import PROFILE_VARIABLES, loopback_profile
+from dino_ros.nodes.transport import loopback_profile, variables_to_set
 
 CRAMPED = """<profiles xmlns="http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles">
   <transport_descriptors>
@@ -42,7 +42,7 @@ def test_lost_frames_are_counted_and_cause_a_warning(
     if not roomy:
         profile = tmp_path / "cramped.xml"
         profile.write_text(CRAMPED)
-    for variable in PROFILE_VARIABLES:  # of the two nodes; this process has the shared memory that it began with
+    for variable in variables_to_set():  # of the two nodes; this process has the shared memory that it began with
         monkeypatch.setenv(variable, str(profile))
     (tmp_path / "frames").mkdir()
     for number in range(3):

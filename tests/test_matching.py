@@ -106,7 +106,7 @@ UNMATCHED = (
 
 def test_each_reason_for_silence_is_said_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dino_ros.nodes.camera_topics.SILENCE", 0.5)
-    bench.driver.create_subscription(Image, "/dino/front/objects", print, 5)
+    bench.driver.create_subscription(Image, "/dino/front/objects", lambda message: None, 5)
     assert bench.until(lambda status: status.message == NOBODY).level == DiagnosticStatus.WARN
     for _ in range(5):
         bench.status()
@@ -134,7 +134,7 @@ def test_each_reason_for_silence_is_said_once(bench: Bench, monkeypatch: pytest.
 
 def test_a_publisher_that_does_not_match_is_named_beside_one_that_does(bench: Bench) -> None:
     """At once, by the event of DDS, and for as long as it is there."""
-    bench.driver.create_subscription(Image, "/dino/front/objects", print, 5)
+    bench.driver.create_subscription(Image, "/dino/front/objects", lambda message: None, 5)
     good = bench.driver.create_publisher(Image, TOPIC, RELIABLE)
     timer = bench.node.create_timer(0.05, lambda: good.publish(rgb_message(image(1), header(1, "camera"))))
     bench.until(lambda status: values(status)["frames received"] != "0" and status.level == DiagnosticStatus.OK)
@@ -149,7 +149,7 @@ def test_a_publisher_that_does_not_match_is_named_beside_one_that_does(bench: Be
 
 
 def test_a_subscriber_to_results_that_does_not_match_is_named(bench: Bench) -> None:
-    bench.driver.create_subscription(Image, "/dino/front/attention_mask", print, LATCHED)
+    bench.driver.create_subscription(Image, "/dino/front/attention_mask", lambda message: None, LATCHED)
     sentence = (
         "/dino/front/attention_mask: /front/driver asks for reliable, transient_local, but reliable, volatile is "
         "offered, so it hears nothing: subscribe with what is offered."

@@ -43,7 +43,7 @@ def test_the_example_of_the_docs_overrides_what_it_names_and_nothing_else(
     (example,) = re.findall(r"```yaml\n(.*?)```", TRANSPORT.read_text(), re.DOTALL)
     node, viewer = perception(example), Node("viewer")
     viewer.create_subscription(
-        Image, "/dino/overlay", print, QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        Image, "/dino/overlay", lambda message: None, QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     )
     callbacks = CallbackThread(node)
     executor = SingleThreadedExecutor()

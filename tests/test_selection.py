@@ -1,6 +1,7 @@
 """Near-duplicates are left out of logs, and nothing else is."""
 
 import logging
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,6 +91,7 @@ def test_a_run_too_short_to_learn_names_what_is_left_out(tmp_path: Path) -> None
     assert "210 steps" in said
     assert f"--epochs {-(-FEW_STEPS // 21)}," in said
     assert "--near_duplicate_threshold (19 frames" in said
+    assert "a --batch_size below 64" in said
     assert "--near_duplicate_threshold" not in too_short(DinoRecipe(), open_frames([bag]), 210, 21)
     assert too_short(DinoRecipe(), frames, FEW_STEPS, 21) == ""
     assert too_short(DinoRecipe(init="weights.pth"), frames, 210, 21) == ""
@@ -123,6 +125,19 @@ def test_frames_that_do_not_decode_are_counted_and_skipped(tmp_path: Path, caplo
     assert frames.sources[0].numbers.tolist() == [0, 1, 2, 4, 5]  # type: ignore[attr-defined]
     assert "kept 5 of 6 frames, dropped 0 near-duplicates" in caplog.text
     assert "skipped 1 that do not decode" in caplog.text
+
+
+def test_where_most_is_dropped_the_log_says_how_to_keep_more(test_data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A drone that stands on the ground: what the line promises is what that threshold keeps."""
+    ((frames,), _) = open_bag_frames(test_data / "bags" / "euroc_micro")
+    with caplog.at_level("INFO"):
+        SelectedFrames(frames, SelectionParameters())
+    found = re.search(r"; --near_duplicate_threshold (\d+) would keep (\d+), 0 all$", caplog.messages[-1])
+    assert found
+    with caplog.at_level("INFO"):
+        more = SelectedFrames(frames, SelectionParameters(float(found[1])))
+    assert len(more) == int(found[2]) > 95 / 2
+    assert "would keep" not in caplog.messages[-1]
 
 
 def test_another_threshold_needs_no_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,9 @@ assert not {"torch", "rosbags", "rclpy"} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.xfail(
+    version("onnxruntime").startswith("1.23."), reason="this ONNX Runtime reads them: docs/security.md", strict=True
+)
 @pytest.mark.parametrize("absolute", [False, True])
 def test_weights_outside_the_students_folder_are_not_read(tmp_path: Path, absolute: bool) -> None:
     """A student from elsewhere names files that its sender does not have."""

@@ -5,18 +5,20 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 pytest.importorskip("onnx")
 
 from clients_view import Page, cosine
 
+from dino_ros.backends import Backend
 from dino_ros.errors import UserError
 from dino_ros.images.sources import open_source
 from dino_ros.perception.perceiver import Perceiver
@@ -59,6 +61,12 @@ def test_frames_come_in_order_and_stop_at_a_pause(page: Page) -> None:
     while stepped["stamp"] == held["stamp"]:
         stepped = page.frame(after=stepped["number"])
     assert (stepped["width"], stepped["height"]) == (96, 64)
+    assert stepped["paused"] is True
+
+
+def test_only_layers_that_are_asked_for(page: Page) -> None:
+    told = page.frame(layers="mask", x=0.5, y=0.5)
+    assert {"mask", "objects", "attention", "features", "similarity"} & told.keys() == {"mask"}
 
 
 def test_similarities_are_the_cosines_of_the_features(page: Page, recording: Path, student: Path) -> None:
@@ -128,13 +136,48 @@ def test_forms_of_others_change_nothing(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("/", 200), ("/page.js", 200), ("/../setup.py", 404), ("/frame?x=2&y=0", 400)]
+    ("path", "status"),
+    [("/", 200), ("/page.js", 200), ("/../setup.py", 404), ("/frame?x=2&y=0", 400), ("/frame?layers=magic", 400)],
 )
 def test_pages(page: Page, path: str, status: int) -> None:
     answered, headers, _ = page.get(path)
     assert answered == status
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert "Access-Control-Allow-Origin" not in headers
+
+
+class Lone:
+    """An engine that counts the threads in it."""
+
+    description = ""
+
+    def __init__(self, engine: Backend) -> None:
+        self._engine = engine
+        self._inside: list[int] = []
+        self.most = 0
+
+    def __call__(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        self._inside.append(1)
+        self.most = max(self.most, len(self._inside))
+        results = self._engine(images, outputs)
+        self._inside.pop()
+        return results
+
+
+def test_one_thread_at_a_time_runs_the_engine(recording: Path) -> None:
+    perceiver = Perceiver.load("table_vit_micro_8", "onnxruntime")
+    engine = Lone(perceiver.backend)
+    perceiver.backend = engine
+    player = Player(open_source(recording), perceiver)
+    assert player.scene(0, 30.0, ())
+    player.set_parameters({"mask_method": "attention"})
+    player.pause(True)
+    for _ in range(3):
+        player.step()  # the player's thread infers, while this one lacks the head's output of the frame in view
+        player.set_parameters({"mask_method": "foreground"})
+        player.set_parameters({"mask_method": "attention"})
+    player.close()
+    assert engine.most == 1
 
 
 def test_a_port_in_use(page: Page) -> None:
@@ -148,7 +191,9 @@ def test_a_video_without_ros(tmp_path: Path, student: Path) -> None:
     for number in range(3):
         writer.write(np.full((64, 96, 3), 80 * number, np.uint8))
     writer.release()
-    block = "import sys; sys.modules['rclpy'] = None; from dino_ros.cli import main; main()"
+    # Ctrl-C as in a terminal: a shell that runs the tests in the background has SIGINT ignored.
+    interruptible = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    block = interruptible + "import sys; sys.modules['rclpy'] = None; from dino_ros.cli import main; main()"
     command = [
         sys.executable,
         "-c",

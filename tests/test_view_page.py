@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +26,7 @@ from dino_ros.view.server import Server
 PERCEIVER_MODEL = "table_vit_micro_8"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not binary or not driver:
@@ -53,6 +54,50 @@ def server() -> Iterator[Server]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     player.close()
+    server.shutdown()
+    server.server_close()
+
+
+class Unheard:
+    """A node that has not been heard."""
+
+    name, recording = "/dino/perception", False
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def scene(self, after: int, seconds: float, layers: Any) -> None:
+        time.sleep(0.01)
+
+    def status(self) -> dict[str, str]:
+        return {}
+
+    def waiting_for(self) -> str:
+        return "it is not heard"
+
+    def parameters(self) -> dict[str, Any]:
+        return self.values
+
+    def paused(self) -> bool:
+        return False
+
+
+def test_what_is_unknown_cannot_be_set(browser: Any) -> None:
+    unheard = Unheard()
+    server = Server(unheard, "127.0.0.1", 0)  # type: ignore[arg-type]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    browser.get(server.url)
+    wait = WebDriverWait(browser, 30, 0.1)
+    wait.until(lambda b: "is not heard" in b.find_element("id", "waiting").text)
+    sliders = browser.find_elements("css selector", "#parameters input, #parameters select")
+    assert sliders
+    assert not any(slider.is_enabled() for slider in sliders)
+    unheard.values = {"mask_steady": 0.25}
+    wait.until(lambda b: b.find_element("id", "mask_steady").is_enabled())
+    assert browser.find_element("id", "mask_steady").get_property("value") == "0.25"
+    unheard.values = {}
+    wait.until(lambda b: not b.find_element("id", "mask_steady").is_enabled())
+    browser.get("about:blank")  # this page asks no more
     server.shutdown()
     server.server_close()
 
@@ -135,6 +180,11 @@ def test_clicks_keys_and_sliders(browser: Any, server: Server) -> None:
     browser.find_element("id", "mask_attention_mass").send_keys(Keys.END)
     shows(last + 2)
     assert (np.abs(canvas() - bare).max(axis=2) > 20).mean() > 0.5
+
+    # Another page learns from the server that the recording is paused.
+    browser.refresh()
+    wait("document.getElementById('camera').dataset.number")
+    assert browser.find_element("id", "pause").text == "Play"
 
     # Errors of scripts, and requests that the policy stops; Chromium warns of how this test reads pixels.
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

@@ -9,7 +9,7 @@ from dino_ros.masks.parameters import RULES, MaskParameters
 
 
 def add_recording_options(parser: argparse.ArgumentParser, rate: float) -> None:
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="bag, video or folder of images")
+    parser.add_argument("paths", nargs="+", type=Path, help="bag, video or folder of images")
     parser.add_argument("--topic", help="image topic of the bags; may be left out where there is only one")
     parser.add_argument("--model", default="", help="student file, or the name of a bundled student")
     parser.add_argument("--backend", default="auto", help="engine that runs it")

@@ -33,12 +33,17 @@ def run(options: argparse.Namespace) -> int:
     viewed = _recording(options) if options.path else _node(options)
     try:
         server = Server(viewed, options.host, options.port)
+    except UserError:
+        viewed.close()
+        raise
+    try:
         print(f"Open {server.url} in a browser. Nothing is computed until somebody looks; Ctrl-C ends it.", flush=True)
         if options.host not in ("127.0.0.1", "localhost"):
             print("Everybody on the network can open the page and set the mask's parameters.", flush=True)
         server.serve_forever()
     finally:
-        viewed.close()
+        viewed.close()  # first, so that no answer waits for it
+        server.server_close()
     return 0
 
 

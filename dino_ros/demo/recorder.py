@@ -19,6 +19,7 @@ from dino_ros.masks.attention import attention_mask
 from dino_ros.masks.binary import jaccard, upsample_mask
 from dino_ros.messages import to_array
 from dino_ros.nodes.diagnostics import RECEIVED, SUPERSEDED, UNUSABLE
+from dino_ros.nodes.distributions import with_message_info
 
 
 class Traffic:
@@ -26,7 +27,7 @@ class Traffic:
 
     def __init__(self) -> None:
         self.published = 0
-        """As the publisher's writer numbers them, so those that never arrived count too."""
+        """As the publisher's writer numbers them, so lost ones count too; those that arrived, where it numbers none."""
         self.received = 0
 
     def count(self, info: dict[str, Any]) -> None:
@@ -60,8 +61,9 @@ class Recorder(Node):
         self._video: cv2.VideoWriter | None = None
         # A full queue would drop messages without a word.
         qos = QoSProfile(history=HistoryPolicy.KEEP_ALL)
-        self.create_subscription(CompressedImage if compressed else Image, camera_topic, self._on_frame, qos)
-        self.create_subscription(Image, "/dino/attention_mask", self._on_mask, qos)
+        on_frame, on_mask = with_message_info(self._on_frame), with_message_info(self._on_mask)
+        self.create_subscription(CompressedImage if compressed else Image, camera_topic, on_frame, qos)
+        self.create_subscription(Image, "/dino/attention_mask", on_mask, qos)
         self.create_subscription(Image, "/dino/overlay", self._on_overlay, qos)
         if truth:
             self.create_subscription(Image, "/dino/attention", self._on_attention, qos)
@@ -122,10 +124,10 @@ class Recorder(Node):
         self._video.write(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
         self.overlays += 1
 
-    def _on_diagnostics(self, message: DiagnosticArray, info: dict[str, Any]) -> None:
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
         values = {pair.key: pair.value for status in message.status for pair in status.values}
         self._counts = {name: int(values.get(name, count)) for name, count in self._counts.items()}
-        self._reported_at = info["source_timestamp"]
+        self._reported_at = stamp_ns(message)
 
     def _rate(self) -> float:
         """Frame rate of the camera so far, Hz; the video gets the same."""

@@ -26,7 +26,7 @@ from dino_ros.demo.table import TABLE, TOPIC, ground_truth
 from dino_ros.errors import UserError
 from dino_ros.files import check_writable, replacing, write_whole
 from dino_ros.images.sampling import evenly_spaced
-from dino_ros.images.sources import open_source
+from dino_ros.images.sources import BagSource, open_source
 from dino_ros.nodes.transport import loopback_profile, variables_to_set
 from dino_ros.perception.perceiver import Perceiver
 from dino_ros.student import find_student
@@ -62,7 +62,8 @@ def run_demo(
     student = find_student(model)
     print(f"{student.stem} on {source.name}. This student is good for: {perceiver.info.purpose}.", flush=True)
     perception = {"model": str(student), "backend": backend, "image_transport": transport, "reliability": "reliable"}
-    camera = {"path": str(path), "topic": topic or "", "image_transport": transport, "wait_for_subscribers": 2}
+    topic = source.topic if isinstance(source, BagSource) else ""
+    camera = {"path": str(path), "topic": topic, "image_transport": transport, "wait_for_subscribers": 2}
     remaps = ("image:=/camera/image_raw", "image/compressed:=/camera/image_raw/compressed")
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "overlay.mp4"

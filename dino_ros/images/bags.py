@@ -6,6 +6,8 @@ Only the definitions of topics that are asked for are parsed; those of images ar
 from __future__ import annotations
 
 import functools
+import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,9 +27,14 @@ from dino_ros.images.video_messages import DEFINITIONS, VIDEO_TYPES
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
 
+log = logging.getLogger(__name__)
+
 BAG_SUFFIXES = frozenset({".mcap", ".db3", ".bag"})
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 """Those of one image a message; see also VIDEO_TYPES."""
+IMAGE_WORDS = {"color", "colour", "rgb"}
+LABEL_WORDS = {"depth", "disparity", "instance", "label", "mask", "seg", "segmentation", "semantic"}
+"""Words in the names of topics, singular, that tell images from labels and depth; the last one in a name decides."""
 METADATA = "metadata.yaml"
 REPAIRS = {
     ".mcap": "recover what is left of it with `mcap recover`",
@@ -161,21 +168,42 @@ def image_topics(types: Mapping[str, str]) -> list[str]:
 def choose_image_topics(path: Path, types: Mapping[str, str], topics: Sequence[str] = ()) -> list[str]:
     """The named topics, or all image topics if none is named.
 
-    `types` maps every topic of the bag to its message type. Raises UserError, listing the image topics, if a named one
-    is missing or does not carry images, or if the bag has none.
+    `types` maps every topic of the bag to its message type. Where a named topic was not recorded, that of one of its
+    transports is taken, such as /camera/image_raw/compressed, and a warning says so. Raises UserError, listing the
+    image topics, if a named one is missing or does not carry images, or if the bag has none.
     """
     images = image_topics(types)
     listing = ", ".join(images) or "none"
+    chosen = []
     for topic in topics:
-        if topic not in types:
+        transports = sorted(
+            (name for name in images if name != topic and base_topic(name, types[name]) == topic),
+            key=lambda name: (not name.endswith("/compressed"), name),
+        )
+        if topic not in types and not transports:
             raise UserError(f"{path} has no topic {topic}: its image topics are {listing}.")
-        if topic not in images:
+        if topic in types and topic not in images:
             raise UserError(
                 f"The topic {topic} of {path} is of type {types[topic]}, not of images: its image topics are {listing}."
             )
+        if topic not in types:
+            log.warning("%s has no topic %s: taking %s.", path.name, topic, transports[0])
+        chosen.append(topic if topic in types else transports[0])
     if not images:
         raise UserError(f"{path} has no image topic: its topics are {', '.join(sorted(types)) or 'none'}.")
-    return list(topics) or images
+    return list(dict.fromkeys(chosen)) or images
+
+
+def base_topic(topic: str, kind: str) -> str:
+    """The topic of raw images that a transport's topic stands for, given its message type; else the topic itself."""
+    return topic if kind == IMAGE_TYPES[0] else topic.rpartition("/")[0] or topic
+
+
+def label_word(topic: str) -> str:
+    """The word of a topic's name that tells that it holds labels or depth rather than images; "" if none does."""
+    words = [word.removesuffix("s") for word in re.findall("[a-z]+", topic.lower())]
+    telling = [word for word in words if word in LABEL_WORDS | IMAGE_WORDS]
+    return telling[-1] if telling and telling[-1] in LABEL_WORDS else ""
 
 
 def deserializer(connection: Connection) -> Callable[[bytes], Any]:

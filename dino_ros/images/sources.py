@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
 from dino_ros.files import named_path
-from dino_ros.images.bags import BAG_SUFFIXES, choose_image_topics, deserializer, is_bag, open_bag
+from dino_ros.images.bags import BAG_SUFFIXES, choose_image_topics, deserializer, is_bag, label_word, open_bag
 from dino_ros.images.encodings import CompressedImageLike, ImageLike, SensorBits, to_rgb
 from dino_ros.images.folders import IMAGE_SUFFIXES, check_no_pipe, image_files, natural
 from dino_ros.images.stamps import SECOND, stamp_ns
@@ -93,9 +93,9 @@ class Source(Protocol):
 def open_source(path: str | Path, topic: str | None = None, camera_info: bool = False) -> Source:
     """Open a rosbag2 (folder or file), a ROS 1 bag, a video or a folder of images.
 
-    `topic` is the bag's image topic; it may be left out if there is only one. With `camera_info` the frames of a bag
-    carry the camera's CameraInfo. Raises UserError if the path does not exist, is of no known kind or cannot be read,
-    or if the topic is missing, ambiguous or does not carry images.
+    `topic` is the bag's image topic; it may be left out if only one is not of labels or depth, by its name. With
+    `camera_info` the frames of a bag carry the camera's CameraInfo. Raises UserError if the path does not exist, is of
+    no known kind or cannot be read, or if the topic is missing, ambiguous or does not carry images.
     """
     path = named_path(path)
     if not path.exists():
@@ -123,6 +123,8 @@ class BagSource:
         self.path = path
         self._bag = open_bag(path)
         chosen = choose_image_topics(path, self._bag.types, [topic] if topic else [])
+        if len(chosen) > 1:
+            chosen = [name for name in chosen if not label_word(name)] or chosen
         if len(chosen) > 1:
             raise UserError(f"{path} has several image topics: choose one of {', '.join(chosen)}.")
         self.topic = chosen[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,15 @@ from dino_ros.messages import to_array
 from dino_ros.nodes.diagnostics import SUPERSEDED, UNUSABLE
 from dino_ros.view.scene import LOOKED_AT, Scene
 
-RESULTS = ("attention_mask", "objects", "attention", "features", "features_rgb")
+TOPICS = {
+    "mask": "attention_mask",
+    "objects": "objects",
+    "attention": "attention",
+    "features": "features_rgb",
+    "similarity": "features",
+}
+"""The node's topic of each of LAYERS."""
+CAMERA = "camera"
 KEPT = 30
 """Latest messages of each topic among which those with the same stamp are looked for."""
 DROPPED = {
@@ -56,13 +65,17 @@ class RunningNode(Node):
         self._topic = topic
         self._condition = threading.Condition()
         self._scene: Scene | None = None
-        self._looked_at = -LOOKED_AT
+        self._asked: dict[str, float] = {}
+        """When the camera and each layer were last asked for."""
+        self._stopped = False
         self._values: dict[str, Any] = {}
         self._facts: dict[str, str] = {}
         self._others: list[str] = []
         self._prefix = ""
+        self._listening: dict[str, Any] = {}
+        """Subscriptions to the camera and to layers."""
         self._messages: dict[str, dict[int, Any]] = {}
-        self._listening: list[Any] = []
+        """Of each subscription, by stamp."""
         self._get = self.create_client(GetParameters, f"{node}/get_parameters")
         self._set = self.create_client(SetParametersAtomically, f"{node}/set_parameters_atomically")
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
@@ -70,13 +83,14 @@ class RunningNode(Node):
         self.create_timer(1.0, self._ask)
         self._executor_of_page = SingleThreadedExecutor()
         self._executor_of_page.add_node(self)
-        threading.Thread(target=self._spin, name="running node", daemon=True).start()
+        self._thread = threading.Thread(target=self._spin, name="running node", daemon=True)
+        self._thread.start()
 
-    def scene(self, after: int, seconds: float) -> Scene | None:
+    def scene(self, after: int, seconds: float, layers: Collection[str]) -> Scene | None:
         with self._condition:
-            self._looked_at = time.monotonic()
-            self._condition.wait_for(lambda: self._newer(after), seconds)
-            self._looked_at = time.monotonic()
+            self._ask_for(layers)
+            self._condition.wait_for(lambda: self._stopped or self._newer(after), seconds)
+            self._ask_for(layers)
             return self._scene if self._newer(after) else None
 
     def status(self) -> dict[str, str]:
@@ -107,16 +121,23 @@ class RunningNode(Node):
 
     def set_parameters(self, values: dict[str, Any]) -> None:
         parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
-        answered = threading.Event()
-        future = self._set.call_async(SetParametersAtomically.Request(parameters=parameters))
-        future.add_done_callback(lambda _: answered.set())
-        if not answered.wait(PATIENCE):
+        with self._condition:
+            future = (
+                None if self._stopped else self._set.call_async(SetParametersAtomically.Request(parameters=parameters))
+            )
+            if future:
+                future.add_done_callback(lambda _: self._wake())
+                self._condition.wait_for(lambda: self._stopped or future.done(), PATIENCE)
+        if not future or not future.done():
             raise UserError(f"{self.name} does not answer: see whether it runs, then set the parameter again.")
         result = future.result().result
         if not result.successful:
             raise UserError(result.reason)
         with self._condition:
             self._values.update(values)
+
+    def paused(self) -> bool:
+        return False
 
     def pause(self, paused: bool) -> None:
         """Nothing: a camera goes on."""
@@ -125,11 +146,27 @@ class RunningNode(Node):
         """Nothing: a camera goes on."""
 
     def close(self) -> None:
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
         rclpy.try_shutdown()
+        self._thread.join()  # Python would end it amid rclpy, which aborts the process
+
+    def _wake(self) -> None:
+        with self._condition:
+            self._condition.notify_all()
 
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
             self._executor_of_page.spin()
+
+    def _ask_for(self, layers: Collection[str]) -> None:
+        self._asked.update(dict.fromkeys((CAMERA, *layers), time.monotonic()))
+
+    def _wanted(self) -> set[str]:
+        """The camera and the layers that somebody looks at."""
+        with self._condition:
+            return {name for name, asked in self._asked.items() if time.monotonic() - asked < LOOKED_AT}
 
     def _newer(self, after: int) -> bool:
         return self._scene is not None and self._scene.number > after
@@ -153,7 +190,10 @@ class RunningNode(Node):
 
     def _ask(self) -> None:
         """Ask for the parameters, which others may set too."""
-        if time.monotonic() - self._looked_at < LOOKED_AT and self._get.service_is_ready():
+        if not self._get.service_is_ready():
+            with self._condition:
+                self._values = {}
+        elif self._wanted():
             names = [f"mask_{name}" for name in RULES]
             self._get.call_async(GetParameters.Request(names=names)).add_done_callback(
                 lambda future: self._take(names, future.result())
@@ -165,22 +205,20 @@ class RunningNode(Node):
                 self._values = dict(zip(names, map(parameter_value_to_python, answer.values), strict=True))
 
     def _follow(self) -> None:
-        """Subscribe while somebody looks."""
-        wanted = time.monotonic() - self._looked_at < LOOKED_AT
+        """Subscribe to what somebody looks at, and to nothing else."""
         topic = self._facts.get("image topic", "")
-        if wanted and not self._listening and topic:
+        wanted = self._wanted() if topic else set()
+        for name in self._listening.keys() - wanted:
+            self.destroy_subscription(self._listening.pop(name))
+            del self._messages[name]
+        for name in wanted - self._listening.keys():
             # Best effort matches every camera; the node publishes its results as reliable.
-            camera = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-            kind = CompressedImage if topic.endswith("/compressed") else Image
-            self._messages = {name: {} for name in ("camera", *RESULTS)}
-            self._listening = [self.create_subscription(kind, topic, lambda m: self._on_message("camera", m), camera)]
-            for name in RESULTS:
-                on_message = lambda message, name=name: self._on_message(name, message)  # noqa: E731
-                self._listening.append(self.create_subscription(Image, self._prefix + name, on_message, camera))
-        elif not wanted and self._listening:
-            for subscription in self._listening:
-                self.destroy_subscription(subscription)
-            self._listening = []
+            qos = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+            kind = CompressedImage if name == CAMERA and topic.endswith("/compressed") else Image
+            on_message = lambda message, name=name: self._on_message(name, message)  # noqa: E731
+            self._messages[name] = {}
+            where = topic if name == CAMERA else self._prefix + TOPICS[name]
+            self._listening[name] = self.create_subscription(kind, where, on_message, qos)
 
     def _on_message(self, name: str, message: Any) -> None:
         """Keep a message, and show the frame of which all have come."""
@@ -191,15 +229,24 @@ class RunningNode(Node):
             del kept[next(iter(kept))]
         if not all(stamp in messages for messages in self._messages.values()):
             return
-        found = {topic: messages.pop(stamp) for topic, messages in self._messages.items()}
+        found = {name: messages.pop(stamp) for name, messages in self._messages.items()}
         try:
-            rgb = to_rgb(found["camera"])
-            mask, objects, attention, features, colors = (to_array(found[topic]) for topic in RESULTS)
+            rgb = to_rgb(found.pop(CAMERA))
+            arrays = {name: to_array(message) for name, message in found.items()}
         except UserError as error:
             self.get_logger().warning(str(error), throttle_duration_sec=10.0)
             return
-        heads = np.moveaxis(np.atleast_3d(attention), 2, 0)
+        attention = arrays.get("attention")
         with self._condition:
             number = self._scene.number + 1 if self._scene else 1
-            self._scene = Scene(number, stamp, rgb, mask, objects, heads, features, colors)
+            self._scene = Scene(
+                number,
+                stamp,
+                rgb,
+                arrays.get("mask"),
+                arrays.get("objects"),
+                None if attention is None else np.moveaxis(np.atleast_3d(attention), 2, 0),
+                arrays.get("similarity"),
+                arrays.get("features"),
+            )
             self._condition.notify_all()

@@ -2,12 +2,20 @@
 // Asks for one frame after the other; a click adds the point to the request, and the answer brings its similarities.
 const $ = (id) => document.getElementById(id);
 let about, frame, point = null, pictures = {}, asking = new AbortController(), paused = false;
+const boxes = { mask: "show-mask", objects: "show-objects" };
 
 async function send(path, body) {
   const answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
   const told = await answer.json();
   $("error").textContent = told.error || "";
   if (told.parameters) showValues(told.parameters);
+  asking.abort();
+}
+
+// What is looked at; nothing else is asked for.
+function layers() {
+  const ticked = Object.keys(boxes).filter((layer) => $(boxes[layer]).checked);
+  return [...ticked, "attention", "features", ...(point ? ["similarity"] : [])];
 }
 
 function picture(url) {
@@ -22,9 +30,11 @@ function picture(url) {
 async function follow() {
   let after = 0;
   for (;;) {
+    // A page in the background is not drawn: neither are frames asked for.
+    if (document.hidden) await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
     const point_then = point;
     asking = new AbortController();
-    const query = new URLSearchParams({ after });
+    const query = new URLSearchParams({ after, layers: layers() });
     if (point) { query.set("x", point.x); query.set("y", point.y); }
     let told;
     try {
@@ -46,8 +56,6 @@ async function follow() {
     pictures = loaded;
     after = told.number;
     draw();
-    // A page in the background is not drawn: neither are frames asked for.
-    if (document.hidden) await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
   }
 }
 
@@ -63,6 +71,8 @@ function showStatus(told) {
   $("name").textContent = [about.name, told.status.student].filter(Boolean).join(" · ");
   waitingFor(told.camera || frame ? "" : `No camera image yet: ${told.waiting_for}`);
   showValues(told.values);
+  paused = told.paused;
+  $("pause").textContent = paused ? "Play" : "Pause";
 }
 
 function draw() {
@@ -154,6 +164,7 @@ function makeParameters() {
     const input = document.createElement(row.choices.length ? "select" : "input");
     input.id = row.name;
     input.title = row.description;
+    input.disabled = true;
     for (const choice of row.choices) input.add(new Option(choice));
     if (row.type === "bool") input.type = "checkbox";
     else if (row.bounds) {
@@ -173,9 +184,10 @@ function makeParameters() {
 }
 
 function showValues(values) {
-  for (const [name, value] of Object.entries(values)) {
-    const input = $(name);
-    if (!input || document.activeElement === input) continue;
+  for (const { name } of about.parameters) {
+    const input = $(name), value = values[name];
+    input.disabled = value === undefined;
+    if (input.disabled || document.activeElement === input) continue;
     if (input.type === "checkbox") input.checked = value;
     else input.value = value;
     if (input.type === "range") $(`${name}-value`).textContent = value;
@@ -191,10 +203,9 @@ async function start() {
   document.addEventListener("keydown", pressed);
   $("clear").addEventListener("click", () => look(null));
   $("parameters").addEventListener("submit", (event) => event.preventDefault());
-  for (const id of ["show-mask", "show-objects"]) $(id).addEventListener("change", () => frame && draw());
-  const pausedNow = (now) => { paused = now; $("pause").textContent = paused ? "Play" : "Pause"; };
-  $("pause").addEventListener("click", () => { pausedNow(!paused); send("pause", { paused }); });
-  $("step").addEventListener("click", () => { pausedNow(true); send("step", {}); });
+  for (const id of Object.values(boxes)) $(id).addEventListener("change", () => { asking.abort(); if (frame) draw(); });
+  $("pause").addEventListener("click", () => send("pause", { paused: !paused }));
+  $("step").addEventListener("click", () => send("step", {}));
   follow();
 }
 

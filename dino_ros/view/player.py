@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ class Player:
         self.name = source.name
         self._source = source
         self._perceiver = perceiver
+        self._engine = threading.Lock()
+        """Held while the engine runs, which one thread at a time may call; taken before the condition."""
         self._condition = threading.Condition()
         self._scene: Scene | None = None
         self._mask = MaskParameters()
@@ -48,9 +51,11 @@ class Player:
         self._why = f"playing {source.name}"
         self._times: deque[float] = deque(maxlen=30)
         self._latencies: deque[float] = deque(maxlen=30)
-        threading.Thread(target=self._play, name="player", daemon=True).start()
+        self._thread = threading.Thread(target=self._play, name="player", daemon=True)
+        self._thread.start()
 
-    def scene(self, after: int, seconds: float) -> Scene | None:
+    def scene(self, after: int, seconds: float, layers: Collection[str]) -> Scene | None:
+        """All layers are made, so that a frame in view can be looked at in any way."""
         with self._condition:
             self._looked_at = time.monotonic()
             self._condition.notify_all()
@@ -80,7 +85,7 @@ class Player:
             return {f"mask_{name}": value for name, value in dataclasses.asdict(self._mask).items()}
 
     def set_parameters(self, values: dict[str, Any]) -> None:
-        with self._condition:
+        with self._engine, self._condition:
             fields = {name.removeprefix("mask_"): value for name, value in values.items()}
             mask = dataclasses.replace(self._mask, **fields)
             request = self._perceiver.request(OUTPUTS, mask)
@@ -93,6 +98,10 @@ class Player:
                 number = self._scene.number + 1
                 self._scene = dataclasses.replace(self._scene, number=number, mask=seen.mask, objects=seen.objects)
                 self._condition.notify_all()
+
+    def paused(self) -> bool:
+        with self._condition:
+            return self._paused
 
     def pause(self, paused: bool) -> None:
         with self._condition:
@@ -109,6 +118,7 @@ class Player:
         with self._condition:
             self._stopped = True
             self._condition.notify_all()
+        self._thread.join()  # Python would end it amid the engine, which aborts the process
 
     def _newer(self, after: int) -> bool:
         return self._scene is not None and self._scene.number > after
@@ -164,10 +174,12 @@ class Player:
         rgb = frame.rgb()
         request = self._perceiver.request(OUTPUTS, mask)
         image = self._perceiver.prepare_image(rgb, frame.stamp)
-        result = self._perceiver.infer([image.input], sorted(request.student_outputs))[0]
+        with self._engine:
+            result = self._perceiver.infer([image.input], sorted(request.student_outputs))[0]
+            feature_colors = self._perceiver.feature_colors  # the first time it runs the engine
         seen = self._perceiver.finish(result, image, request, self._maker)
         assert seen.features is not None
-        colors = self._perceiver.feature_colors.rgb(seen.features)
+        colors = feature_colors.rgb(seen.features)
         with self._condition:
             self._current = result, image
             number = self._scene.number + 1 if self._scene else 1

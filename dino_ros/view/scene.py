@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 MASK_COLOR = (0, 255, 255)
 """RGB of the mask over the image."""
 JPEG_QUALITY = 85
+LAYERS = ("mask", "objects", "attention", "features", "similarity")
+"""What a page may show of a frame besides the camera's image."""
 LOOKED_AT = 2.0
 """Seconds after which a page that asks for nothing counts as closed."""
 
@@ -38,8 +41,11 @@ class Scene:
     colors: NDArray[np.uint8] | None = None
     """[h, w, 3]: the features as colors."""
 
-    def encoded(self, point: tuple[float, float] | None = None) -> dict[str, Any]:
-        """For JSON: pictures are data URLs; `point` (x, y, each 0 to 1) adds the similarity of all patches to it."""
+    def encoded(self, layers: Collection[str], point: tuple[float, float] | None = None) -> dict[str, Any]:
+        """The image and `layers`, those of LAYERS that there are, for JSON: pictures are data URLs.
+
+        Similarity is that of all patches to `point` (x, y, each 0 to 1).
+        """
         height, width = self.rgb.shape[:2]
         shown: dict[str, Any] = {
             "number": self.number,
@@ -48,15 +54,15 @@ class Scene:
             "height": height,
             "camera": _url(self.rgb, ".jpg"),
         }
-        if self.mask is not None:
+        if "mask" in layers and self.mask is not None:
             shown["mask"] = _url(np.dstack([np.full((height, width, 3), MASK_COLOR, np.uint8), self.mask]), ".png")
-        if self.objects is not None:
+        if "objects" in layers and self.objects is not None:
             shown["objects"] = boxes(self.objects)
-        if self.attention is not None:
+        if "attention" in layers and self.attention is not None:
             shown["attention"] = [_url(heat(head / max(float(head.max()), 1e-12)), ".png") for head in self.attention]
-        if self.colors is not None:
+        if "features" in layers and self.colors is not None:
             shown["features"] = _url(self.colors, ".png")
-        if point is not None and self.features is not None:
+        if "similarity" in layers and point is not None and self.features is not None:
             values = similarity(self.features, *point)
             shown["similarity"] = _url(heat(np.clip(values, 0, 1)), ".png")
             shown["similarities"] = np.round(values, 4).tolist()
@@ -70,10 +76,10 @@ class Viewed(Protocol):
     recording: bool
     """Whether it can be paused."""
 
-    def scene(self, after: int, seconds: float) -> Scene | None:
+    def scene(self, after: int, seconds: float, layers: Collection[str]) -> Scene | None:
         """Wait at most `seconds` for a scene with a higher number than `after`; None if there is none.
 
-        Only while somebody asks is anything computed.
+        It has `layers`, of LAYERS, as soon as they can be had. Only while somebody asks is anything computed.
         """
 
     def status(self) -> dict[str, str]:
@@ -87,6 +93,9 @@ class Viewed(Protocol):
 
     def set_parameters(self, values: dict[str, Any]) -> None:
         """Raises UserError for parameters that there are not, and values that they cannot take."""
+
+    def paused(self) -> bool:
+        """Whether it is paused."""
 
     def pause(self, paused: bool) -> None:
         """Pause or go on; nothing where it is no recording."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import json
@@ -15,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from dino_ros.errors import UserError
 from dino_ros.masks.parameters import RULES, MaskParameters
-from dino_ros.view.scene import Viewed
+from dino_ros.view.scene import LAYERS, Viewed
 
 FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
@@ -32,11 +33,12 @@ POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src '
 class Server(ThreadingHTTPServer):
     """Serves the page on what is viewed. Raises UserError if the address cannot be used."""
 
-    daemon_threads = True
+    daemon_threads = False  # Python would end one amid OpenCV, which aborts the process
 
     def __init__(self, viewed: Viewed, host: str, port: int) -> None:
         self.viewed = viewed
         self._host = host
+        self._connections: set[Any] = set()
         try:
             super().__init__((host, port), Handler)
         except (OSError, OverflowError) as error:
@@ -45,6 +47,21 @@ class Server(ThreadingHTTPServer):
                     f"Port {port} is in use: end the other program, or choose another with --port."
                 ) from error
             raise UserError(f"{host}:{port} cannot be served ({error}): correct --host or --port.") from error
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        """End the connections, which browsers keep open, and wait for the threads that answer them."""
+        for connection in tuple(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        super().server_close()
 
     @property
     def url(self) -> str:
@@ -58,6 +75,10 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
     protocol_version = "HTTP/1.1"
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the page was closed
+            super().handle()
 
     def do_GET(self) -> None:
         if not self._from_here():
@@ -116,15 +137,20 @@ class Handler(BaseHTTPRequestHandler):
             point = (float(query["x"][0]), float(query["y"][0])) if "x" in query and "y" in query else None
             if point and not all(0 <= value <= 1 for value in point):
                 raise ValueError("x and y must be from 0 to 1")
+            layers = set(query.get("layers", [""])[0].split(",")) - {""}
+            if unknown := layers - set(LAYERS):
+                raise ValueError(f"there is no layer {', '.join(sorted(unknown))}")
         except ValueError as error:
-            self._refuse(HTTPStatus.BAD_REQUEST, f"The request cannot be read ({error}): ask with numbers.")
+            self._refuse(
+                HTTPStatus.BAD_REQUEST,
+                f"The request cannot be read ({error}): ask with numbers, and layers of {', '.join(LAYERS)}.",
+            )
             return
         viewed = self.server.viewed
-        scene = viewed.scene(after, LONGEST_WAIT)
-        frame = scene.encoded(point) if scene else {}
-        self._send_json(
-            {**frame, "status": viewed.status(), "values": viewed.parameters(), "waiting_for": viewed.waiting_for()}
-        )
+        scene = viewed.scene(after, LONGEST_WAIT, layers)
+        frame = scene.encoded(layers, point) if scene else {}
+        about = {"status": viewed.status(), "paused": viewed.paused(), "values": viewed.parameters()}
+        self._send_json({**frame, **about, "waiting_for": viewed.waiting_for()})
 
     def _from_here(self) -> bool:
         """Whether the page was opened by an address; a name might be a stranger's that was made to point here."""
@@ -145,17 +171,14 @@ class Handler(BaseHTTPRequestHandler):
         self._send(json.dumps(value).encode(), "application/json", status)
 
     def _send(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
-        try:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("Cache-Control", "no-store")
-            self.send_header("Content-Security-Policy", POLICY)
-            self.send_header("X-Content-Type-Options", "nosniff")
-            self.end_headers()
-            self.wfile.write(body)
-        except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True  # the page was closed
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Content-Security-Policy", POLICY)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        self.wfile.write(body)
 
 
 def parameter_rows() -> list[dict[str, Any]]:

@@ -118,7 +118,7 @@ def size_note(info: StudentInfo, options: Namespace) -> str:
         camera = parse_camera(options.camera)
         shape = "an upright" if camera.height > camera.width else "a"
         return f"{size}, for {shape} camera {camera.width} wide and {camera.height} high."
-    return f"{size}."
+    return f"{size}." if options.size else f"{size}: --camera WIDTHxHEIGHT chooses one of your camera's aspect."
 
 
 def refuse_early(weights: str, network: str | None) -> None:

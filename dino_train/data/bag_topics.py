@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dino_ros.errors import UserError
-from dino_ros.images.bags import choose_image_topics
+from dino_ros.images.bags import choose_image_topics, label_word
 from dino_ros.images.video_messages import VIDEO_TYPES
 from dino_train.data.bags import BagFrames
 from dino_train.data.index import index_bag
@@ -19,20 +19,28 @@ log = logging.getLogger(__name__)
 def open_bag_frames(path: Path, topics: Sequence[str] = ()) -> tuple[list[BagFrames], dict[str, str]]:
     """Open the named topics of a bag, by default every topic that holds images or video.
 
-    Images of the encoding 16UC1 usually hold depth: they are gray levels where their topic is named. Returns the frames
-    of each topic, and the topics that were left out with the reason. Raises UserError if the bag
-    cannot be read, if a named topic is missing or holds no images, or if no topic holds any.
+    Topics whose name or frames are those of labels or depth are left out unless they are named; so is the encoding
+    16UC1, which is then taken as gray levels. Returns the frames of each topic, and the topics that were left out with
+    the reason. Raises UserError if the bag cannot be read, if a named topic is missing or holds no images, or if no
+    topic holds any.
     """
     index = index_bag(path)
     types = {name: topic.type for name, topic in index.topics.items()}
+    names = choose_image_topics(path, types, topics)
     chosen = [
-        VideoTopicFrames(index, topic) if types[topic] in VIDEO_TYPES else BagFrames(index, topic, topic in topics)
-        for topic in choose_image_topics(path, types, topics)
+        VideoTopicFrames(index, topic) if types[topic] in VIDEO_TYPES else BagFrames(index, topic, bool(topics))
+        for topic in names
     ]
     reasons = {frames.topic: reason for frames in chosen if (reason := frames.why_not_images())}
-    for topic in topics:
-        if topic in reasons:
-            raise UserError(f"The topic {topic} of {path} holds no images ({reasons[topic]}): choose another one.")
+    if topics:
+        for topic, reason in reasons.items():
+            raise UserError(f"The topic {topic} of {path} holds no images ({reason}): choose another one.")
+    else:
+        reasons |= {
+            frames.topic: f"{reason}; to take it, name it with --topic"
+            for frames in chosen
+            if frames.topic not in reasons and (reason := _why_labels(frames))
+        }
     if len(reasons) == len(chosen):
         listing = "; ".join(f"{topic}: {reason}" for topic, reason in reasons.items())
         raise UserError(f"{path} holds no images on its image topics ({listing}): choose another bag.")
@@ -42,3 +50,10 @@ def open_bag_frames(path: Path, topics: Sequence[str] = ()) -> tuple[list[BagFra
     for topic, reason in reasons.items():
         log.info("%s: left out %s: %s", path.name, topic, reason)
     return [frames for frames in chosen if frames.topic not in reasons], reasons
+
+
+def _why_labels(frames: BagFrames) -> str:
+    """Why a topic is taken to hold labels or depth; "" where it is not."""
+    if word := label_word(frames.topic):
+        return f"its name says {word}"
+    return "its frames are flat areas of a few values, as labels are" if frames.are_labels() else ""

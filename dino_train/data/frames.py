@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.images.bags import BAG_SUFFIXES, is_bag
+from dino_ros.images.bags import BAG_SUFFIXES, base_topic, is_bag
 from dino_ros.images.folders import IMAGE_SUFFIXES, check_no_pipe, files_below, is_image_name
 from dino_ros.images.sources import VIDEO_SUFFIXES, readable
 from dino_train.data.bag_topics import open_bag_frames
@@ -145,7 +145,7 @@ def _open_folder(path: Path, topics: Sequence[str], left_out: list[tuple[str, st
 def _keys(source: Frames) -> set[str]:
     """Names that weights may use for a source, besides the path that it was opened from."""
     if isinstance(source, BagFrames):
-        return {source.topic}
+        return {source.topic, base_topic(source.topic, source.type)}
     if isinstance(source, TarFrames | VideoFrames):
         return {str(source.path), source.path.name}
     return set()

@@ -22,6 +22,8 @@ from dino_train.ranges import check_ranges
 
 log = logging.getLogger(__name__)
 
+MANY = 0.5
+"""Share of near-duplicates from which on the log says how to keep more."""
 THUMBNAIL = (16, 12)
 """Width and height of a thumbnail in cells. In a VGA image a cell is the mean of 1600 pixels: noise averages out."""
 
@@ -79,14 +81,25 @@ class SelectedFrames:
             raise UserError(f"None of the {len(recording)} frames of {self.name} decodes: leave it out.")
         log.info(
             "%s: kept %d of %d frames, dropped %d near-duplicates (less than %g gray levels from the last kept frame), "
-            "skipped %d that do not decode",
+            "skipped %d that do not decode%s",
             self.name,
             len(self.numbers),
             len(recording),
             self.near_duplicates,
             parameters.near_duplicate_threshold,
             self.undecodable,
+            self._how_to_keep_more() if self.near_duplicates > MANY * len(recording) else "",
         )
+
+    def _how_to_keep_more(self) -> str:
+        """What to write to keep more: the highest threshold that keeps half of the frames, else that keeps all."""
+        decoded = len(self.recording) - self.undecodable
+        lower = np.arange(np.ceil(self.parameters.near_duplicate_threshold) - 1, 0, -1)  # differences are whole numbers
+        for threshold in lower.tolist():
+            kept = last_kept_frames(self.recording, SelectionParameters(threshold))
+            if (count := int(np.count_nonzero(kept == np.arange(len(kept))))) >= decoded / 2:
+                return f"; --near_duplicate_threshold {threshold:g} would keep {count}, 0 all"
+        return f"; --near_duplicate_threshold 0 would keep all {decoded}"
 
     def __len__(self) -> int:
         return len(self.numbers)

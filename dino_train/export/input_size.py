@@ -42,8 +42,8 @@ def input_size(camera: Camera, patch_size: int) -> tuple[int, int]:
     rows, columns = camera.height // patch_size, camera.width // patch_size
     if not rows or not columns:
         raise UserError(
-            f"--camera {camera} is smaller than a patch of {patch_size}x{patch_size} pixels: give the WIDTHxHEIGHT of "
-            "the camera's images, for example 640x480."
+            f"A camera of {camera} is smaller than a patch of {patch_size}x{patch_size} pixels: give the WIDTHxHEIGHT "
+            "of the camera's images, for example 640x480."
         )
     most = min((SQUARE // patch_size) ** 2, rows * columns)
     grids = [

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from dino_train.evaluation.classification.class_folder import open_class_folder
 from dino_train.evaluation.classification.knn import knn_scores
 from dino_train.evaluation.segmentation.jaccard import jaccard_scores
 from dino_train.evaluation.segmentation.labeled_images import labeled_images
+from dino_train.export.input_size import SQUARE, Camera, input_size
 from dino_train.export.student import export
 from dino_train.models.backbones import mean_and_std, patch_size
 from dino_train.models.checkpoint import load_checkpoint
@@ -34,6 +37,8 @@ from dino_train.objectives.distill import Distill
 from dino_train.recipes import DistillRecipe
 from dino_train.runs.folder import COMPARISON_NAME
 from dino_train.runs.report import write_report
+
+log = logging.getLogger(__name__)
 
 FRAMES = 64
 """Frames on which features and masks are compared, at most."""
@@ -58,8 +63,6 @@ def compare_with_teacher(checkpoint: Path, config: ComparisonConfig) -> TeacherC
     assert isinstance(loaded.recipe, DistillRecipe)
     distill = Distill(loaded.recipe).eval()
     distill.restore(loaded.objective)
-    side = loaded.recipe.crops.global_crops_size
-    height, width = parse_size(config.size or f"{side}x{side}")
     patch, teacher_patch = patch_size(distill.student.backbone), patch_size(distill.teacher)
     paths, topics = (
         ([config.data], [config.topic] if config.topic else [])
@@ -68,6 +71,7 @@ def compare_with_teacher(checkpoint: Path, config: ComparisonConfig) -> TeacherC
     )
     frames = open_frames(paths, topics)
     images = [frames[number] for number in evenly_spaced(len(frames), FRAMES)]
+    height, width = parse_size(config.size) if config.size else size_for(images, patch)
 
     files = {"student": run / "student.onnx", "teacher": run / "teacher.onnx"}
     export(str(checkpoint), files["student"], (height, width), data=paths, topics=topics)
@@ -102,6 +106,22 @@ def compare_with_teacher(checkpoint: Path, config: ComparisonConfig) -> TeacherC
     write_whole(run / COMPARISON_NAME, json.dumps(comparison, indent=2).encode())
     write_report(run)
     return comparison
+
+
+def size_for(images: Sequence[NDArray[np.uint8]], patch: int) -> tuple[int, int]:
+    """Height and width of a student's input for the images' commonest size, as `--camera` chooses it; logged.
+
+    A square as large as ViTs are usually evaluated on where the images are of many sizes.
+    """
+    ((height, width), count) = Counter(image.shape[:2] for image in images).most_common(1)[0]
+    camera = Camera(width, height) if count > len(images) / 2 else Camera(SQUARE, SQUARE)
+    size = input_size(camera, patch)
+    log.info(
+        "The student's input is %d pixels high and %d wide, for images %d wide and %d high: --comparison.size chooses "
+        "another.",
+        *size, camera.width, camera.height,
+    )  # fmt: skip
+    return size
 
 
 @torch.inference_mode()

@@ -35,7 +35,10 @@ def join(device: str) -> Iterator[Processes]:
     "cuda" and torch finds none.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is cuda, but torch finds no GPU: use cpu, or install torch for your CUDA version.")
+        raise UserError(
+            "machine.device is cuda, but torch finds no GPU: give --machine.device cpu, or install torch for your CUDA "
+            "version."
+        )
     gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     own = torch.device("cpu")
     if gpu:

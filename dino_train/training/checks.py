@@ -105,6 +105,6 @@ def too_short(recipe: Recipe, frames: MixedFrames, steps: int, steps_per_epoch: 
     duplicates = f", a lower --near_duplicate_threshold ({left_out} frames are left out)" if left_out else ""
     return (
         f"This run has {steps} steps, too few to learn from random weights, which takes {FEW_STEPS} and more: give "
-        f"--epochs {math.ceil(FEW_STEPS / steps_per_epoch)}, more recordings{duplicates}, or weights to start from "
-        "(--init)."
+        f"--epochs {math.ceil(FEW_STEPS / steps_per_epoch)}, a --batch_size below {recipe.batch_size}, more recordings"
+        f"{duplicates}, or weights to start from (--init)."
     )

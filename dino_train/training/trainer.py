@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import os
@@ -26,6 +27,7 @@ from dino_train.data.selection import SelectionParameters
 from dino_train.machine.distributed import Processes, join, main_first, max_over_processes, mean_over_processes
 from dino_train.machine.precision import choose_precision, peak_memory, skip_synchronization
 from dino_train.machine.rank import process_count
+from dino_train.machine.threads import choose_threads
 from dino_train.models.backbones import mean_and_std, patch_size
 from dino_train.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dino_train.objectives.methods import build_objective
@@ -82,6 +84,8 @@ def train(
     check_evaluation(evaluation)
     check_batch_size(recipe, machine, process_count())
     with join(machine.device) as processes:
+        if processes.device.type == "cpu":  # kept, since sums depend on it: a run that is resumed takes as many
+            machine = dataclasses.replace(machine, threads=choose_threads(machine.threads))
         with main_first(processes):  # it writes the index of a bag, which the others then read
             frames = open_frames(
                 data.paths, data.topics, data.weights, SelectionParameters(data.near_duplicate_threshold)

@@ -1,0 +1,46 @@
+"""How many threads a run on a CPU takes: those of torch wait for one another, so one without a core delays all."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from dino_train.machine.rank import is_main
+
+log = logging.getLogger(__name__)
+
+LOADAVG = Path("/proc/loadavg")
+
+
+def choose_threads(threads: int | None) -> int:
+    """Let torch use this many threads, by default as many as cores are free; returns how many, and logs why.
+
+    $OMP_NUM_THREADS, which torchrun sets too, decides where it is set.
+    """
+    if threads is None and "OMP_NUM_THREADS" in os.environ:
+        threads = torch.get_num_threads()
+    if threads is None:
+        cores, load = len(os.sched_getaffinity(0)), busy_cores(LOADAVG.read_text())
+        threads = free_threads(cores, load, os.cpu_count() or cores)
+        if threads < cores and is_main():
+            log.info("Training on %d of %d cores, since other programs keep %.1f busy: --machine.threads takes more.",
+                threads, cores, load)  # fmt: skip
+    torch.set_num_threads(threads)
+    return threads
+
+
+def free_threads(cores: int, load: float, all_cores: int) -> int:
+    """Of `cores` that a process may use, on a machine of `all_cores`, how many `load` busy ones leave; at least 1."""
+    return max(1, round(cores * (1 - load / all_cores)))
+
+
+def busy_cores(loadavg: str) -> float:
+    """Programs that want a core, beside this one, from /proc/loadavg.
+
+    The smaller of the last minute's mean and of now: what has just ended is no load, nor is what runs for a moment.
+    """
+    mean, _, _, running, _ = loadavg.split()
+    return min(float(mean), max(int(running.partition("/")[0]) - 1, 0))

@@ -1,0 +1,60 @@
+"""A run on a CPU takes the cores that are free, unless somebody says how many."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from dino_train.machine import threads
+from dino_train.machine.threads import busy_cores, choose_threads, free_threads
+
+
+@pytest.mark.parametrize(
+    ("loadavg", "busy"),
+    [
+        ("0.00 0.10 0.20 1/300 99", 0.0),  # this process alone
+        ("1.90 0.50 0.10 1/300 99", 0.0),  # what kept the machine busy has ended
+        ("0.10 0.50 0.10 7/300 99", 0.1),  # what runs now has just begun
+        ("5.05 4.68 4.18 7/300 99", 5.05),
+    ],
+)
+def test_load_is_what_lasts_and_goes_on(loadavg: str, busy: float) -> None:
+    assert busy_cores(loadavg) == busy
+
+
+@pytest.mark.parametrize(
+    ("cores", "load", "all_cores", "free"),
+    [
+        (2, 0.0, 2, 2),
+        (2, 0.3, 2, 2),
+        (2, 1.2, 2, 1),
+        (2, 9.0, 2, 1),
+        (8, 2.0, 8, 6),
+        (2, 32.0, 64, 1),
+        (8, 16.0, 64, 6),
+    ],
+)
+def test_threads_by_what_is_free(cores: int, load: float, all_cores: int, free: int) -> None:
+    assert free_threads(cores, load, all_cores) == free
+
+
+def test_who_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    load = tmp_path / "loadavg"
+    load.write_text("64.0 64.0 64.0 65/300 99")
+    monkeypatch.setattr(threads, "LOADAVG", load)
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda process: {0, 1, 2})
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: 3)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    try:
+        with caplog.at_level(logging.INFO):
+            assert choose_threads(None) == torch.get_num_threads() == 1
+        (line,) = caplog.messages
+        assert line == "Training on 1 of 3 cores, since other programs keep 64.0 busy: --machine.threads takes more."
+        assert choose_threads(2) == torch.get_num_threads() == 2
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        assert choose_threads(None) == 2
+    finally:
+        torch.set_num_threads(before)
