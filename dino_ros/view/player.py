@@ -48,7 +48,8 @@ class Player:
         self._why = f"playing {source.name}"
         self._times: deque[float] = deque(maxlen=30)
         self._latencies: deque[float] = deque(maxlen=30)
-        threading.Thread(target=self._play, name="player", daemon=True).start()
+        self._thread = threading.Thread(target=self._play, name="player", daemon=True)
+        self._thread.start()
 
     def scene(self, after: int, seconds: float) -> Scene | None:
         with self._condition:
@@ -109,6 +110,7 @@ class Player:
         with self._condition:
             self._stopped = True
             self._condition.notify_all()
+        self._thread.join()  # Python aborts where it ends while a thread is inside an engine
 
     def _newer(self, after: int) -> bool:
         return self._scene is not None and self._scene.number > after
