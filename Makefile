@@ -28,12 +28,13 @@ BIN := $(VENV)/bin
 # The site keeps to MkDocs 1: the theme's notice about MkDocs 2 does not concern it.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
-# PyPI has rclpy for x86-64 alone: elsewhere the environment sees the ROS that was sourced.
-ifneq ($(MACHINE),x86_64)
+# A ROS that was sourced is taken: a second one beside it would be mixed with it. PyPI has rclpy for x86-64 alone.
+ifneq ($(AMENT_PREFIX_PATH)$(filter-out x86_64,$(MACHINE)),)
 ROS_EXTRA :=
 SYSTEM := --system-site-packages
 NEED_ROS := $(PYTHON) -c "import rclpy" 2>/dev/null || { \
-	echo "PyPI has no rclpy for $(MACHINE): install ROS 2, run '. /opt/ros/$(ROS)/setup.bash', then make again."; exit 1; }
+	echo "$(PYTHON) finds no rclpy: source the setup.bash of an installed ROS 2 and say PYTHON=, the Python it was built for." \
+		"On x86-64 a shell without a sourced ROS takes the one on PyPI."; exit 1; }
 endif
 
 # make demo BAG=path [TOPIC=name], or VIDEO=path, plays another recording; MODEL=path runs another student.

@@ -95,7 +95,7 @@ setup(
         "docs": [
             "jsonargparse[signatures]>=4.49",  # tells the options of dino-train, without torch
             "mkdocs>=1.6,<2",  # the theme is for MkDocs 1
-            "mkdocs-material>=9.8",
+            "mkdocs-material>=9.8",  # needs Python 3.11
             "mkdocstrings-python>=2",
             "ruff",  # breaks long signatures
         ],

@@ -128,7 +128,8 @@ def option_row(name: str, text: str) -> str:
         meaning, default = meaning[: found.start()], found[1]
     if choices and choices[1] != "true,false":
         meaning = f"{meaning.rstrip('.')}. One of {choices[1].replace(',', ', ')}."
-    return f"| `{name.split()[0]}` | {default} | {markdown(meaning)} |"
+    first = name.split()[0].rstrip(",")  # Python 3.13 names an option's placeholder after its last name alone
+    return f"| `{first}` | {default} | {markdown(meaning)} |"
 
 
 def markdown(text: str) -> str:
