@@ -57,8 +57,8 @@ def averaged(features: Any) -> Matrix:
         parts = [np.array_split(rows, GRID, axis=1) for rows in np.array_split(tokens.astype(float), GRID)]
         return np.concatenate([part.mean(axis=(0, 1)) for row in parts for part in row])
 
-    step = features.chunks[0]
-    return np.stack([average(one) for start in range(0, len(features), step) for one in features[start : start + step]])
+    starts = range(0, features.shape[0], features.chunks[0])
+    return np.stack([average(one) for start in starts for one in features[start : start + features.chunks[0]]])
 
 
 def frames(bags: Sequence[str], topic: str | None, recordings: Any, numbers: Any) -> Iterator[NDArray[np.uint8]]:

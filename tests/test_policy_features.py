@@ -20,7 +20,7 @@ from rosbags.typesys import Stores, get_typestore
 from dino_ros import cli
 
 TYPES = get_typestore(Stores.ROS2_JAZZY).types
-FRAMES = 90
+FRAMES = 60
 
 
 @pytest.fixture(scope="module")
