@@ -7,6 +7,10 @@ Behavior cloning in its simplest form: a linear head, from the patch tokens of a
 the object that is nearest to the camera: what a gripper would go to. It is fitted on the first 70 % of the frames and
 tested on the last 25 %, beside the same head on pixels and on a ViT with random weights. Prints the mean distance
 between the predicted and the true point in the test frames.
+
+On a recording of examples/render_table.py (1200 s at 0.5 Hz, seed 5): always the mean 25.6 cm, pixels 23.9, random ViT
+23.7, the bundled scenes_vit_small_20 21.2. The features are the best of these, and far from enough to grasp by. One
+recording, one seed.
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ def test_features_tell_where_the_nearest_object_is(
         both = [pose(*rng.uniform(-1, 1, 2), 2.0), pose(x / 100, y / 100, 1.0)]
         images.append(encoded("png", image))
         poses.append(("geometry_msgs/msg/PoseArray", (both[:: rng.choice([-1, 1])] if number % 10 else [],)))
-    bag = write_topics(tmp_path / "bag", {"/camera": images, "/poses": poses})
+    point = ("geometry_msgs/msg/PointStamped", (TYPES["geometry_msgs/msg/Point"](1.0, 2.0, 3.0),))
+    bag = write_topics(tmp_path / "bag", {"/camera": images, "/poses": poses, "/point": [point] * FRAMES})
     out = tmp_path / "features.zarr"
     command = ["dino-ros", "features", str(bag), "--model", "table_vit_micro_8", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", command)
@@ -61,6 +62,6 @@ def test_features_tell_where_the_nearest_object_is(
     assert found["always the mean"] == pytest.approx(23, abs=4)
     assert found["table_vit_micro_8.onnx"] < 0.5 * found["always the mean"]
 
-    monkeypatch.setattr(sys, "argv", ["policy_features.py", str(out), "--target", "/camera"])
-    with pytest.raises(SystemExit, match=r"/camera of .* is no PoseArray"):
+    monkeypatch.setattr(sys, "argv", ["policy_features.py", str(out), "--target", "/point"])
+    with pytest.raises(SystemExit, match=r"/point of .* is no PoseArray"):
         example["main"]()
