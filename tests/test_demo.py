@@ -79,7 +79,6 @@ def test_the_table_is_as_described() -> None:
     ("arguments", "named"),
     [
         (["/nowhere"], "/nowhere"),
-        ([TABLE], "/camera/image_raw/compressed"),
         ([TABLE, "--topic", "/elsewhere"], "/elsewhere"),
         (["--model", "nothing"], "'nothing'"),
         (["--backend", "abacus"], "'abacus'"),

@@ -249,7 +249,7 @@ def test_a_killed_builder_blocks_nobody(tmp_path: Path) -> None:
         time.sleep(0.01)
     waiting = processes.Process(target=start_node, args=(*paths, 0.0))
     waiting.start()
-    while not paths[2].exists():
+    while not (paths[2].exists() and paths[2].read_text()):  # it is made before it is written
         time.sleep(0.01)
     assert "Another process is building the engine of s.onnx" in paths[2].read_text()
     killed.kill()

@@ -87,5 +87,5 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("camera", ["640x13", "13x480", "0x0"])
 def test_a_camera_smaller_than_a_patch_is_refused(camera: str) -> None:
-    with pytest.raises(UserError, match=f"--camera {camera} is smaller than a patch of 14x14 pixels"):
+    with pytest.raises(UserError, match=f"A camera of {camera} is smaller than a patch of 14x14 pixels"):
         input_size(parse_camera(camera), 14)
