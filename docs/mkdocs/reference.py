@@ -118,7 +118,7 @@ def option_tables(parser: ArgumentParser) -> list[str]:
 
 
 def option_row(name: str, text: str) -> str:
-    """Row of an option: its name as the help has it, with placeholder or choices, and its text."""
+    """Row of an option: its name as the help has it, with metavar or choices, and its text."""
     choices = re.search(r"\{(.*?)\}", name)
     meaning, default = text, ""
     if found := re.search(r" ?\((?:type: (?:(?!default:).)*, )?default: ((?:[^()]|\([^()]*\))*)\)$", text):
@@ -128,7 +128,7 @@ def option_row(name: str, text: str) -> str:
         meaning, default = meaning[: found.start()], found[1]
     if choices and choices[1] != "true,false":
         meaning = f"{meaning.rstrip('.')}. One of {choices[1].replace(',', ', ')}."
-    first = name.split()[0].rstrip(",")  # Python 3.13 names an option's placeholder after its last name alone
+    first = name.split()[0].rstrip(",")  # Python 3.13 names the metavar of an option after the last of its names alone
     return f"| `{first}` | {default} | {markdown(meaning)} |"
 
 
