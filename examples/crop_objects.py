@@ -20,10 +20,11 @@ import rclpy
 from cv_bridge import CvBridge
 from message_filters import Subscriber, TimeSynchronizer
 from numpy.typing import NDArray
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
+
+from dino_ros.nodes.process import run
 
 FRAMES_KEPT = 30
 """Camera frames that wait for their objects; frames that the perception node skips never get any."""
@@ -60,13 +61,7 @@ def crops(image: NDArray[np.uint8], objects: NDArray[np.uint16]) -> dict[int, ND
 
 def main() -> None:
     """Run the node until it is interrupted."""
-    rclpy.init()
-    try:
-        rclpy.spin(CropObjects())
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        rclpy.try_shutdown()
+    run("crop_objects", lambda: rclpy.spin(CropObjects()))
 
 
 if __name__ == "__main__":

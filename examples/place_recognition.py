@@ -102,23 +102,21 @@ def replay(recording: str, topic: str | None, model: str, places: Places) -> Non
 def listen(places: Places) -> None:
     """Run a node that listens to /dino/embedding and logs revisits, until it is interrupted."""
     import rclpy
-    from rclpy.executors import ExternalShutdownException
     from sensor_msgs.msg import Image
 
-    def on_embedding(message: Image) -> None:
-        stamp = stamp_ns(message)
-        if revisit := places.look(stamp, to_array(message)[0, 0]):
-            node.get_logger().info(sentence(stamp, revisit))
+    from dino_ros.nodes.process import run
 
-    rclpy.init()
-    node = rclpy.create_node("place_recognition")
-    node.create_subscription(Image, "/dino/embedding", on_embedding, 10)
-    try:
+    def listen_to_embeddings() -> None:
+        def on_embedding(message: Image) -> None:
+            stamp = stamp_ns(message)
+            if revisit := places.look(stamp, to_array(message)[0, 0]):
+                node.get_logger().info(sentence(stamp, revisit))
+
+        node = rclpy.create_node("place_recognition")
+        node.create_subscription(Image, "/dino/embedding", on_embedding, 10)
         rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        rclpy.try_shutdown()
+
+    run("place_recognition", listen_to_embeddings)
 
 
 def main() -> None:
