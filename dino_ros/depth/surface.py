@@ -1,0 +1,113 @@
+"""The surfaces that a depth image shows: which of its pixels can be trusted, and points of those of objects."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dino_ros.depth.images import Pinhole, check_same_shape
+
+JUMP = 0.02
+"""Share of its depth by which a pixel may lie behind its nearest neighbor. One further behind hangs between two
+surfaces (a flying pixel), or is the background's at an outline, where color and depth seldom fit to the pixel."""
+GAP = 0.1
+"""Gap in an object's depths, as a share of its depth, beyond which the smaller part is not the object's."""
+FEWEST = 30
+"""Fewest points of an object that is located."""
+SAMPLES = 1000
+"""About how many of an object's depths are searched for gaps."""
+AROUND = 4
+"""Pixels around objects that do not count as background: masks end a little beside outlines."""
+
+_NEIGHBORS = np.ones((3, 3), np.uint8)
+_FAR = np.float32(1e6)
+
+
+class ObjectPoints(NamedTuple):
+    """The points of one object."""
+
+    number: int
+    xyz: NDArray[np.float32]
+    """[N, 3], meters, in the camera's optical frame."""
+    pixels: NDArray[np.intp]
+    """[N], places in the flat depth image."""
+
+    def of(self, which: NDArray[np.bool_]) -> ObjectPoints:
+        """Some of the points."""
+        return ObjectPoints(self.number, self.xyz[which], self.pixels[which])
+
+
+class Surface:
+    """A depth image [H, W] in meters, 0 where unknown, and its camera; of any size of the same shape."""
+
+    def __init__(self, depth: NDArray[np.float32], camera: Pinhole) -> None:
+        self.depth = depth
+        self.camera = camera.resized(*depth.shape)
+        known = depth > 0
+        nearest = np.where(known, depth, _FAR)
+        cv2.erode(nearest, _NEIGHBORS, dst=nearest)
+        nearest *= np.float32(1 / (1 - JUMP))
+        self.solid: NDArray[np.bool_] = np.less_equal(depth, nearest) & known
+        """[H, W]: where depth is known and no flying pixel."""
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self.depth.shape
+        return height, width
+
+    def registered(self, mask: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        """Numbers [H, W] of a mask at the depth's size. Raises UserError where it has another shape."""
+        check_same_shape("depth image", self.shape, "mask", (mask.shape[0], mask.shape[1]))
+        if mask.shape == self.shape:
+            return mask
+        return cv2.resize(mask, self.shape[::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint16, copy=False)
+
+    def background(self, objects: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """[H, W]: solid pixels that are not on objects [H, W], nor beside them."""
+        beside = np.ones((2 * AROUND + 1, 2 * AROUND + 1), np.uint8)
+        return np.asarray(self.solid & (cv2.dilate(objects.astype(np.uint8), beside) == 0))
+
+    def points(self, pixels: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Points [N, 3] of places [N] in the flat image."""
+        rows, columns = np.divmod(pixels, self.shape[1])
+        return self.camera.points(rows, columns, self.depth.ravel()[pixels])
+
+    def object_points(self, numbers: NDArray[np.uint16]) -> list[ObjectPoints]:
+        """The points of each object in numbers [H, W] (0: background), by rising number; also of those without any.
+
+        Only the part in depth with the most points counts: masks reach beyond outlines to what is far behind.
+        """
+        places = np.flatnonzero(numbers)
+        found = numbers.ravel()[places]
+        names = np.flatnonzero(np.bincount(found)).tolist()
+        solid = self.solid.ravel()[places]
+        places, found = places[solid], found[solid]
+        order = np.argsort(found, kind="stable")
+        places, found = places[order], found[order]
+        points = self.points(places)
+        starts, ends = np.searchsorted(found, names), np.searchsorted(found, names, side="right")
+        return [
+            _largest_part(ObjectPoints(name, points[start:end], places[start:end]))
+            for name, start, end in zip(names, starts, ends, strict=True)
+        ]
+
+
+def _largest_part(points: ObjectPoints) -> ObjectPoints:
+    """The points between the two gaps in depth among which most of them lie."""
+    depth = points.xyz[:, 2]
+    if not len(depth):
+        return points
+    rising = np.sort(depth[:: len(depth) // SAMPLES + 1])
+    gaps = np.flatnonzero(np.diff(rising) > GAP * rising[:-1])
+    if not len(gaps):
+        return points
+    ends = np.array([0, *(gaps + 1), len(rising)])
+    largest = int(np.argmax(np.diff(ends)))
+    margin = np.float32(1 + GAP / 2)  # beyond the samples, within the gaps
+    nearest, farthest = rising[ends[largest]] / margin, rising[ends[largest + 1] - 1] * margin
+    return points.of((depth >= nearest) & (depth <= farthest))
