@@ -127,6 +127,7 @@ setup(
             "dino-train = dino_train.cli:main",
             "perception_node = dino_ros.nodes.perception_node:main",
             "camera_node = dino_ros.nodes.camera_node:main",
+            "depth_node = dino_ros.nodes.depth_node:main",
         ]
     },
 )

@@ -24,6 +24,7 @@ ROS = {
     "rosgraph_msgs",
     "sensor_msgs",
     "std_msgs",
+    "tf2_ros",
     "vision_msgs",
 }
 """Modules that come with ROS."""

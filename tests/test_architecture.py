@@ -16,7 +16,7 @@ ORDER = {
         {"student"},
         {"images"},
         {"masks", "messages"},
-        {"backends"},
+        {"backends", "depth"},
         {"perception"},
         {"exports", "view"},
         {"nodes"},

@@ -16,9 +16,10 @@ ROSDEP_KEYS = {
     "numpy": "python3-numpy",
     "onnxruntime": "python3-onnxruntime-pip",
     "rosbags": "python3-rosbags-pip",
+    "tf2_ros": "tf2_ros_py",
     "yaml": "python3-yaml",
 }
-"""Keys of modules that do not come with ROS, whose packages are named after their modules."""
+"""Keys of modules whose packages are not named after them."""
 
 DISTRIBUTIONS = {
     "PIL": "pillow",

@@ -18,14 +18,16 @@ CELL = 2.5
 """Sides of the cells in which a footprint is counted, in pixels at the object's distance."""
 FEWEST_IN_CELL = 2
 """Fewest points in a cell that belongs to a footprint."""
-TOP = 0.2
+TOP = 0.1
 """Share of an object's height that is its top, whose middle is that of a symmetric object."""
 SAMPLES = 800
 """About how many points are looked at where not all are needed."""
 FREE = 0.02
-"""Share of the depth by which a mirrored point must lie before what the camera sees there to be refuted."""
+"""Share of the depth by which a point must lie before what the camera sees there to be no part of an object."""
+HANGING = 0.6
+"""Share of the points halfway down to the plane of which that is so where an object hangs in the air."""
 REFUTED = 0.05
-"""Share of mirrored points that may be refuted in a symmetric object."""
+"""Share of mirrored points of which that may be so where an object is symmetric."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +65,11 @@ def above(points: ObjectPoints, plane: Plane) -> ObjectPoints:
 def box_around(points: ObjectPoints, plane: Plane | None, surface: Surface) -> Box:
     """The box around an object's points, at least FEWEST, `above` whose supporting plane they are.
 
-    On a plane the box goes down to it, unless the gap below the points is larger than their own height: then the object
-    does not stand there. Its sides are those of the smallest rectangle around the footprint, which is what is seen of
-    the object, from above. Where the object may be symmetric about the vertical line through the middle of its top, so
-    that nothing contradicts what is mirrored there, the footprint includes that: it completes the unseen back of
-    balls, bottles and bowls, and leaves jagged shapes alone. Without a plane nothing is completed.
+    On a plane the box goes down to it, unless the camera looks through where the object would stand. Its sides are
+    those of the smallest rectangle around the footprint, which is what is seen of the object, from above. Where the
+    object may be symmetric about the vertical line through the middle of its top, so that nothing contradicts what is
+    mirrored there, the footprint includes that: it completes the unseen back of balls, bottles and bowls, and leaves
+    jagged shapes alone. Without a plane nothing is completed.
     """
     if plane is None:
         return _principal_box(points.xyz)
@@ -76,18 +78,21 @@ def box_around(points: ObjectPoints, plane: Plane | None, surface: Surface) -> B
     local = points.xyz @ axes
     heights = local[:, 2] - np.float32(plane.offset)
     low, high = np.percentile(heights, [TRIMMED, 100 - TRIMMED])
+    some = _some(local)
+    dropped = some.copy()
+    dropped[:, 2] -= _some(heights[:, None])[:, 0] / 2
+    standing = not _refuted(dropped @ axes.T, surface, HANGING)
     footprint = _occupied(local[:, 0], local[:, 1], cell)
     top = cv2.minAreaRect(_some(local[heights >= high - TOP * (high - low), :2]))[0]
-    twice = 2 * np.array(top, np.float32)
-    mirrored = _some(local) * np.array([-1, -1, 1], np.float32) + np.append(twice, np.float32(0))
-    if not _refuted(mirrored @ axes.T, surface):
-        footprint = np.concatenate([footprint, twice - footprint])
+    twice = np.array([2 * top[0], 2 * top[1], 0], np.float32)
+    mirrored = some * np.array([-1, -1, 1], np.float32) + twice
+    if not _refuted(mirrored @ axes.T, surface, REFUTED):
+        footprint = np.concatenate([footprint, twice[:2] - footprint])
     middle, sides, degrees = cv2.minAreaRect(footprint)
     if sides[0] < sides[1]:
         sides, degrees = sides[::-1], degrees + 90
     angle = np.radians(degrees)
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    standing = bool(low < high - low)
     bottom = min(0.0, low) if standing else low
     center = plane.axes @ [*middle, plane.offset + (bottom + high) / 2]
     return Box(center, plane.axes @ turn, np.maximum([*sides, high - bottom], cell), standing)
@@ -120,12 +125,12 @@ def _some(points: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(points[:: len(points) // SAMPLES + 1])
 
 
-def _refuted(points: NDArray[np.float32], surface: Surface) -> bool:
-    """Whether more than REFUTED of points [N, 3] lie where the camera looks through."""
+def _refuted(points: NDArray[Any], surface: Surface, share: float) -> bool:
+    """Whether more than a share of points [N, 3] lie where the camera looks through."""
     rows, columns, inside = surface.camera.pixels(points)
     seen = surface.depth[rows, columns]
     through = inside & (seen > 0) & (points[:, 2] < (1 - FREE) * seen)
-    return bool(np.count_nonzero(through) > REFUTED * len(points))
+    return bool(np.count_nonzero(through) > share * len(points))
 
 
 def quaternion(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -147,3 +152,15 @@ def quaternion(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
     row = products[np.argmax(np.diag(products))]
     row = row / np.linalg.norm(row)
     return np.asarray(-row if row[3] < 0 else row)
+
+
+def rotation(x: float, y: float, z: float, w: float) -> NDArray[np.float64]:
+    """The rotation [3, 3] of a quaternion, which need not have length 1."""
+    x, y, z, w = np.array([x, y, z, w]) / np.linalg.norm([x, y, z, w])
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dino_ros.depth.boxes import Box, above, box_around
 from dino_ros.depth.support import supporting_plane
-from dino_ros.depth.surface import FEWEST, ObjectPoints, Surface
+from dino_ros.depth.surface import FEWEST, ObjectPoints, Surface, largest_part
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,4 +45,7 @@ def _located(points: ObjectPoints, surface: Surface, background: NDArray[np.bool
     plane = supporting_plane(surface, background, points.pixels)
     if plane is not None:
         points = above(points, plane)
+    points = largest_part(points)
+    if len(points.xyz) < FEWEST:
+        return None
     return LocatedObject(points, box_around(points, plane, surface))

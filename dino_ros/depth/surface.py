@@ -78,10 +78,7 @@ class Surface:
         return self.camera.points(rows, columns, self.depth.ravel()[pixels])
 
     def object_points(self, numbers: NDArray[np.uint16]) -> list[ObjectPoints]:
-        """The points of each object in numbers [H, W] (0: background), by rising number; also of those without any.
-
-        Only the part in depth with the most points counts: masks reach beyond outlines to what is far behind.
-        """
+        """The points of each object in numbers [H, W] (0: background), by rising number; also of those without any."""
         places = np.flatnonzero(numbers)
         found = numbers.ravel()[places]
         names = np.flatnonzero(np.bincount(found)).tolist()
@@ -92,16 +89,15 @@ class Surface:
         points = self.points(places)
         starts, ends = np.searchsorted(found, names), np.searchsorted(found, names, side="right")
         return [
-            _largest_part(ObjectPoints(name, points[start:end], places[start:end]))
+            ObjectPoints(name, points[start:end], places[start:end])
             for name, start, end in zip(names, starts, ends, strict=True)
         ]
 
 
-def _largest_part(points: ObjectPoints) -> ObjectPoints:
-    """The points between the two gaps in depth among which most of them lie."""
+def largest_part(points: ObjectPoints) -> ObjectPoints:
+    """The points, at least one, between the two gaps in depth among which most of them lie: masks reach beyond outlines
+    to what is far behind."""
     depth = points.xyz[:, 2]
-    if not len(depth):
-        return points
     rising = np.sort(depth[:: len(depth) // SAMPLES + 1])
     gaps = np.flatnonzero(np.diff(rising) > GAP * rising[:-1])
     if not len(gaps):
