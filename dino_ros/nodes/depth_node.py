@@ -28,7 +28,7 @@ class DepthNode(ManagedNode):
     def __init__(self) -> None:
         super().__init__("depth", DEPTH_PARAMETERS)
         self._topics: DepthTopics | None = None
-        self._callbacks = CallbackThread(self)
+        self._input_callbacks = CallbackThread(self)
         self._unconfigured = Diagnostics()
         self.add_on_set_parameters_callback(self._check_parameters)
 
@@ -37,11 +37,11 @@ class DepthNode(ManagedNode):
         transforms = Transforms(self, target) if target else None
         names = ("names", "slop", "color", "image_transport", "reliability")
         settings = Settings(**{name: self._value(name) for name in names})
-        self._topics = DepthTopics(self, settings, transforms, self._callbacks)
+        self._topics = DepthTopics(self, settings, transforms, self._input_callbacks)
 
     def _activate(self) -> None:
         assert self._topics is not None  # configured before
-        self._callbacks.start()
+        self._input_callbacks.start()
         self._topics.activate()
         self.get_logger().info(f"Waiting for depth on {self.resolve_topic_name('depth/image')}.")
 
@@ -49,7 +49,7 @@ class DepthNode(ManagedNode):
         """Unsubscribe and end the thread; the results' topics stay."""
         if self._topics is not None:
             self._topics.deactivate()
-        self._callbacks.stop()
+        self._input_callbacks.stop()
 
     def _release(self) -> None:
         self.stop()
