@@ -19,9 +19,11 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from solids import CAMERA, cuboid, looking_down, seen, table
 from std_msgs.msg import Header
 
+from dino_ros.depth.boxes import quaternion
 from dino_ros.depth.objects import locate
 from dino_ros.depth.surface import Surface
 from dino_ros.errors import UserError
+from dino_ros.images.stamps import stamp_ns
 from dino_ros.nodes.depth_node import DepthNode
 from dino_ros.nodes.detections import vision
 from dino_ros.nodes.messages import _image, labels_message, mask_message, rgb_message
@@ -34,6 +36,7 @@ METERS, NUMBERS = seen(
 )
 RGB = np.random.default_rng(0).integers(0, 256, (*NUMBERS.shape, 3), dtype=np.uint8)
 FRAME = "camera_color_optical_frame"
+DIAGNOSTIC = "/dino/depth: depth"
 
 
 class Robot(Client):
@@ -98,7 +101,7 @@ def cloud(message: PointCloud2) -> NDArray[Any]:
 
 
 def test_objects_and_named_masks_become_points_and_boxes(robot: Robot, start: Callable[..., DepthNode]) -> None:
-    start(names=["", "cup"])
+    start(names=["objects", "cup"])
     clouds = robot.listen("/dino/points", PointCloud2)
     boxes = robot.listen("/dino/objects_3d", vision.Detection3DArray) if vision else []
     robot.heard(robot.camera, robot.depth, robot.info, robot.objects, robot.cup)
@@ -141,7 +144,7 @@ def test_objects_and_named_masks_become_points_and_boxes(robot: Robot, start: Ca
 def test_nothing_is_subscribed_to_while_nobody_listens(robot: Robot, start: Callable[..., DepthNode]) -> None:
     start()
     inputs = (robot.camera, robot.depth, robot.info, robot.objects)
-    status = robot.diagnosis(lambda s: s.message.startswith("active"), "/dino/depth: depth")
+    status = robot.diagnosis(lambda s: s.message.startswith("active"), DIAGNOSTIC)
     assert "no subscribers" in status.message
     assert [one.get_subscription_count() for one in inputs] == [0, 0, 0, 0]
     robot.listen("/dino/points", PointCloud2)
@@ -224,3 +227,45 @@ def test_without_tf_a_target_frame_is_refused_at_configuring(ros: None, monkeypa
         node._configure()
     assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
     node.destroy_node()
+
+
+def test_results_are_in_the_frame_that_is_named(robot: Robot, start: Callable[..., DepthNode]) -> None:
+    pytest.importorskip("tf2_ros", reason="tf2_ros is not installed")
+    from geometry_msgs.msg import Quaternion, TransformStamped, Vector3
+    from tf2_ros import StaticTransformBroadcaster
+
+    start(target_frame="map", color=False)
+    clouds = robot.listen("/dino/points", PointCloud2)
+    robot.heard(robot.depth, robot.info, robot.objects)
+    millimeters = np.round(METERS * 1000).astype(np.uint16)
+    robot.send_info(0)
+    robot.send_depth(100, millimeters)
+    robot.objects.publish(labels_message(NUMBERS, header(100, FRAME)))
+    robot.diagnosis(lambda s: "There is no transform from 'camera_color_optical_frame'" in s.message, DIAGNOSTIC)
+    assert not clouds
+
+    transform = TransformStamped(header=header(0, "map"), child_frame_id=FRAME)
+    x, y, z, w = quaternion(VIEW.rotation.T).tolist()
+    at = (-VIEW.rotation.T @ VIEW.translation).tolist()
+    transform.transform.rotation = Quaternion(x=x, y=y, z=z, w=w)
+    transform.transform.translation = Vector3(**dict(zip("xyz", at, strict=True)))
+    broadcaster = StaticTransformBroadcaster(robot)
+    broadcaster.sendTransform(transform)
+    stamp = 100
+
+    def transformed() -> bool:
+        nonlocal stamp
+        stamp += 1000
+        robot.send_depth(stamp, millimeters)
+        robot.objects.publish(labels_message(NUMBERS, header(stamp, FRAME)))
+        robot.pause(0.05)
+        return bool(clouds)
+
+    robot.wait(transformed, "points in the map's frame")
+    assert clouds[0].header.frame_id == "map"
+    assert stamp_ns(clouds[0]) in [number * 1_000_000 for number in range(1100, stamp + 1, 1000)]
+    points = cloud(clouds[0])
+    first = points[points["object"] == 1]
+    assert first["z"].max() == pytest.approx(0.1, abs=0.003)  # the object's height above the table, which is z = 0
+    np.testing.assert_allclose([first["x"].mean(), first["y"].mean()], [-0.15, 0.0], atol=0.03)
+    assert points["x"][points["object"] == 2].mean() == pytest.approx(0.15, abs=0.03)

@@ -45,10 +45,17 @@ MAKE = {CLOUD: cloud_message, BOXES: detections_3d_message}
 """How each topic's message is made of the objects and a header."""
 DEPTH, INFO, COLOR = "depth/image", "depth/camera_info", "image"
 """Inputs besides the masks, before remapping."""
+OBJECTS = "objects"
+"""The name that stands for all objects, by number."""
 FIRST_NAMED = 2**16
 """Number of the first named object; those of `objects` are smaller."""
 COLORS_KEPT = 30
 """Images of the camera that wait for their masks: one second at 30 Hz, 28 MB at 640x480."""
+
+
+def mask_topic(name: str) -> str:
+    """The topic of the masks of a name, before remapping."""
+    return OBJECTS if name == OBJECTS else f"{name}/mask"
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,7 @@ class DepthTopics:
             ),
         ]
         for name in self._settings.names:
-            topic = f"{name}/mask" if name else "objects"
+            topic = mask_topic(name)
 
             def receive(data: bytes, name: str = name) -> None:
                 self._receive_mask(name, data)
@@ -301,12 +308,11 @@ class DepthTopics:
         """The objects [h, w] of a mask by number, 0 for background."""
         mask = to_array(message)
         if mask.ndim != 2 or mask.dtype not in (np.uint8, np.uint16):
-            topic = self._node.resolve_topic_name(f"{name}/mask" if name else "objects")
             raise UserError(
-                f"The encoding {quoted(message.encoding)} on {topic} is no mask: publish "
-                f"{'mono8' if name else '16UC1'}."
+                f"The encoding {quoted(message.encoding)} on {self._node.resolve_topic_name(mask_topic(name))} is no "
+                f"mask: publish {'16UC1' if name == OBJECTS else 'mono8'}."
             )
-        if name:
+        if name != OBJECTS:
             return np.where(mask > 0, FIRST_NAMED - 1, 0).astype(np.uint16)
         return mask.astype(np.uint16, copy=False)
 
@@ -320,8 +326,10 @@ class DepthTopics:
         if rgb is not None:
             rows, columns = np.divmod(found.points.pixels, surface.shape[1])
             colors = rgb[rows * rgb.shape[0] // surface.shape[0], columns * rgb.shape[1] // surface.shape[1]]
-        number = FIRST_NAMED + self._settings.names.index(name) if name else found.points.number
-        return ObjectIn3D(number, name or CLASS_NAME, found.points.xyz, colors, found.box)
+        if name == OBJECTS:
+            return ObjectIn3D(found.points.number, CLASS_NAME, found.points.xyz, colors, found.box)
+        number = FIRST_NAMED + self._settings.names.index(name)
+        return ObjectIn3D(number, name, found.points.xyz, colors, found.box)
 
     def _moved(self, objects: list[ObjectIn3D], header: Header) -> list[ObjectIn3D]:
         """The objects in the frame that the user names, which the header names from now on."""

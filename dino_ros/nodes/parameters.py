@@ -145,10 +145,10 @@ PERCEPTION_PARAMETERS = (
 DEPTH_PARAMETERS = (
     Parameter(
         "names",
-        [""],
+        ["objects"],
         Rule(
-            "What to locate: each name subscribes to the mask of an object on `<name>/mask`. An empty name stands for "
-            "all of `objects`."
+            "What to locate: each name subscribes to the mask of an object on `<name>/mask`, except `objects`, which "
+            "stands for all objects on the topic of that name."
         ),
         further_check=topic_names("names", "mask"),
     ),
