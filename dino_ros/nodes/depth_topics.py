@@ -299,7 +299,7 @@ class DepthTopics:
         rgb = self._rgb(frame.stamp) if CLOUD in self._listened else None
         objects = [self._in_3d(name, found, surface, rgb) for name, found in located]
         if self._transforms is not None:
-            objects = self._moved(objects, header)
+            objects = self._moved(objects, header, frame.stamp)
         for topic in self._listened:
             self._outputs[topic].publish(MAKE[topic](objects, header))
         self._diagnostics.published(time.monotonic() - max(arrived.at for arrived in frame.masks.values()))
@@ -331,10 +331,10 @@ class DepthTopics:
         number = FIRST_NAMED + self._settings.names.index(name)
         return ObjectIn3D(number, name, found.points.xyz, colors, found.box)
 
-    def _moved(self, objects: list[ObjectIn3D], header: Header) -> list[ObjectIn3D]:
+    def _moved(self, objects: list[ObjectIn3D], header: Header, stamp: int) -> list[ObjectIn3D]:
         """The objects in the frame that the user names, which the header names from now on."""
         assert self._transforms is not None
-        rotation, translation = self._transforms(header.frame_id, header.stamp)
+        rotation, translation = self._transforms(header.frame_id, stamp)
         header.frame_id = self._transforms.target
         turn, shift = rotation.T.astype(np.float32), translation.astype(np.float32)
         return [

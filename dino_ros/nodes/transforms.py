@@ -7,9 +7,10 @@ import importlib.util
 from typing import Any
 
 import numpy as np
-from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
+from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
+from rclpy.time import Time
 
 from dino_ros.depth.boxes import rotation
 from dino_ros.errors import UserError
@@ -33,27 +34,35 @@ class Transforms:
         self._tf2: Any = importlib.import_module("tf2_ros")
         self._node = node
         self.target = target
-        self._buffer = self._tf2.Buffer(node=node)
+        self._buffer = self._tf2.Buffer()
         self._listener: Any = None
+        self._clock_watch: Any = None
 
     def start(self) -> None:
         """Listen."""
         if self._listener is None:
             self._listener = self._tf2.TransformListener(self._buffer, self._node)
+            # A recording that starts over with its clock: what TF knows is then of the future.
+            back = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-1))
+            self._clock_watch = self._node.get_clock().create_jump_callback(
+                back, post_callback=lambda jump: self._buffer.clear()
+            )
 
     def stop(self) -> None:
         """Listen no more."""
         if self._listener is not None:
             self._listener.unregister()
+            self._clock_watch.unregister()
             self._listener = None
 
-    def __call__(self, frame: str, stamp: Time) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Rotation [3, 3] and translation [3] that take points of a frame, at that time, to the target.
+    def __call__(self, frame: str, stamp: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Rotation [3, 3] and translation [3] that take points of a frame, at that time in nanoseconds, to the target.
 
         Waits for them for up to PATIENCE seconds. Raises UserError if TF does not know them.
         """
         try:
-            found = self._buffer.lookup_transform(self.target, frame, stamp, timeout=Duration(seconds=PATIENCE))
+            at = Time(nanoseconds=stamp)
+            found = self._buffer.lookup_transform(self.target, frame, at, timeout=Duration(seconds=PATIENCE))
         except self._tf2.TransformException as error:
             raise UserError(
                 f"There is no transform from {frame!r} to target_frame {self.target!r} ({str(error).rstrip('.')}): "
