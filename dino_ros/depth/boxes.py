@@ -26,6 +26,8 @@ FREE = 0.02
 """Share of the depth by which a point must lie before what the camera sees there to be no part of an object."""
 HANGING = 0.6
 """Share of the points halfway down to the plane of which that is so where an object hangs in the air."""
+LARGEST_GAIN = 1.5
+"""Largest growth of a footprint's area by its mirrored points: of a ball that is seen from 20 degrees above."""
 REFUTED = 0.05
 """Share of mirrored points of which that may be so where an object is symmetric."""
 
@@ -86,9 +88,11 @@ def box_around(points: ObjectPoints, plane: Plane | None, surface: Surface) -> B
     top = cv2.minAreaRect(_some(local[heights >= high - TOP * (high - low), :2]))[0]
     twice = np.array([2 * top[0], 2 * top[1], 0], np.float32)
     mirrored = some * np.array([-1, -1, 1], np.float32) + twice
-    if not _refuted(mirrored @ axes.T, surface, REFUTED):
-        footprint = np.concatenate([footprint, twice[:2] - footprint])
     middle, sides, degrees = cv2.minAreaRect(footprint)
+    if not _refuted(mirrored @ axes.T, surface, REFUTED):
+        whole = cv2.minAreaRect(np.concatenate([footprint, twice[:2] - footprint]))
+        if whole[1][0] * whole[1][1] < LARGEST_GAIN * sides[0] * sides[1]:
+            middle, sides, degrees = whole
     if sides[0] < sides[1]:
         sides, degrees = sides[::-1], degrees + 90
     angle = np.radians(degrees)

@@ -78,19 +78,16 @@ class Surface:
         return self.camera.points(rows, columns, self.depth.ravel()[pixels])
 
     def object_points(self, numbers: NDArray[np.uint16]) -> list[ObjectPoints]:
-        """The points of each object in numbers [H, W] (0: background), by rising number; also of those without any."""
-        places = np.flatnonzero(numbers)
+        """The points of each object in numbers [H, W] (0: background) that has any, by rising number."""
+        places = np.flatnonzero((numbers > 0) & self.solid)
         found = numbers.ravel()[places]
-        names = np.flatnonzero(np.bincount(found)).tolist()
-        solid = self.solid.ravel()[places]
-        places, found = places[solid], found[solid]
         order = np.argsort(found, kind="stable")
         places, found = places[order], found[order]
         points = self.points(places)
-        starts, ends = np.searchsorted(found, names), np.searchsorted(found, names, side="right")
+        names, starts, counts = np.unique(found, return_index=True, return_counts=True)
         return [
-            ObjectPoints(name, points[start:end], places[start:end])
-            for name, start, end in zip(names, starts, ends, strict=True)
+            ObjectPoints(name, points[start : start + count], places[start : start + count])
+            for name, start, count in np.stack([names, starts, counts], axis=1).tolist()
         ]
 
 
