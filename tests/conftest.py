@@ -54,6 +54,7 @@ SLOW = [
     "test_compare.py",
     "test_cpp_subscriber.py",
     "test_demo.py",
+    "test_depth_node.py",
     "test_dino_v1.py",
     "test_distill.py",
     "test_encoders.py",

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from imports import ROOT, ROS, python_files, third_party
 
-ON_A_ROBOT = ("dino_ros", "launch", "examples/crop_objects.py", "examples/place_recognition.py")
+ON_A_ROBOT = (
+    "dino_ros",
+    "launch",
+    "examples/crop_objects.py",
+    "examples/grasp_points.py",
+    "examples/place_recognition.py",
+)
 """What colcon installs for use on a robot. dino_train is for machines that train, and needs pip."""
 
 ROSDEP_KEYS = {

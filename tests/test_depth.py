@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from imports import ROOT
 from numpy.typing import NDArray
 from solids import CAMERA, View, ball, cuboid, looking_down, seen, table
 
@@ -13,6 +15,13 @@ from dino_ros.depth.images import Pinhole, depth_meters
 from dino_ros.depth.objects import LocatedObject, locate
 from dino_ros.depth.surface import JUMP, Surface
 from dino_ros.errors import UserError
+
+NAV2_SOURCE = {
+    *("topic", "sensor_frame", "data_type", "observation_persistence", "expected_update_rate", "inf_is_valid"),
+    *("min_obstacle_height", "max_obstacle_height", "marking", "clearing"),
+    *("obstacle_max_range", "obstacle_min_range", "raytrace_max_range", "raytrace_min_range"),
+}
+"""Parameters of a source in Nav2's obstacle layer, from nav2_costmap_2d's obstacle_layer.cpp of Jazzy."""
 
 
 def image(encoding: str, values: NDArray[Any], big: bool = False) -> Any:
@@ -243,3 +252,24 @@ def test_a_moved_box_is_where_its_corners_went() -> None:
     corner = np.array([1, -1, 1]) / 2
     before, after = (one.center + one.axes @ (corner * one.size) for one in (box, moved))
     np.testing.assert_allclose(after, turn @ before + shift)
+
+
+def test_the_example_in_the_docs_prints_a_box_for_every_object(capsys: pytest.CaptureFixture[str]) -> None:
+    view = looking_down(50)
+    depth, numbers = seen(table(view), cuboid(view, np.array([0.0, 0, 0.05]), np.array([0.2, 0.1, 0.1]), 0.0))
+    code = (ROOT / "docs" / "depth.md").read_text().split("```python\n", 1)[1].split("```", 1)[0]
+    exec(code, {"depth": depth, "numbers": numbers * 7})
+    assert capsys.readouterr().out.startswith("7 [")
+
+
+def test_the_costmap_takes_what_the_node_publishes() -> None:
+    file = yaml.safe_load((ROOT / "config" / "nav2_costmap.yaml").read_text())
+    layer = file["local_costmap"]["local_costmap"]["ros__parameters"]["voxel_layer"]
+    sources = layer["observation_sources"].split()
+    assert layer["objects"]["topic"] == "/dino/points"
+    for source in sources:
+        assert layer[source].keys() <= NAV2_SOURCE
+        assert layer[source]["data_type"] == "PointCloud2"
+        assert layer[source]["max_obstacle_height"] > 0, "Nav2's default, 0, drops every point"
+    assert [source for source in sources if layer[source]["marking"]] == ["objects"]
+    assert [source for source in sources if layer[source]["clearing"]] == ["depth"]

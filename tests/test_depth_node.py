@@ -199,6 +199,13 @@ def test_what_is_wrong_is_said_and_counted_and_ends_nothing(robot: Robot, start:
 
     robot.wait(empty, "an empty cloud")
     assert clouds[-1].width == 0
+    assert "QoS that does not match" not in values(node._report(1.0)[0])
+    other = Header(stamp=header(stamp + 1000, "").stamp, frame_id="camera_depth_optical_frame")
+    robot.depth.publish(labels_message(millimeters, other))
+    robot.objects.publish(labels_message(NUMBERS, header(stamp + 1000, FRAME)))
+    robot.wait(lambda: clouds[-1].width, "points")
+    assert clouds[-1].header == other
+    assert "'camera_depth_optical_frame', the mask 'camera_color_optical_frame'" in str(values(node._report(1.0)[0]))
 
 
 @pytest.mark.parametrize(

@@ -113,8 +113,10 @@ class DepthTopics:
         self._without_depth = 0
         self._missing = ""
         """Why there is no depth, as it was logged; empty if there is."""
+        self._unregistered = ""
+        """What speaks against the depth image being registered to the masks; empty if nothing does."""
         self._wrong: dict[str, str] = {}
-        """By topic, what the last report found wrong with who is at its other end."""
+        """By topic, what the last report found wrong with it."""
         self._lock = threading.Lock()
         self._active = False
         self._listened: frozenset[str] = frozenset()
@@ -290,6 +292,15 @@ class DepthTopics:
     def _publish(self, frame: Frame[Arrived, Any], info: CameraInfo) -> None:
         depth: Any = frame.depth
         surface = Surface(depth_meters(depth), Pinhole.of(info))
+        ours, theirs = (one.header.frame_id for one in (depth, next(iter(frame.masks.values())).message))
+        self._unregistered = (
+            ""
+            if ours == theirs
+            else (
+                f"The depth image has the frame {quoted(ours)}, the mask {quoted(theirs)}: if it is not registered to "
+                "the color camera, all points are off (RealSense: align_depth.enable)."
+            )
+        )
         names = [name for name in self._settings.names if name in frame.masks]
         numbers = [self._numbers(name, frame.masks[name].message) for name in names]
         located = [
@@ -350,6 +361,8 @@ class DepthTopics:
         self.look_for_listeners()  # also here: an event may be missed, and Humble has none
         silences = {topic: self._why_silent(self._inputs[topic]) for topic in tuple(self._subscriptions)}
         wrong = {topic: silence.reason for topic, silence in silences.items() if silence.lasting}
+        if self._unregistered:
+            wrong[DEPTH] = self._unregistered
         for topic, sentence in wrong.items():
             if sentence != self._wrong.get(topic):
                 self._node.get_logger().warning(sentence)
