@@ -43,7 +43,7 @@ def info(**fields: Any) -> Any:
 def test_depth_is_read_in_meters_with_holes_as_zero(big: bool) -> None:
     millimeters = np.array([[0, 1, 1000], [65535, 250, 0]], np.uint16)
     np.testing.assert_allclose(depth_meters(image("16UC1", millimeters, big)), millimeters / 1000, rtol=1e-6)
-    meters = np.array([[np.nan, np.inf, 1.5], [-np.inf, -1.0, 0.0]], np.float32)
+    meters = np.array([[np.nan, np.inf, 1.5], [-np.inf, -1.0, 1e30]], np.float32)
     np.testing.assert_array_equal(depth_meters(image("32FC1", meters, big)), [[0, 0, 1.5], [0, 0, 0]])
 
 
@@ -218,13 +218,13 @@ def test_masks_without_objects_or_depth_locate_nothing(depth: float) -> None:
 def test_strange_depth_never_raises_and_gives_finite_boxes(seed: int) -> None:
     rng = np.random.default_rng(seed)
     depth = rng.choice(
-        [0.0, 1e-3, 0.3, 1.0, 1.001, 65.0, 1e30], CAMERA.height * CAMERA.width, p=rng.dirichlet(np.ones(7))
+        [0.0, np.nan, 1e-3, 0.3, 1.0, 1.001, 999.0], CAMERA.height * CAMERA.width, p=rng.dirichlet(np.ones(7))
     )
     numbers = np.zeros((CAMERA.height, CAMERA.width), np.uint16)
     for number in range(1, 6):
         top, left = rng.integers(0, [230, 310])
         numbers[top : top + rng.integers(1, 80), left : left + rng.integers(1, 80)] = number
-    surface = Surface(depth.reshape(numbers.shape).astype(np.float32), CAMERA)
+    surface = Surface(depth_meters(image("32FC1", depth.reshape(numbers.shape).astype(np.float32))), CAMERA)
     for found in locate(surface, [numbers])[0]:
         assert np.isfinite(found.box.center).all()
         assert (found.box.size >= 0).all()

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from dino_ros.depth.support import TOLERANCE, Plane
 from dino_ros.depth.surface import FEWEST, ObjectPoints, Surface
 
-TRIMMED = 1.0
-"""Percent of the points, at either end, that do not count for an extent: what noise and flying pixels leave."""
+TRIMMED = 0.01
+"""Share of the points, at either end, that do not count for an extent: what noise and flying pixels leave."""
 CELL = 2.5
 """Sides of the cells in which a footprint is counted, in pixels at the object's distance."""
 FEWEST_IN_CELL = 2
 """Fewest points in a cell that belongs to a footprint."""
 TOP = 0.1
 """Share of an object's height that is its top, whose middle is that of a symmetric object."""
-SAMPLES = 800
+SAMPLES = 1000
 """About how many points are looked at where not all are needed."""
 FREE = 0.02
 """Share of the depth by which a point must lie before what the camera sees there to be no part of an object."""
@@ -78,18 +78,17 @@ def box_around(points: ObjectPoints, plane: Plane | None, surface: Surface) -> B
     cell = CELL * float(points.xyz[:, 2].mean()) / surface.camera.fx
     axes = plane.axes.astype(np.float32)
     local = points.xyz @ axes
-    heights = local[:, 2] - np.float32(plane.offset)
-    low, high = np.percentile(heights, [TRIMMED, 100 - TRIMMED])
+    local[:, 2] -= np.float32(plane.offset)
     some = _some(local)
-    dropped = some.copy()
-    dropped[:, 2] -= _some(heights[:, None])[:, 0] / 2
-    standing = not _refuted(dropped @ axes.T, surface, HANGING)
+    low, high = _trimmed(some[:, 2])
+    halfway_down = some * np.array([1, 1, 0.5], np.float32)
+    standing = not _refuted(_in_camera(halfway_down, plane), surface, HANGING)
     footprint = _occupied(local[:, 0], local[:, 1], cell)
-    top = cv2.minAreaRect(_some(local[heights >= high - TOP * (high - low), :2]))[0]
+    top = cv2.minAreaRect(some[some[:, 2] >= high - TOP * (high - low), :2])[0]
     twice = np.array([2 * top[0], 2 * top[1], 0], np.float32)
     mirrored = some * np.array([-1, -1, 1], np.float32) + twice
     middle, sides, degrees = cv2.minAreaRect(footprint)
-    if not _refuted(mirrored @ axes.T, surface, REFUTED):
+    if not _refuted(_in_camera(mirrored, plane), surface, REFUTED):
         whole = cv2.minAreaRect(np.concatenate([footprint, twice[:2] - footprint]))
         if whole[1][0] * whole[1][1] < LARGEST_GAIN * sides[0] * sides[1]:
             middle, sides, degrees = whole
@@ -107,7 +106,7 @@ def _principal_box(points: NDArray[np.float32]) -> Box:
     middle = points.mean(axis=0)
     axes = np.linalg.eigh(np.cov(points.T))[1][:, ::-1]
     axes[:, 2] *= np.linalg.det(axes)
-    low, high = np.percentile((points - middle) @ axes, [TRIMMED, 100 - TRIMMED], axis=0)
+    low, high = np.array([_trimmed(along) for along in ((points - middle) @ axes).T]).T
     return Box(middle + axes @ ((low + high) / 2), axes, high - low, standing=False)
 
 
@@ -124,9 +123,21 @@ def _occupied(x: NDArray[np.float32], y: NDArray[np.float32], cell: float) -> ND
     return np.asarray(start + (np.stack(np.divmod(often, wide), axis=1) + 0.5) * cell, np.float32)
 
 
+def _trimmed(values: NDArray[Any]) -> tuple[float, float]:
+    """The smallest and largest of values [N] without TRIMMED of them at either end."""
+    rising = np.sort(values)
+    left_out = int(TRIMMED * len(rising))
+    return float(rising[left_out]), float(rising[-1 - left_out])
+
+
 def _some(points: NDArray[np.float32]) -> NDArray[np.float32]:
     """About SAMPLES of points [N, C], evenly."""
     return np.ascontiguousarray(points[:: len(points) // SAMPLES + 1])
+
+
+def _in_camera(local: NDArray[np.float32], plane: Plane) -> NDArray[np.float32]:
+    """Points [N, 3] along a plane's axes, the third their height above it, in the camera's frame."""
+    return np.asarray((local + np.array([0, 0, plane.offset], np.float32)) @ plane.axes.T.astype(np.float32))
 
 
 def _refuted(points: NDArray[Any], surface: Surface, share: float) -> bool:

@@ -16,6 +16,8 @@ MILLIMETERS = {"16UC1", "mono16"}
 """Encodings of depth in millimeters, 0 where it is unknown; mono16 is what some drivers call it (REP 118 has 16UC1)."""
 METERS = "32FC1"
 """Encoding of depth in meters, NaN or infinite where it is unknown."""
+FARTHEST = 1000.0
+"""Meters beyond which depth is unknown: no camera measures it, and its square would overflow."""
 ASPECT_TOLERANCE = 0.02
 """Share by which width over height of two images may differ that show the same."""
 
@@ -32,7 +34,7 @@ def depth_meters(message: ImageLike) -> NDArray[np.float32]:
             f"The encoding {quoted(message.encoding)} is not depth: publish 16UC1 (millimeters) or 32FC1 (meters)."
         )
     depth: NDArray[np.float32] = to_array(message)
-    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
+    return np.where((depth > 0) & (depth < FARTHEST), depth, np.float32(0))  # neither holds for NaN
 
 
 @dataclass(frozen=True)

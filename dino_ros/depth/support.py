@@ -20,7 +20,7 @@ TRIES = 64
 """Planes through three points that are tried (RANSAC). With half of the points on the plane, one try in eight is."""
 MARGIN = 3
 """An object's side is so many times as long as the background around it that is looked at is wide."""
-SAMPLES = 800
+SAMPLES = 500
 """About how many points of the background are looked at."""
 
 
@@ -44,7 +44,7 @@ def supporting_plane(surface: Surface, background: NDArray[np.bool_], pixels: ND
 
     It is a guess: in front of a near wall it may be the wall.
     """
-    rows, columns = np.divmod(pixels, surface.shape[1])
+    rows, columns = surface.rows_and_columns(pixels)
     top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
     margin = max(bottom - top, right - left) // MARGIN + 8
     top, left, bottom, right = max(top - margin, 0), max(left - margin, 0), bottom + margin, right + margin
@@ -67,12 +67,12 @@ def _plane_through_most(points: NDArray[np.float32]) -> Plane | None:
         return None
     normals = normals[usable] / lengths[usable, None]
     offsets = (normals * first[usable]).sum(axis=1)
-    near = np.abs(points @ normals.T - offsets) < tolerance
-    counts = np.count_nonzero(near, axis=0)
+    near = np.abs(normals @ points.T - offsets[:, None]) < tolerance
+    counts = near.sum(axis=1)
     best = int(np.argmax(counts))
     if counts[best] < max(SHARE * len(points), FEWEST):
         return None
-    plane = _fitted(points[near[:, best]])
+    plane = _fitted(points[near[best]])
     return _fitted(points[np.abs(plane.heights(points)) < tolerance])
 
 

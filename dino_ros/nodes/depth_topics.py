@@ -335,7 +335,7 @@ class DepthTopics:
     def _in_3d(self, name: str, found: LocatedObject, surface: Surface, rgb: NDArray[np.uint8] | None) -> ObjectIn3D:
         colors = None
         if rgb is not None:
-            rows, columns = np.divmod(found.points.pixels, surface.shape[1])
+            rows, columns = surface.rows_and_columns(found.points.pixels)
             colors = rgb[rows * rgb.shape[0] // surface.shape[0], columns * rgb.shape[1] // surface.shape[1]]
         if name == OBJECTS:
             return ObjectIn3D(found.points.number, CLASS_NAME, found.points.xyz, colors, found.box)
