@@ -128,10 +128,10 @@ class Errors:
 
     def __init__(self, method: Callable[..., Boxes]) -> None:
         self._method = method
-        self._centers: list[float] = []
-        self._sizes: list[NDArray[np.float64]] = []
+        self.centers: list[float] = []
+        self.sizes: list[NDArray[np.float64]] = []
         self._ms: list[float] = []
-        self._missed = 0
+        self.missed = 0
 
     def add(
         self, depth: Any, numbers: NDArray[np.uint16], camera: Pinhole, truth: Boxes, pairs: dict[int, int]
@@ -142,18 +142,18 @@ class Errors:
         self._ms.append((time.process_time() - start) * 1e3)
         for number, (center, size) in truth.items():
             if (found := boxes.get(pairs.get(number, -1))) is None:
-                self._missed += 1
+                self.missed += 1
                 continue
-            self._centers.append(float(np.linalg.norm(found[0] - center)))
-            self._sizes.append(found[1] / size - 1)
+            self.centers.append(float(np.linalg.norm(found[0] - center)))
+            self.sizes.append(found[1] / size - 1)
 
     def row(self, name: str) -> str:
         """A row of the table."""
-        centers, sizes, ms = np.array(self._centers) * 100, np.abs(self._sizes), np.array(self._ms[WARM_UP:])
+        centers, sizes, ms = np.array(self.centers) * 100, np.abs(self.sizes), np.array(self._ms[WARM_UP:])
         middle, tail = np.percentile(centers, [50, 90])
         sides = " / ".join(f"{value:.1%}" for value in np.median(sizes, axis=0))
         return (
-            f"| {name} | {len(centers)} of {len(centers) + self._missed} | {middle:.1f} | {tail:.1f} "
+            f"| {name} | {len(centers)} of {len(centers) + self.missed} | {middle:.1f} | {tail:.1f} "
             f"| {(centers < 1).mean():.0%} | {sides} | {(sizes < 0.1).mean():.0%} "
             f"| {np.median(ms):.1f} | {np.percentile(ms, 99):.1f} |"
         )

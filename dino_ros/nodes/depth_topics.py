@@ -45,6 +45,8 @@ MAKE = {CLOUD: cloud_message, BOXES: detections_3d_message}
 """How each topic's message is made of the objects and a header."""
 DEPTH, INFO, COLOR = "depth/image", "depth/camera_info", "image"
 """Inputs besides the masks, before remapping."""
+MASKS = "the perception node"
+"""Who publishes masks."""
 OBJECTS = "objects"
 """The name that stands for all objects, by number."""
 FIRST_NAMED = 2**16
@@ -150,8 +152,7 @@ class DepthTopics:
             def receive(data: bytes, name: str = name) -> None:
                 self._receive_mask(name, data)
 
-            node = "the perception node"
-            inputs.append(Input(topic, resolve(topic), Image, RAW, QoSProfile(**QOS), receive, True, node))
+            inputs.append(Input(topic, resolve(topic), Image, RAW, QoSProfile(**QOS), receive, True, MASKS))
         if self._settings.color:
             compressed = self._settings.image_transport == "compressed"
             topic = image_topic(self._node, COLOR, compressed)
@@ -208,8 +209,10 @@ class DepthTopics:
                 self._node.destroy_subscription(self._subscriptions.pop(topic))
             for topic in wanted - self._subscriptions.keys():
                 self._subscriptions[topic] = self._subscribe(self._inputs[topic])
-            if self._transforms is not None:
-                self._transforms.start() if wanted else self._transforms.stop()
+            if self._transforms is not None and wanted:
+                self._transforms.start()
+            elif self._transforms is not None:
+                self._transforms.stop()
         self._thread.wake()
 
     def _subscribe(self, one: Input) -> Subscription:
@@ -361,6 +364,11 @@ class DepthTopics:
         self.look_for_listeners()  # also here: an event may be missed, and Humble has none
         silences = {topic: self._why_silent(self._inputs[topic]) for topic in tuple(self._subscriptions)}
         wrong = {topic: silence.reason for topic, silence in silences.items() if silence.lasting}
+        masks = {topic: silence for topic, silence in silences.items() if self._inputs[topic].source == MASKS}
+        silent = next(iter(masks.values())) if masks and self._diagnostics.silent_for() >= SILENCE else None
+        if silent is None:  # some masks come; those of a name that nobody knows never will
+            absent = [topic for topic in masks if not self._node.count_publishers(topic)]
+            wrong |= {topic: masks[topic].reason for topic in absent}
         if self._unregistered:
             wrong[DEPTH] = self._unregistered
         for topic, sentence in wrong.items():
@@ -372,8 +380,6 @@ class DepthTopics:
             "depth topic": self._node.resolve_topic_name(DEPTH),
             "frames without depth": str(self._without_depth),
         }
-        masks = [silence for topic, silence in silences.items() if self._inputs[topic].source == "the perception node"]
-        silent = masks[0] if masks and self._diagnostics.silent_for() >= SILENCE else None
         listened = bool(self._listened)
         return self._diagnostics.report(
             name, state, seconds, listened, facts, failure, silent, " ".join(wrong.values())
