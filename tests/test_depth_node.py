@@ -101,22 +101,33 @@ def cloud(message: PointCloud2) -> NDArray[Any]:
 
 
 def test_objects_and_named_masks_become_points_and_boxes(robot: Robot, start: Callable[..., DepthNode]) -> None:
-    start(names=["objects", "cup"])
+    start(names=["objects", "cup"], reliability="reliable")
     clouds = robot.listen("/dino/points", PointCloud2)
     boxes = robot.listen("/dino/objects_3d", vision.Detection3DArray) if vision else []
     robot.heard(robot.camera, robot.depth, robot.info, robot.objects, robot.cup)
     millimeters = np.round(METERS * 1000).astype(np.uint16)
     robot.send_info(0)
-    for stamp in (100, 200):  # the node waits for all masks from the second frame on
+    stamp = 0
+
+    def answered() -> bool:
+        """Send a frame; whether it is answered with colors, and with all masks: the node waits for these from the second
+        frame on."""
+        nonlocal stamp
+        stamp += 100
         robot.send(stamp, RGB, header=header(stamp, FRAME))
         robot.send_depth(stamp - 5, millimeters)
         robot.send_depth(stamp + 28, np.zeros_like(millimeters))
         robot.pause(0.1)
         robot.objects.publish(labels_message(NUMBERS * 40, header(stamp, FRAME)))
         robot.cup.publish(mask_message(np.where(NUMBERS == 2, 255, 0).astype(np.uint8), header(stamp, FRAME)))
-        robot.wait(lambda stamp=stamp: clouds and clouds[-1].header == header(stamp, FRAME), "points")
-        robot.wait(lambda stamp=stamp: not vision or (boxes and boxes[-1].header == header(stamp, FRAME)), "boxes")
+        robot.pause(0.1)
+        seen = cloud(clouds[-1]) if clouds else np.empty(0, [("object", int), ("rgb", int)])
+        numbers, colors = (len(np.unique(seen[field])) for field in ("object", "rgb"))
+        return numbers == 3 and colors > 1 and (not vision or (boxes and boxes[-1].header == clouds[-1].header))
 
+    robot.wait(answered, "the objects in color")
+    assert clouds[-1].header.frame_id == FRAME
+    assert stamp_ns(clouds[-1]) % 100_000_000 == 0, "the stamp is the mask's"
     ours = cloud(clouds[-1])
     surface = Surface(millimeters.astype(np.float32) * np.float32(0.001), CAMERA)
     (first, second), (cup,) = locate(surface, [NUMBERS * 40, np.where(NUMBERS == 2, 65535, 0).astype(np.uint16)])
@@ -154,7 +165,7 @@ def test_nothing_is_subscribed_to_while_nobody_listens(robot: Robot, start: Call
 
 
 def test_what_is_wrong_is_said_and_counted_and_ends_nothing(robot: Robot, start: Callable[..., DepthNode]) -> None:
-    node = start(color=False, names=["objects", "ghost"])
+    node = start(color=False, names=["objects", "ghost"], reliability="reliable")
     clouds = robot.listen("/dino/points", PointCloud2)
     robot.heard(robot.depth, robot.info, robot.objects)
     assert robot.camera.get_subscription_count() == 0
