@@ -110,8 +110,7 @@ def test_objects_and_named_masks_become_points_and_boxes(robot: Robot, start: Ca
     stamp = 0
 
     def answered() -> bool:
-        """Send a frame; whether it is answered with colors, and with all masks: the node waits for these from the second
-        frame on."""
+        """Send a frame; whether it is answered with colors, and with all masks, as it is from the second one on."""
         nonlocal stamp
         stamp += 100
         robot.send(stamp, RGB, header=header(stamp, FRAME))
