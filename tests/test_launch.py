@@ -383,11 +383,12 @@ def test_camera_and_depth_become_grasp_points(client: Client) -> None:
 
     def body() -> None:
         client.wait(lambda: client.count_publishers("/grasp_points/grasps") == 1, "the node of the example")
+        assert parameters(client, "name", "max_opening", node="/grasp_points") == ["", 0.14]
         # Somebody wants boxes, so somebody wants objects and depth, so somebody wants images.
         client.wait(lambda: client.count_subscribers("/front/depth") == 1, "the depth node's subscription")
         client.wait(lambda: client.count_subscribers("/front/image_raw") == 1, "the perception node's subscription")
 
-    arguments = {"image_topic": "/front/image_raw", "depth_topic": "/front/depth"}
+    arguments = {"image_topic": "/front/image_raw", "depth_topic": "/front/depth", "max_opening": "0.14"}
     assert launched("grasp_points.launch.xml", arguments, body) == 0
 
 
