@@ -13,6 +13,7 @@ from solids import CAMERA, View, ball, cuboid, looking_down, seen, table
 from dino_ros.depth.boxes import Box, quaternion, rotation
 from dino_ros.depth.images import Pinhole, depth_meters
 from dino_ros.depth.objects import LocatedObject, locate
+from dino_ros.depth.support import _plane_through_most
 from dino_ros.depth.surface import JUMP, Surface
 from dino_ros.errors import UserError
 
@@ -214,6 +215,7 @@ def test_masks_without_objects_or_depth_locate_nothing(depth: float) -> None:
     assert locate(Surface(flat, CAMERA), [numbers, numbers]) == [[], []]
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("seed", range(20))
 def test_strange_depth_never_raises_and_gives_finite_boxes(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -229,6 +231,15 @@ def test_strange_depth_never_raises_and_gives_finite_boxes(seed: int) -> None:
         assert np.isfinite(found.box.center).all()
         assert (found.box.size >= 0).all()
         np.testing.assert_allclose(found.box.axes.T @ found.box.axes, np.eye(3), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_plane_that_loses_its_points_when_it_is_fitted_is_none() -> None:
+    rng = np.random.default_rng(27)
+    depth = rng.choice([1e-30, 1e-3, 0.5, 1, 999], 200).astype(np.float32)
+    points = (rng.uniform(-20, 20, (200, 3)) * depth[:, None]).astype(np.float32)
+    points[:, 2] = depth
+    assert _plane_through_most(points) is None
 
 
 def test_quaternions_are_those_of_rotations() -> None:

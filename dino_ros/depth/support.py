@@ -73,7 +73,8 @@ def _plane_through_most(points: NDArray[np.float32]) -> Plane | None:
     if counts[best] < max(SHARE * len(points), FEWEST):
         return None
     plane = _fitted(points[near[best]])
-    return _fitted(points[np.abs(plane.heights(points)) < tolerance])
+    on_it = np.abs(plane.heights(points)) < tolerance
+    return _fitted(points[on_it]) if np.count_nonzero(on_it) >= FEWEST else None
 
 
 def _fitted(points: NDArray[np.float32]) -> Plane:
@@ -81,6 +82,7 @@ def _fitted(points: NDArray[np.float32]) -> Plane:
     center = points.mean(axis=0)
     centered = points - center
     axes = np.linalg.eigh((centered.T @ centered).astype(np.float64))[1][:, ::-1]  # the normal last
-    axes[:, 2] *= -np.sign(axes[:, 2] @ center)  # the camera, at 0, is above it
+    if axes[:, 2] @ center > 0:  # the camera, at 0, is above it
+        axes[:, 2] *= -1
     axes[:, 0] *= np.linalg.det(axes)
     return Plane(axes, float(axes[:, 2] @ center))
