@@ -15,7 +15,7 @@ ORDER = {
         {"files"},
         {"student"},
         {"images"},
-        {"masks", "messages"},
+        {"masks", "messages", "taught"},
         {"backends"},
         {"perception"},
         {"exports", "view"},
