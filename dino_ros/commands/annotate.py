@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from dino_ros.commands.export_options import add_mask_options, add_recording_options, mask_parameters
@@ -42,7 +43,8 @@ def run(options: argparse.Namespace) -> int:
     from dino_ros.perception.perceiver import Perceiver
 
     recordings = Recordings(options.paths, options.topic, options.rate)
-    perceiver = Perceiver.load(options.model, options.backend)
+    say = partial(print, flush=True)
+    perceiver = Perceiver.load(options.model, options.backend, report=say)
     written = annotate(
         perceiver,
         recordings,
@@ -50,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         mask_parameters(options),
         options.format,
         options.image_format,
-        lambda line: print(line, flush=True),
+        say,
     )
     print(f"{written} images in {options.out}. Look at {options.out / 'contact_sheet.png'} before you train on them.")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from dino_ros.commands.export_options import add_mask_options, add_recording_options, mask_parameters
@@ -45,10 +46,9 @@ def run(options: argparse.Namespace) -> int:
     from dino_ros.perception.perceiver import Perceiver
 
     recordings = Recordings(options.paths, options.topic, options.rate)
-    perceiver = Perceiver.load(options.model, options.backend)
+    say = partial(print, flush=True)
+    perceiver = Perceiver.load(options.model, options.backend, report=say)
     mask = mask_parameters(options) if options.objects else None
-    written = export_features(
-        perceiver, recordings, options.out, mask, options.dtype, lambda line: print(line, flush=True)
-    )
+    written = export_features(perceiver, recordings, options.out, mask, options.dtype, say)
     print(f"{written} frames in {options.out}.")
     return 0
