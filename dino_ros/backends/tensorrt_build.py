@@ -106,7 +106,9 @@ def build_engine(
     config.progress_monitor = monitor
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise UserError(f"{variant.title} cannot build an engine of {path.name} ({variant.why()}).")
+        raise UserError(
+            f"{variant.title} cannot build an engine of {path.name} ({variant.why()}): use another backend."
+        )
     return bytes(engine)
 
 

@@ -119,7 +119,8 @@ class MaskParameters:
         """
         if self.attention_head >= info.heads:
             raise UserError(
-                f"mask_attention_head is {self.attention_head}, but the student has the heads 0 to {info.heads - 1}."
+                f"mask_attention_head is {self.attention_head}, but the student has the heads 0 to {info.heads - 1}: "
+                "set one of these, or -1 for their mean."
             )
         if self.method == "foreground" and not info.foreground_head:
             raise UserError(

@@ -60,7 +60,9 @@ def bench(path: str | Path, backend: str, width: int, height: int, runs: int, sa
     Raises UserError as `Perceiver.load` does, and for a size or number of runs below 1.
     """
     if width < 1 or height < 1 or runs < 1:
-        raise UserError(f"Images of {width}x{height} and {runs} runs cannot be measured: all must be at least 1.")
+        raise UserError(
+            f"Images of {width}x{height} and {runs} runs cannot be measured: give --size and --runs at least 1."
+        )
     images = [resize(image, height, width) for image in shipped_images()]
     before = resident_mb()
     started = time.perf_counter()
