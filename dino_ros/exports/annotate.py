@@ -18,12 +18,12 @@ from dino_ros.errors import UserError
 from dino_ros.exports.journal import Journal, Position
 from dino_ros.exports.labels import CATEGORY, coco_annotations, mask_of, yolo_lines
 from dino_ros.exports.perceive import announce, perceive, student_settings
-from dino_ros.exports.progress import Progress
 from dino_ros.exports.recordings import Recordings
 from dino_ros.files import check_writable, remove_leftovers, replacing, write_whole
 from dino_ros.images.sampling import evenly_spaced
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.perception.perceiver import Perceiver
+from dino_ros.perception.progress import Progress
 
 FORMATS = ("coco", "yolo")
 IMAGE_FORMATS = ("jpg", "png")

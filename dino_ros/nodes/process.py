@@ -92,7 +92,9 @@ def serve(node: Node, spin: Callable[[], None]) -> None:
         raise
     except Exception as error:
         if rclpy.ok():
-            node.get_logger().error(f"A request could not be served: {type(error).__name__}: {error}")
+            node.get_logger().error(
+                f"A request could not be served ({type(error).__name__}: {error}); the node goes on."
+            )
 
 
 def unfinished() -> list[threading.Thread]:

@@ -43,7 +43,8 @@ def answer_impossible_transitions(node: Any) -> None:
         except RCLError:  # of the state machine: what the transition itself raises is caught
             wanted = request.transition.label or request.transition.id
             node.get_logger().warning(
-                f"There is no transition {wanted} from the state {node._state_machine.current_state[1]}."
+                f"There is no transition {wanted} from the state {node._state_machine.current_state[1]}: "
+                f"`ros2 lifecycle list {node.get_fully_qualified_name()}` shows those that there are."
             )
             response.success = False
             return response

@@ -86,7 +86,7 @@ def commands_page(program: str, parsers: Mapping[str, ArgumentParser], purposes:
     lines += [f"| [`{name}`](#{slug(program, name)}) | {markdown(purposes[name])} |" for name in parsers]
     lines += ["", f"The same as `{program} COMMAND --help` says in a terminal.", ""]
     for name, parser in parsers.items():
-        lines += [f"## {program} {name}", "", markdown(sentence(parser.description or purposes[name])), ""]
+        lines += [f"## {program} {name}", "", markdown((parser.description or sentence(purposes[name])).strip()), ""]
         lines += option_tables(parser)
         if program == "dino-train" and name in BASES:
             for part, settings in {"slurm": SlurmConfig, **sections(name)}.items():  # whose help is a page of its own
