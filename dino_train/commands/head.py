@@ -7,17 +7,24 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from dino_ros.files import check_replaceable
+from dino_train.commands.data_options import add_topic_argument
+from dino_train.commands.parser import CommandParser
 
 
 def parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        description="Train a foreground head, which finds objects, without labels, and write the student with it. The "
-        "node then takes its masks from the head, at no cost. The head learns from what two other methods find in each "
-        "of many images, then from its own masks."
+    parser = CommandParser(
+        description="""\
+Train a foreground head, which finds objects, without labels, and write the
+student with it. The node then takes its masks from the head, at no cost. The
+head learns from what two other methods find in 400 of the images, then from its
+own masks: about a minute for a small student on two CPU cores, ten for ViT-S.
+
+    dino-train head student.onnx my_bag --out with_head.onnx
+"""
     )
     parser.add_argument("student", type=str, help="student file, or name of a bundled student")
     parser.add_argument("data", nargs="+", help="bags, videos or folders of images like those the robot sees")
-    parser.add_argument("--topic", nargs="+", default=[], help="image topics of bags (default: every image topic)")
+    add_topic_argument(parser)
     parser.add_argument(
         "--masks",
         type=str | None,

@@ -7,13 +7,20 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, open_named_encoders
+from dino_train.commands.parser import CommandParser
 
 
 def parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        description="Score the masks of every method, both plain (the patch grid interpolated) and as the node makes "
-        "them (refined along edges, steadied over time): overlap with the objects, boundary F, steadiness, "
-        "milliseconds per mask and, where images have several objects, how many of them are found one by one."
+    parser = CommandParser(
+        description="""\
+Score the masks of every method, both plain (the patch grid interpolated) and as
+the node makes them (refined along edges, steadied over time): overlap with the
+objects, boundary F, steadiness, milliseconds per mask and, where images have
+several objects, how many of them are found one by one. A bar says how long it
+takes: for 300 frames two minutes or three on two CPU cores.
+
+    dino-train evaluate masks student.onnx --data my_bag --masks /labels
+"""
     )
     add_encoder_arguments(parser)
     parser.add_argument(
@@ -24,7 +31,7 @@ def parser() -> ArgumentParser:
         help="bags, folders laid out as VOC, as DAVIS or with images/ next to instances/ or masks/, or of images",
     )
     parser.add_argument("--masks", type=str | None, help="for bags: mask topic; for a folder of images: folder of PNGs")
-    parser.add_argument("--topic", type=str | None, help="image topic of bags")
+    parser.add_argument("--topic", type=str | None, help="image topic of bags, if they have several")
     return parser
 
 
