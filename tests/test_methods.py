@@ -249,7 +249,7 @@ def test_the_smallest_batch_is_said_before_training(images: Path, tmp_path: Path
         assert "\n" not in str(caught.value)
         check_batch_size(dataclasses.replace(recipe, batch_size=smallest), machine, processes)
     check_batch_size(dataclasses.replace(alone, batch_size=2), MachineConfig(), 2)
-    with pytest.raises(UserError, match="set batch_size to 2 or more"):
+    with pytest.raises(UserError, match="give --batch_size 2 or more"):
         pretrain(alone, images, tmp_path / "run")
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "0000.png").write_bytes((images / "0000.png").read_bytes())

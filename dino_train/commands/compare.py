@@ -68,7 +68,7 @@ def run(options: Namespace) -> None:
     from dino_train.compare.runs import SharedSettings, run_all
 
     if (options.images is None) == (options.minutes is None):
-        raise UserError("A comparison needs one budget: give either --images or --minutes.")
+        raise UserError("A comparison needs one budget: give either --images N or --minutes N.")
     for name in ("images", "minutes", "points"):
         check_range(f"--{name}", options[name], ABOVE_ZERO)
     check_range("--seed", options.seed, RANGES["seed"])

@@ -82,8 +82,8 @@ def keep_settings(shared: SharedSettings, path: Path) -> None:
     for name, value in settings.items():
         if before.get(name) != value:
             raise UserError(
-                f"{path.parent} holds a comparison with {name} = {before.get(name)}, not {value}: use the same, or "
-                "choose another folder with --out."
+                f"{path.parent} holds a comparison with {name} = {before.get(name)}, not {value}: give the same, or "
+                "another folder with --out."
             )
     write_whole(path, json.dumps(settings, indent=2).encode())
 
@@ -107,7 +107,7 @@ def run_one(recipe: Recipe, shared: SharedSettings, out: Path, steps_per_epoch: 
     for unfinished in out.glob("epoch_*.pt"):  # of a run interrupted before it could be resumed
         unfinished.unlink()
     if not steps_per_epoch:
-        raise UserError(f"The data has fewer images than batch_size, which is {recipe.batch_size}: lower it.")
+        raise UserError(f"The data has fewer images than the recipe's batch_size, {recipe.batch_size}: lower it there.")
     images = shared.images
     if images is None:
         assert shared.minutes is not None

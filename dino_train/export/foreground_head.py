@@ -73,7 +73,9 @@ def add_foreground_head(student: str, paths: Sequence[str], topics: Sequence[str
         raise UserError(f"{path} has a foreground head already: name the student that it was made from.")
     frames = open_frames(paths, topics)
     if len(frames) < FEWEST:
-        raise UserError(f"{', '.join(paths)} has {len(frames)} images: a foreground head needs at least {FEWEST}.")
+        raise UserError(
+            f"{', '.join(paths)} has {len(frames)} images: a foreground head needs at least {FEWEST}: give more."
+        )
     if len(frames) < FEW:
         log.warning(
             "A head learned on only %d images may find objects less well than the student does without one: give it "

@@ -26,7 +26,7 @@ class ByolRecipe(PretrainRecipe):
 
     method: ClassVar[str] = "byol"
     exported: ClassVar[Literal["teacher", "student"]] = "student"
-    when_collapsed: ClassVar[str] = "raise byol.momentum, or lower optimizer.lr"
+    when_collapsed: ClassVar[str] = "raise --byol.momentum, or lower --optimizer.lr"
 
     byol: ByolConfig = field(default_factory=ByolConfig)
 

@@ -65,10 +65,12 @@ class DinoRecipe(PretrainRecipe):
     method: ClassVar[str] = "dino"
     exported: ClassVar[Literal["teacher", "student"]] = "teacher"
     when_uniform: ClassVar[str] = (
-        "lower dino.warmup_teacher_temp and dino.teacher_temp, or make crops of an image more similar "
-        "(crops.global_crops_scale, crops.color); lower dino.out_dim for small data"
+        "lower --dino.warmup_teacher_temp and --dino.teacher_temp, or make crops of an image more similar "
+        "(raise the lower end of --crops.global_crops_scale, lower --crops.color); lower --dino.out_dim for small data"
     )
-    when_collapsed: ClassVar[str] = "raise dino.warmup_teacher_temp, or lower dino.center_momentum or optimizer.lr"
+    when_collapsed: ClassVar[str] = (
+        "raise --dino.warmup_teacher_temp, or lower --dino.center_momentum or --optimizer.lr"
+    )
 
     dino: DinoConfig = field(default_factory=DinoConfig)
 

@@ -47,4 +47,4 @@ class DistillRecipe(Recipe):
             )
         weights = dataclasses.asdict(self.distill)
         if not any(weights.values()):
-            raise UserError(f"distill is {weights}: at least one of its weights must be above 0.")
+            raise UserError(f"distill is {weights}: one of its weights must be above 0, such as --distill.patches 1.")

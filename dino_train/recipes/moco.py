@@ -40,7 +40,9 @@ class MocoRecipe(PretrainRecipe):
 
     method: ClassVar[str] = "moco"
     exported: ClassVar[Literal["teacher", "student"]] = "student"
-    when_uniform: ClassVar[str] = "make crops of an image more similar (crops.global_crops_scale, crops.color)"
+    when_uniform: ClassVar[str] = (
+        "make crops of an image more similar (raise the lower end of --crops.global_crops_scale, lower --crops.color)"
+    )
 
     moco: MocoConfig = field(default_factory=MocoConfig)
 
@@ -60,6 +62,6 @@ class MocoRecipe(PretrainRecipe):
         super().check()
         if self.moco.version == 2 and self.moco.queue < self.batch_size:
             raise UserError(
-                f"moco.queue is {self.moco.queue}, less than the batch of {self.batch_size}: raise it, or choose "
-                "--moco.version 3, which has no queue."
+                f"moco.queue is {self.moco.queue}, less than the batch of {self.batch_size}: give "
+                f"--moco.queue {self.batch_size} or more, or --moco.version 3, which has no queue."
             )

@@ -100,7 +100,7 @@ class Recipe:
     """The network that is exported and evaluated."""
     when_uniform: ClassVar[str] = ""
     """Advice for a loss that stays at `chance_loss`."""
-    when_collapsed: ClassVar[str] = "lower optimizer.lr or optimizer.weight_decay_end"
+    when_collapsed: ClassVar[str] = "lower --optimizer.lr or --optimizer.weight_decay_end"
     """Advice for embeddings that are the same for all images."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -136,7 +136,10 @@ class Recipe:
         for name in ("global_crops_scale", "local_crops_scale"):
             low, high = getattr(self.crops, name)
             if low > high:
-                raise UserError(f"crops.{name} is ({low}, {high}): the smaller share of the area comes first.")
+                raise UserError(
+                    f"crops.{name} is ({low}, {high}): the smaller share of the area comes first: give "
+                    f"--crops.{name} '[{high}, {low}]'."
+                )
 
 
 @dataclass

@@ -42,7 +42,8 @@ class SwavRecipe(PretrainRecipe):
     method: ClassVar[str] = "swav"
     exported: ClassVar[Literal["teacher", "student"]] = "student"
     when_uniform: ClassVar[str] = (
-        "lower swav.epsilon or swav.prototypes, or raise swav.freeze_prototypes_epochs or swav.queue_from_epochs"
+        "lower --swav.epsilon or --swav.prototypes, or raise --swav.freeze_prototypes_epochs or "
+        "--swav.queue_from_epochs"
     )
 
     swav: SwavConfig = field(default_factory=SwavConfig)

@@ -54,7 +54,7 @@ def draw(name: str, encoder: Encoder, source: Source, folder: Path, frames: int)
         raise UserError(f"--frames is {frames}: it must be 1 or more.")
     some = [see(encoder, image) for image in sheet_frames(source, frames)]
     if not some:
-        raise UserError(f"{source.name} has no frames to draw.")
+        raise UserError(f"{source.name} has no frames to draw: give another --data.")
     colors = fit_colors([one.features for one in some])
     base = folder / re.sub(r"[^\w.-]+", "_", name).strip("_")
     sheet = base.with_name(f"{base.name}.png")

@@ -137,19 +137,20 @@ def open_recording(bag: Path, topic: str | None, target: str, fields: Sequence[s
     frames = np.flatnonzero(messages >= 0)
     if not len(frames):
         raise UserError(
-            f"No image of {source.name} has a stamp close to one of {target}: choose topics recorded at the same time."
+            f"No image of {source.name} has a stamp close to one of {target}: give a --target that was "
+            "recorded at the same time."
         )
     frames = frames[evenly_spaced(len(frames), FRAMES)]
     split = split_by_time(stamps[frames])
     values = {name: column[messages[frames]] for name, column in targets.columns.items()}
     for name in values.keys() & set(fields):
         if reason := unusable(values[name], split):
-            raise UserError(f"{name} of {target} cannot be probed: {reason}. Choose another field or a longer bag.")
+            raise UserError(f"{name} of {target} cannot be probed: {reason}. Give other --fields or a longer bag.")
     candidates = targets.select(fields) if fields else targets.informative()
     names = [name for name in candidates if not unusable(values[name], split)]
     if not names:
         raise UserError(
-            f"{target} has no value that varies in every part of its {len(frames)} frames: choose another topic or a "
+            f"{target} has no value that varies in every part of its {len(frames)} frames: give another --target or a "
             "longer bag."
         )
     return ProbeRecording(source, frames, split, {name: values[name] for name in names})

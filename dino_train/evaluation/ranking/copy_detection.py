@@ -36,7 +36,7 @@ def copy_detection_scores(encoder: Encoder, truth: GroundTruth, whitening: Path 
         if len(files) <= descriptors.shape[1]:
             raise UserError(
                 f"{whitening} holds {len(files)} images: whitening descriptors of {descriptors.shape[1]} values needs "
-                "more images than that."
+                "more than that: give a folder with more as --whitening, or leave --whitening out."
             )
         descriptors = whiten(descriptors, copy_descriptors(encoder, files))
     return ranking_scores(truth, descriptors)
