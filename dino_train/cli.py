@@ -45,9 +45,24 @@ SECONDS_FOR_MAIN = 60.0
 """How long a process of `torchrun` that fails waits for the main one to fail, too, and to end it."""
 
 
+class Once(logging.Filter):
+    """Passes each message once: a command may open its data several times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in self.seen
+        self.seen.add(message)
+        return new
+
+
 def main() -> None:
     """Run `dino-train`. A UserError prints one sentence and exits with code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger().handlers[0].addFilter(Once())
     logging.getLogger("dino_train").setLevel(logging.INFO)
     try:
         run(sys.argv[1:])

@@ -55,10 +55,18 @@ def scores(options: Namespace) -> tuple[float, float]:
     """IoU with the ground truth of the masks that the node makes without and with the head."""
     from dino_ros.masks.parameters import WITHOUT_HEAD, MaskParameters
     from dino_ros.perception.perceiver import Perceiver
+    from dino_train.evaluation.segmentation.labeled_images import count_labeled
     from dino_train.evaluation.segmentation.mask_scores import labeled_sequences, mask_scores
+    from dino_train.machine.progress import counted, progress
 
     topic = options.topic[0] if options.topic else None
-    sequences = (frames for path in options.data for frames in labeled_sequences(Path(path), options.masks, topic))
+    total = sum(count_labeled(Path(path), options.masks, topic) for path in options.data)
     variants = [MaskParameters(WITHOUT_HEAD), MaskParameters("foreground")]
-    before, after = mask_scores(Perceiver.load(options.out), sequences, variants)
+    with progress("comparing masks with the ground truth", total) as advance:
+        sequences = (
+            counted(frames, advance)
+            for path in options.data
+            for frames in labeled_sequences(Path(path), options.masks, topic)
+        )
+        before, after = mask_scores(Perceiver.load(options.out), sequences, variants)
     return before.iou, after.iou

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dino_ros.errors import UserError
+from dino_ros.exports.progress import duration
 from dino_ros.files import write_whole
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.data.frames import open_frames
@@ -64,9 +65,12 @@ def run_all(recipes: Mapping[str, Recipe], shared: SharedSettings, out: Path, af
     for name, recipe in recipes.items():
         check_same(out / name, recipe.resolve(len(frames))[0])
     keep_settings(shared, out / SETTINGS_NAME)
-    for name, recipe in recipes.items():
+    started = time.monotonic()
+    for number, (name, recipe) in enumerate(recipes.items()):
         steps_per_epoch = EpochSampler(frames, recipe).steps_per_epoch
-        log.info("%s: %s", name, out / name)
+        mean = (time.monotonic() - started) / max(number, 1)
+        left = f", {duration(mean * (len(recipes) - number))} left if all take as long" if number else ""
+        log.info("Run %d of %d, %s: %s%s", number + 1, len(recipes), name, out / name, left)
         try:
             run_one(recipe, shared, out / name, steps_per_epoch)
         except (UserError, BrokenProcessPool) as error:  # the process was killed, for example for memory

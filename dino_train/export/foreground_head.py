@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from rich.progress import track
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -33,6 +32,7 @@ from dino_ros.perception.perceiver import Perceiver
 from dino_ros.student import StudentInfo, find_student
 from dino_train.data.frames import Frames, open_frames
 from dino_train.export.description import write_description
+from dino_train.machine.progress import watched
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def labeled_tokens(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Patch tokens [N, h, w, C] of the N numbered frames, and their first labels [N, h, w], from 0 to 1."""
     tokens, labels = [], []
-    for number in track(numbers, description="finding objects"):
+    for number in watched(numbers, "finding objects", len(numbers)):
         seen = perceiver(frames[number], ("features", "attention"))
         assert seen.features is not None  # it was asked for
         assert seen.attention is not None
@@ -122,7 +122,8 @@ def learn(
     """Weights [C] and bias of the layer, from tokens [N, h, w, C] and first labels [N, h, w] of the numbered frames."""
     weights, bias = fit(tokens, labels)
     for _ in range(ROUNDS):
-        own = zip(foreground(tokens, weights, bias), numbers, strict=True)
+        shown = watched(numbers, "outlining what the head finds", len(numbers))
+        own = zip(foreground(tokens, weights, bias), shown, strict=True)
         weights, bias = fit(tokens, np.stack([along_edges(soft, frames[number]) for soft, number in own]))
     return weights, bias
 

@@ -47,12 +47,14 @@ minutes for a few hundred. For the node's own masks take `masks`.
 def run(options: Namespace) -> None:
     from dino_train.evaluation.scores import Scores, show
     from dino_train.evaluation.segmentation.jaccard import LARGER_MASS, jaccard_scores
-    from dino_train.evaluation.segmentation.labeled_images import labeled_images
+    from dino_train.evaluation.segmentation.labeled_images import count_labeled, labeled_images
+    from dino_train.machine.progress import watched
 
     rows: list[Scores] = []
+    total = count_labeled(options.data, options.masks, options.topic)
     for name, encoder in open_named_encoders(options).items():
         labeled = labeled_images(options.data, options.masks, options.topic)
-        scores = jaccard_scores(encoder, labeled, options.attention_mass)
+        scores = jaccard_scores(encoder, watched(labeled, name, total), options.attention_mass)
         rows.append(
             {
                 "encoder": name,

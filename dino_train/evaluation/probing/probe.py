@@ -25,6 +25,7 @@ from dino_ros.images.sampling import evenly_spaced
 from dino_ros.images.sources import Source, open_source
 from dino_train.evaluation.encoders import Encoder
 from dino_train.evaluation.probing.bag_targets import nearest, read_targets, varies
+from dino_train.machine.progress import watched
 
 FRAMES = 4000
 """Frames used at most, evenly spaced: more of them look alike, and cost time and memory."""
@@ -106,7 +107,9 @@ def probe(encoders: Mapping[str, Encoder], recording: ProbeRecording) -> list[Pr
     """
     vectors: dict[tuple[str, str, int], Matrix] = {}
     for name, encoder in encoders.items():
-        for features, encoded in encode(encoder, recording.images()).items():
+        for features, encoded in encode(
+            encoder, watched(recording.images(), name, len(recording.frame_numbers))
+        ).items():
             vectors[name, features, encoded.shape[1]] = encoded
     pixels = np.stack([resize(image, *PIXELS).ravel() for image in recording.images()]).astype(float)
     dimensions = sorted({count for _, _, count in vectors})
