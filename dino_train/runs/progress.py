@@ -64,9 +64,10 @@ def progress_bar(first_step: int, steps: int, shown: bool) -> Iterator[Advance]:
             progress.line = summary(metrics)
             progress.advance(task)
             left = progress.tasks[0].time_remaining
-            if metrics and left and shown and not console.is_terminal and time.monotonic() > due:
+            if left and shown and not console.is_terminal and time.monotonic() > due:
                 due = time.monotonic() + SECONDS_BETWEEN_LINES
-                log.info("step %d of %d, %s left, %s", metrics["step"], steps, duration(left), summary(metrics))
+                done, numbers = progress.tasks[0].completed, f", {summary(metrics)}" if metrics else ""
+                log.info("step %d of %d, %s left%s", done, steps, duration(left), numbers)
 
         yield advance
 
