@@ -34,7 +34,7 @@ def open_bag_frames(path: Path, topics: Sequence[str] = ()) -> tuple[list[BagFra
     reasons = {frames.topic: reason for frames in chosen if (reason := frames.why_not_images())}
     if topics:
         for topic, reason in reasons.items():
-            raise UserError(f"The topic {topic} of {path} holds no images ({reason}): choose another one.")
+            raise UserError(f"The topic {topic} of {path} holds no images ({reason}): give another --topic.")
     else:
         reasons |= {
             frames.topic: f"{reason}; to take it, name it with --topic"
