@@ -13,9 +13,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for images, labels and contact_sheet.png")
     parser.add_argument(
         "--format",
-        choices=["coco", "yolo"],
+        choices=["coco", "coco_polygons", "yolo"],
         default="coco",
-        help="coco: annotations.json with exact masks; yolo: a text file per image with outlines, and data.yaml",
+        help="coco: annotations.json with exact masks, as run lengths; coco_polygons: with outlines, holes filled, for "
+        "readers that refuse run lengths (detectron2 unless INPUT.MASK_FORMAT is bitmask, many labeling tools); yolo: "
+        "a text file per image with outlines, and data.yaml",
     )
     parser.add_argument(
         "--image_format", choices=["jpg", "png"], default="jpg", help="png keeps every pixel, at five times the size"
