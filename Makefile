@@ -19,7 +19,7 @@ else ifeq ($(ROS),kilted)
 VENV := .venv-kilted
 ROS_EXTRA := ros-kilted,
 DEVELOPMENT := dev
-WITHOUT_TORCH := 'onnx>=1.16' scipy
+WITHOUT_TORCH := 'av>=17' 'jsonargparse[signatures]>=4.49' 'onnx>=1.16' pillow scipy
 PYTEST += --allow-skips
 else
 $(error ROS=$(ROS) is not on PyPI: say ROS=jazzy or ROS=kilted, or see docs/ros_versions.md for an installed ROS)

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 
 from dino_ros.errors import UserError
+from dino_ros.external_weights import has_external_weights
 from dino_ros.files import named_path
 
 FORMAT_VERSION = 1
@@ -83,8 +84,8 @@ class StudentInfo:
 def read_student(path: Path) -> StudentInfo:
     """Read the description of a student file.
 
-    Raises UserError if the file is missing, is not ONNX, has no description, has a newer format, or has other inputs
-    and outputs than the description says.
+    Raises UserError if the file is missing, is not ONNX, takes weights from other files, has no description, has a
+    newer format, or has other inputs and outputs than the description says.
     """
     if not path.is_file():
         raise UserError(f"There is no student file {path}: give the path of an .onnx file of `dino-train export`.")
@@ -95,6 +96,7 @@ def read_student(path: Path) -> StudentInfo:
 @lru_cache(maxsize=8)
 def _read(path: Path, state: tuple[int, int, int]) -> StudentInfo:
     """Read a file in this state; cached, because engine, gate and node all read it, and each time loads the graph."""
+    _check_weights(path)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = FATAL
@@ -135,6 +137,22 @@ def find_student(name_or_path: str) -> Path:
     raise UserError(
         f"There is no student {name_or_path!r}: give the path of an .onnx file, or the name of a bundled one ({names})."
     )
+
+
+def _check_weights(path: Path) -> None:
+    """Raise UserError if the file is not all there is of the student: the names of others may lead anywhere.
+
+    ONNX Runtime 1.23, the last for Python 3.10, follows them out of the folder, and to addresses in memory.
+    """
+    try:
+        external = has_external_weights(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not an ONNX file that can be read ({error}): export the student again.") from error
+    if external:
+        raise UserError(
+            f"{path} takes weights from other files, and a student is one file: export it again, or save it with its "
+            "weights inside."
+        )
 
 
 def _parse(path: Path, description: str) -> StudentInfo:

@@ -12,7 +12,7 @@ import dino_ros
 ORDER = {
     "dino_ros": (
         {"errors"},
-        {"files"},
+        {"files", "external_weights"},
         {"student"},
         {"images"},
         {"masks", "messages", "taught"},

@@ -23,10 +23,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for images, labels and contact_sheet.png")
     parser.add_argument(
         "--format",
-        choices=["coco", "yolo"],
+        choices=["coco", "coco_polygons", "yolo"],
         default="coco",
-        help="coco: annotations.json with exact masks, which most tools read; yolo: a text file per image with "
-        "outlines, and data.yaml, as Ultralytics trains from",
+        help="coco: annotations.json with exact masks, as run lengths; coco_polygons: with outlines, holes filled, for "
+        "readers that refuse run lengths, as detectron2 does unless INPUT.MASK_FORMAT is bitmask; yolo: a text file "
+        "per image with outlines, and data.yaml, as Ultralytics trains from",
     )
     parser.add_argument(
         "--image_format",
