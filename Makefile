@@ -64,11 +64,13 @@ lint: $(VENV)/.development
 
 $(VENV)/.runtime: setup.py
 	$(NEED_ROS)
+	@echo "Setting up $(VENV), which takes a minute."
 	$(PYTHON) -m venv $(SYSTEM) $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(ROS_EXTRA)openvino]'
 	touch $@
 
 $(VENV)/.development: setup.py $(VENV)/.runtime
+	@echo "Adding what the tests need to $(VENV): several GB with torch, which takes minutes."
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(ROS_EXTRA)$(DEVELOPMENT)]' $(WITHOUT_TORCH)
 	touch $@
 
