@@ -19,7 +19,7 @@ else ifeq ($(ROS),kilted)
 VENV := .venv-kilted
 ROS_EXTRA := ros-kilted,
 DEVELOPMENT := dev
-WITHOUT_TORCH := 'onnx>=1.16' scipy
+WITHOUT_TORCH := 'av>=17' 'jsonargparse[signatures]>=4.49' 'onnx>=1.16' pillow scipy
 PYTEST += --allow-skips
 else
 $(error ROS=$(ROS) is not on PyPI: say ROS=jazzy or ROS=kilted, or see docs/ros_versions.md for an installed ROS)
@@ -64,11 +64,13 @@ lint: $(VENV)/.development
 
 $(VENV)/.runtime: setup.py
 	$(NEED_ROS)
+	@echo "Setting up $(VENV), which takes a minute."
 	$(PYTHON) -m venv $(SYSTEM) $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(ROS_EXTRA)openvino]'
 	touch $@
 
 $(VENV)/.development: setup.py $(VENV)/.runtime
+	@echo "Adding what the tests need to $(VENV): several GB with torch, which takes minutes."
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$(ROS_EXTRA)$(DEVELOPMENT)]' $(WITHOUT_TORCH)
 	touch $@
 

@@ -119,6 +119,7 @@ setup(
             "pytest-cov>=7",
             "pytest-xdist>=3.2",  # the first with --dist worksteal
             "ruff",
+            "setuptools>=70.1",  # the first that builds wheels by itself, as a test does
             "selenium>=4.11",  # drives the Chromium in which a test looks at the page of `dino-ros view`
             "submitit>=1.5",
             "types-PyYAML",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -27,6 +31,10 @@ OK, WARNING, PROBLEM = "ok", "warning", "problem"
 SHARED_MEMORY = Path("/dev/shm")
 MAPPED = 35_000_000
 """Bytes of shared memory that a process with the shipped profile takes."""
+LOCK_OF_SEGMENT = re.compile(r"(?P<segment>(?P<kind>fastrtps|fastdds)_[0-9a-f]{16})_el")
+"""File that Fast DDS locks while the process that made the segment lives; named fastdds from Kilted on."""
+YOUNGEST = 10.0
+"""Seconds of age from which on such a file is locked, or its process has ended: it is made first, and then locked."""
 DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvhost-gpu", "/dev/nvmap")
 """What is there where there is an NVIDIA driver, of a PC or of a Jetson."""
 CACHES = {
@@ -60,6 +68,7 @@ def examine(model: str) -> Iterator[Finding]:
     except UserError as error:
         yield Finding(PROBLEM, "ROS", str(error))
     yield checked("shared memory", shared_memory)
+    yield checked("left behind", left_behind, WARNING)
     yield checked("other users", other_users, WARNING)
     device = None
     try:
@@ -117,6 +126,37 @@ def shared_memory() -> str:
             "with --shm-size=1g, or remove what killed processes left behind with `fastdds shm clean`."
         )
     return f"{free / 1e6:.0f} MB left in {SHARED_MEMORY}"
+
+
+def left_behind() -> str:
+    """Raises UserError if killed processes left segments of Fast DDS in the shared memory."""
+    size, kinds = 0, set()
+    for lock in SHARED_MEMORY.glob("*_el"):
+        with contextlib.suppress(OSError):  # it is another user's, or has gone meanwhile
+            if (found := LOCK_OF_SEGMENT.fullmatch(lock.name)) and is_free(lock):
+                size += lock.with_name(found["segment"]).stat().st_blocks * 512
+                kinds.add(f"{found['kind']}_*")
+    if kinds:
+        raise UserError(
+            f"{size / 1e6:.0f} MB of {SHARED_MEMORY} were left by processes that were killed "
+            f"({', '.join(sorted(kinds))}): run `fastdds shm clean` of their ROS, which spares what is in use."
+        )
+    return "no killed process left its shared memory"
+
+
+def is_free(lock: Path) -> bool:
+    """Whether the process that made a lock file of Fast DDS has ended. Raises OSError if it cannot be told.
+
+    The file is locked for a moment, as other processes of Fast DDS do to find out.
+    """
+    if time.time() - lock.stat().st_mtime < YOUNGEST:
+        return False
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def other_users() -> str:

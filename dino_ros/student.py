@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 
 from dino_ros.errors import UserError
+from dino_ros.external_weights import has_external_weights
 from dino_ros.files import named_path
 
 FORMAT_VERSION = 1
@@ -25,6 +26,7 @@ MOST_MEMORY = 8 << 30
 """Bytes that a student may take for one image in ONNX Runtime; half of the machine's memory where that is less."""
 FATAL, AS_REQUESTED = 4, 1
 """ONNX Runtime's numbers for logging fatal errors alone, and for memory that grows by what is asked for."""
+AGAIN = "export the student again with `dino-train export`"
 MODELS = Path(__file__).parent / "models"
 
 
@@ -82,8 +84,8 @@ class StudentInfo:
 def read_student(path: Path) -> StudentInfo:
     """Read the description of a student file.
 
-    Raises UserError if the file is missing, is not ONNX, has no description, has a newer format, or has other inputs
-    and outputs than the description says.
+    Raises UserError if the file is missing, is not ONNX, takes weights from other files, has no description, has a
+    newer format, or has other inputs and outputs than the description says.
     """
     if not path.is_file():
         raise UserError(f"There is no student file {path}: give the path of an .onnx file of `dino-train export`.")
@@ -94,6 +96,7 @@ def read_student(path: Path) -> StudentInfo:
 @lru_cache(maxsize=8)
 def _read(path: Path, state: tuple[int, int, int]) -> StudentInfo:
     """Read a file in this state; cached, because engine, gate and node all read it, and each time loads the graph."""
+    _check_weights(path)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = FATAL
@@ -105,7 +108,7 @@ def _read(path: Path, state: tuple[int, int, int]) -> StudentInfo:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{path} is not an ONNX file that ONNX Runtime {onnxruntime.__version__} can load ({reason}): update "
-            "onnxruntime, or export the student again."
+            f"onnxruntime, or {AGAIN}."
         ) from error
     description = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if description is None:
@@ -136,16 +139,30 @@ def find_student(name_or_path: str) -> Path:
     )
 
 
+def _check_weights(path: Path) -> None:
+    """Raise UserError if the file is not all there is of the student: the names of others may lead anywhere.
+
+    ONNX Runtime 1.23, the last for Python 3.10, follows them out of the folder, and to addresses in memory.
+    """
+    try:
+        external = has_external_weights(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not an ONNX file that can be read ({error}): export the student again.") from error
+    if external:
+        raise UserError(
+            f"{path} takes weights from other files, and a student is one file: export it again, or save it with its "
+            "weights inside."
+        )
+
+
 def _parse(path: Path, description: str) -> StudentInfo:
     try:
         values: dict[str, Any] = json.loads(description)
         version = values["format_version"]
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"The description in {path} is damaged: export the student again.") from error
+        raise UserError(f"The description in {path} is damaged: {AGAIN}.") from error
     if not _is_count(version):
-        raise UserError(
-            f"The description in {path} has the format {version!r}, which is not a number: export the student again."
-        )
+        raise UserError(f"The description in {path} has the format {version!r}, which is not a number: {AGAIN}.")
     if version > FORMAT_VERSION:
         raise UserError(
             f"{path} has student format {version}, this dino_ros reads {FORMAT_VERSION}: update dino_ros, or export "
@@ -155,7 +172,7 @@ def _parse(path: Path, description: str) -> StudentInfo:
     needed = [field.name for field in fields if field.default is field.default_factory is dataclasses.MISSING]
     missing = [name for name in needed if name not in values]
     if missing:
-        raise UserError(f"The description in {path} lacks {', '.join(missing)}: export the student again.")
+        raise UserError(f"The description in {path} lacks {', '.join(missing)}: {AGAIN}.")
     wrong = [
         *(name for name in ("patch_size", "embed_dim", "heads", "height", "width") if not _is_count(values[name])),
         *(name for name in ("architecture", "precision", "license") if not isinstance(values[name], str)),
@@ -170,7 +187,7 @@ def _parse(path: Path, description: str) -> StudentInfo:
     ]
     if wrong:
         given = ", ".join(f"{name} {values[name]!r}" for name in wrong)
-        raise UserError(f"The description in {path} has an impossible {given}: export the student again.")
+        raise UserError(f"The description in {path} has an impossible {given}: {AGAIN}.")
     values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
     return StudentInfo(**{field.name: values[field.name] for field in fields if field.name in values})
 
@@ -218,16 +235,16 @@ def _check_contract(path: Path, info: StudentInfo, session: onnxruntime.Inferenc
     }
     inputs = [node.name for node in session.get_inputs()]
     if inputs != ["images"]:
-        raise UserError(f"{path} takes {', '.join(inputs)}, not images alone: export the student again.")
+        raise UserError(f"{path} takes {', '.join(inputs)}, not images alone: {AGAIN}.")
     batch = session.get_inputs()[0].shape[0]
     if isinstance(batch, int):
-        raise UserError(f"{path} takes batches of {batch} only, not of any size: export the student again.")
+        raise UserError(f"{path} takes batches of {batch} only, not of any size: {AGAIN}.")
     present = {node.name: (node.type, list(node.shape[1:])) for node in [*session.get_inputs(), *session.get_outputs()]}
     for name, (kind, shape) in expected.items():
         if name not in present:
-            raise UserError(f"{path} has no input or output {name!r}: export the student again.")
+            raise UserError(f"{path} has no input or output {name!r}: {AGAIN}.")
         if present[name] != (kind, shape):
             raise UserError(
                 f"{name} of {path} is {present[name][0]} {present[name][1]} per image, but {kind} {shape} is "
-                "described: export the student again."
+                f"described: {AGAIN}."
             )

@@ -38,13 +38,14 @@ class EvaluationConfig:
     """What a separate process evaluates every few epochs."""
 
     every: float = 10
-    """Epochs between the checkpoints that are kept and evaluated; 0 keeps none."""
+    """Epochs between the checkpoints that are kept and evaluated; 0 keeps none. Lower it for runs of few epochs."""
     while_training: bool = True
     """Evaluate while training goes on. Set to false to evaluate once it has ended, for example to measure speed."""
     knn: str | None = None
-    """Folder with `train/<class>/` and `val/<class>/` images, for k-NN."""
+    """Folder with `train/<class>/` and `val/<class>/` images, for k-NN: gives a curve of accuracy and keeps the best
+    checkpoint."""
     frames: list[str] = field(default_factory=list)
-    """Images to draw the attention in (default: six from the data)."""
+    """Images to draw the attention in, if some scenes matter more to you (default: six from the data)."""
 
     def absolute(self) -> EvaluationConfig:
         """Return a copy whose paths are valid from any working directory."""
@@ -72,20 +73,25 @@ class MachineConfig:
     """What fits a run to the machine; none of it is part of the recipe."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; "auto" is the GPU if there is one."""
+    """Where to train; "auto" is the GPU if there is one. cpu leaves the GPU to other programs."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Precision of matrix products; "auto" is bf16 if the GPU or CPU has instructions for it, else fp32."""
+    """Precision of matrix products; "auto" is bf16 if the GPU or CPU has instructions for it, else fp32. fp32
+    where a loss is not finite; fp16 for GPUs before Ampere, which have no bf16."""
     compile: bool = False
-    """Compile the networks with torch.compile: takes minutes at the start, speeds up steps on a GPU, not on a CPU."""
+    """Compile the networks with torch.compile, for runs of hours on a GPU: takes minutes at the start and speeds up
+    steps; not on a CPU."""
     accumulate: int = 1
-    """Gradient accumulation: parts that each process splits its share of the batch into, to need less memory."""
+    """Gradient accumulation: parts that each process splits its share of the batch into. Raise it where a batch does
+    not fit into memory."""
     checkpoint_activations: bool = False
-    """Recompute activations in the backward pass: less memory, a third more time. For patches of 8 pixels."""
+    """Recompute activations in the backward pass: less memory, a third more time. Where patches of 8 pixels do not
+    fit."""
     threads: int | None = None
     """Threads of a process that trains on a CPU (default: $OMP_NUM_THREADS, else the cores that are free when the run
     starts). Threads that wait for a busy core take longer than one: lower it where other programs run beside."""
     workers: int | None = None
-    """Processes per GPU that decode and crop (default: one per core, at most 8; on a CPU one per 8 cores)."""
+    """Processes per GPU that decode and crop (default: one per core, at most 8; on a CPU one per 8 cores). Raise it
+    where the GPU waits for images, lower it where memory is short."""
 
 
 @dataclass
@@ -95,13 +101,14 @@ class SlurmConfig:
     partition: str
     """Partition to submit to; `sinfo` lists them."""
     nodes: int = 1
-    """Hosts."""
+    """Hosts. More than one only where the GPUs of one are too few: they wait for the network."""
     gpus: int = 8
     """GPUs per host, with one process each."""
     cpus_per_gpu: int = 10
-    """Cores per GPU, for decoding and cropping."""
+    """Cores per GPU, for decoding and cropping. What the hosts have, divided by their GPUs."""
     hours: float = 24.0
-    """Time limit of one job; a run that takes longer is resubmitted and resumes."""
+    """Time limit of one job; a run that takes longer is resubmitted and resumes. Shorter jobs start
+    sooner on most clusters."""
     requeues: int = 20
     """How often a run is resubmitted at most."""
 

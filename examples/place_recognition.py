@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--apart", type=float, default=10.0, help="seconds between two visits of a place, at least")
     options = parser.parse_args([*takewhile(lambda argument: argument != "--ros-args", sys.argv[1:])])
     if not 0 < options.every < options.apart:
-        sys.exit("--every must be positive, and smaller than --apart.")
+        sys.exit(f"--every is {options.every}: give more than 0, and less than --apart, which is {options.apart}.")
     places = Places(options.every, options.apart)
     try:
         if options.recording:

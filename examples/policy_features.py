@@ -46,7 +46,9 @@ def nearest_object(bag: Path, topic: str, stamps: NDArray[np.int64]) -> Matrix:
     names = [name.removesuffix(".z") for name in targets.columns if name.endswith(".position.z")]
     poses = [name for name in names if name.split(".")[-2].isdigit()]  # not their mean, min and max
     if not poses:
-        raise UserError(f"{topic} of {bag} is no PoseArray: name one, or read your actions in `nearest_object`.")
+        raise UserError(
+            f"{topic} of {bag} is no PoseArray: name one with --target, or read your actions in `nearest_object`."
+        )
     x, y, z = (np.stack([targets.columns[f"{pose}.{axis}"] for pose in poses], axis=1) for axis in "xyz")
     first = np.where(np.isnan(z), np.inf, z).argmin(axis=1)[:, None]
     points = np.hstack([np.take_along_axis(axis, first, axis=1) for axis in (x, y)])

@@ -11,10 +11,12 @@ pytest.importorskip("onnx")
 
 import yaml
 from pycocotools.coco import COCO
+from pycocotools.mask import decode, frPyObjects, merge
+from scipy.ndimage import binary_fill_holes
 
 from dino_ros.errors import UserError
 from dino_ros.exports.annotate import annotate
-from dino_ros.exports.labels import coco_annotations, mask_of, run_lengths, yolo_lines
+from dino_ros.exports.labels import coco_annotations, mask_of, polygons, run_lengths, yolo_lines
 from dino_ros.exports.recordings import Recordings
 from dino_ros.masks.binary import jaccard
 from dino_ros.masks.maker import MaskMaker
@@ -82,10 +84,21 @@ def test_coco_holds_the_objects_of_the_node(student: Path, film: Path, tmp_path:
     assert all(len(ids) == 1 for ids in tracks.values())
 
 
+def test_coco_polygons_fill_to_the_same_objects(student: Path, film: Path, tmp_path: Path) -> None:
+    run(student, film, tmp_path / "out", "coco_polygons")
+    coco = COCO(tmp_path / "out" / "annotations.json")
+    for image_id, objects in zip(coco.getImgIds(), as_the_node(student, film), strict=True):
+        found = coco.loadAnns(coco.getAnnIds([image_id]))
+        for annotation, number in zip(found, np.unique(objects)[1:], strict=True):
+            assert isinstance(annotation["segmentation"], list)
+            assert np.array_equal(coco.annToMask(annotation) > 0, objects == number)
+
+
 def test_yolo_holds_the_outlines(student: Path, film: Path, tmp_path: Path) -> None:
     run(student, film, tmp_path / "out", "yolo")
     data = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
     assert data["names"] == {0: "object"}
+    assert "path" not in data, "Ultralytics takes it from the working directory, and the folder of the file without it"
     images = sorted((tmp_path / "out" / data["train"]).iterdir())
     for image, objects in zip(images, as_the_node(student, film), strict=True):
         drawn = np.zeros(objects.shape, np.uint8)
@@ -143,6 +156,8 @@ def test_run_lengths_and_outlines_of_random_masks(seed: int) -> None:
     rng = np.random.default_rng(seed)
     mask = rng.random((17, 23)) < 0.5
     assert np.array_equal(mask_of(run_lengths(mask), 17, 23), mask)
+    filled = merge(frPyObjects(polygons(mask), 17, 23))
+    assert np.array_equal(decode(filled) > 0, binary_fill_holes(mask))
     objects = np.zeros((17, 23), np.uint16)
     objects[0, 0] = 1  # a single pixel
     objects[16, 3:5] = 2

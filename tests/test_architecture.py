@@ -12,10 +12,10 @@ import dino_ros
 ORDER = {
     "dino_ros": (
         {"errors"},
-        {"files"},
+        {"files", "external_weights"},
         {"student"},
         {"images"},
-        {"masks", "messages"},
+        {"masks", "messages", "taught"},
         {"backends", "depth"},
         {"perception"},
         {"exports", "view"},

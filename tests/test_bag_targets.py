@@ -105,7 +105,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_targets(tmp_path / "bag", "/odom")
     with pytest.raises(UserError, match=r"/text of .* has no numeric fields"):
         read_targets(tmp_path / "bag", "/text")
-    with pytest.raises(UserError, match=r"pose: choose among height, width"):
+    with pytest.raises(UserError, match=r"pose: give --fields that are among height, width"):
         read_targets(tmp_path / "bag", "/raw").select(["pose"])
 
 

@@ -200,8 +200,8 @@ def test_minutes_become_images(folder: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_one_budget_is_needed(folder: Path, tmp_path: Path) -> None:
     for more, sentence in (
-        ((), "--images or --minutes"),
-        (("--images", "5", "--minutes", "5"), "--images or --minutes"),
+        ((), "--images N or --minutes N"),
+        (("--images", "5", "--minutes", "5"), "--images N or --minutes N"),
         (("--minutes", "-1"), "--minutes is -1.0"),
     ):
         with pytest.raises(UserError, match=sentence):

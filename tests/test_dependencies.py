@@ -57,11 +57,11 @@ EXTRAS = {
 IMPORTED_BY_OTHERS = {"onnxscript", "tensorboard"}
 """torch.onnx.export and torch.utils.tensorboard need them."""
 
-TOOLS = {"mypy", "pytest-cov", "ruff", "types-pyyaml"}
-"""What developers run and no file imports."""
+TOOLS = {"mypy", "pytest-cov", "ruff", "setuptools", "types-pyyaml"}
+"""What developers and tests run and no file imports."""
 
-SITE = {"mkdocs-material", "mkdocstrings-python", "ruff"}
-"""What makes the site and no file imports."""
+SITE = {"jsonargparse", "mkdocs-material", "mkdocstrings-python", "ruff"}
+"""What makes the site and no file of it imports."""
 
 
 def modules(*places: str) -> set[str]:

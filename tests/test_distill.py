@@ -370,7 +370,7 @@ def test_only_crops_that_are_cut_must_fit_the_patches(folder: Path) -> None:
         (CropsConfig(40, 30), "local_crops_size is 30"),
         (CropsConfig(30, 40), "global_crops_size is 30"),
     ):
-        with pytest.raises(UserError, match=f"{named}, which .*patch size 20: choose 20"):
+        with pytest.raises(UserError, match=rf"{named}, which .*patch size 20: give --crops\.\w+_size 20"):
             check_crop_sizes(recipe(folder, crops=crops), 20)
 
 

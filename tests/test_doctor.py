@@ -1,9 +1,11 @@
 """`dino-ros doctor`: what it finds on this machine, and on machines where something is wrong."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -104,6 +106,29 @@ def test_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path / "missing")
     with pytest.raises(UserError, match=r"missing cannot be written.*mount a tmpfs"):
         doctor.shared_memory()
+
+
+def test_what_killed_processes_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", tmp_path)
+    long_ago = time.time() - 60
+    for name in (
+        "fastrtps_0123456789abcdef",
+        "fastdds_fedcba9876543210",
+        "fastrtps_00000000000000aa",
+        "fastrtps_port7411",
+    ):
+        (tmp_path / name).write_bytes(b"1" * 3_000_000)
+        (tmp_path / f"{name}_el").touch()
+        os.utime(tmp_path / f"{name}_el", (long_ago, long_ago))
+    new = tmp_path / "fastrtps_00000000000000bb_el"
+    new.touch()  # as of a process that is about to lock it
+    with (tmp_path / "fastrtps_00000000000000aa_el").open("rb") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match=r"6 MB .*\(fastdds_\*, fastrtps_\*\): run `fastdds shm clean`"):
+            doctor.left_behind()
+        for name in ("fastrtps_0123456789abcdef_el", "fastdds_fedcba9876543210_el"):
+            (tmp_path / name).unlink()
+        doctor.left_behind()
 
 
 def test_processes_of_other_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

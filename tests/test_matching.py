@@ -89,14 +89,14 @@ def bench(ros: None, capfd: pytest.CaptureFixture[str]) -> Iterator[Bench]:
 
 
 TOPIC = "/dino/front/image"
-NOBODY = f"Nobody publishes on {TOPIC}: start the camera, or remap front/image to its topic."
+NOBODY = f"Nobody publishes on {TOPIC}: start the camera, or remap it: -r front/image:=TOPIC."
 OTHER_TYPE = (
     f"{TOPIC} has the type sensor_msgs/msg/CompressedImage (/front/driver), not sensor_msgs/msg/Image: set "
     "image_transport to compressed and remap front/image/compressed to it."
 )
 PAUSED = (
     f"/front/driver publishes on {TOPIC}, but no image comes: it may be paused, or its images too large for the "
-    "transport."
+    "transport: run `dino-ros doctor` in its shell."
 )
 UNMATCHED = (
     f"{TOPIC}: /front/driver offers best_effort, volatile, but reliable, volatile is asked for, so nothing comes from "

@@ -283,7 +283,7 @@ def test_bad_settings_get_one_sentence(images: Path, tmp_path: Path) -> None:
     for arguments, named in (
         ([str(images), "--config", "nothing"], "'nothing'.*robot_bag"),
         ([str(images), "--batch_size", "1000"], "640 images.*batch_size"),
-        ([str(images), "--crops.global_crops_size", "100"], "crops.global_crops_size is 100, .* 16: choose 96"),
+        ([str(images), "--crops.global_crops_size", "100"], "crops.global_crops_size is 100, .* 16: give --crops.* 96"),
         ([str(images), "--backbone.name", "vit_nothing"], "'vit_nothing'"),
         ([str(images), "--backbone.name", "resnet18"], "'resnet18'"),
         ([str(images), "--backbone.name", "vit_tiny_r_s16_p8_224"], "'vit_tiny_r_s16_p8_224'"),

@@ -66,7 +66,7 @@ def test_signals_while_it_starts(ros: None, wait: float, numbers: tuple[signal.S
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_while_it_loads_a_student(ros: None, number: signal.Signals) -> None:
-    """Loading cannot be interrupted: the process ends without waiting for it."""
+    """Loading cannot be interrupted: the process ends without waiting for it, and leaves the network all the same."""
     client = Node("client")
     process = node_process(LOADS_FOR_AN_HOUR, "perception_node")
     service = client.create_client(ChangeState, f"{PERCEPTION}/change_state")
@@ -76,6 +76,10 @@ def test_signals_while_it_loads_a_student(ros: None, number: signal.Signals) -> 
     service.call_async(request)
     assert process.stdout.readline() == "loading\n"
     ends_cleanly(process, (number, number))
+    deadline = time.monotonic() + 10  # DDS takes 20 s to give up a participant that said nothing
+    while "perception" in client.get_node_names():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     client.destroy_node()
 
 

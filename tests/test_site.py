@@ -69,7 +69,11 @@ def test_options_keep_their_defaults_choices_and_texts() -> None:
     page = reference.dino_train_page()
     assert "| `--dino.center_momentum` | `0.9` | EMA momentum of the center" in page
     assert "| `--slurm.partition` |  | Partition to submit to" in page
-    assert "| `--precision` | `fp32` | fp16 for GPUs, int8 for CPUs. One of fp32, fp16, int8. |" in page
+    assert (
+        "| `--precision` | `fp32` | fp16 for GPUs, int8 for CPUs that are too slow in fp32. One of fp32, fp16, int8. |"
+        in page
+    )
+    assert "| `--topic` | every image topic but depth and labels | image topics of bags to take, where" in page
     assert "(type:" not in page + reference.evaluations_page()
 
 

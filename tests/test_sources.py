@@ -29,9 +29,11 @@ def test_bag_of_either_storage(tmp_path: Path, storage: str) -> None:
 
 def test_bag_topics_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     write_bag(tmp_path / "bag", "mcap", frames=2)
-    with pytest.raises(UserError, match="several image topics: choose one of /compressed, /raw"):
+    with pytest.raises(UserError, match="several image topics: choose one of /compressed, /raw with --topic"):
         open_source(tmp_path / "bag")
-    with pytest.raises(UserError, match="no topic /camera: its image topics are /compressed, /raw"):
+    with pytest.raises(
+        UserError, match="no topic /camera, its image topics are /compressed, /raw: name one with --topic"
+    ):
         open_source(tmp_path / "bag", "/camera")
     with pytest.raises(UserError, match=r"/text .* is of type std_msgs/msg/String, not of images"):
         open_source(tmp_path / "bag", "/text")

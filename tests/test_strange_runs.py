@@ -262,7 +262,7 @@ def test_options_win_over_the_recipe_wherever_they_stand(monkeypatch: pytest.Mon
 
 def test_a_run_of_less_than_a_step_is_refused(images: Path, tmp_path: Path) -> None:
     few = type(RECIPE)(RECIPE.backbone, RECIPE.crops, epochs=0.01, batch_size=10, dino=RECIPE.dino)
-    with pytest.raises(UserError, match=r"epochs is 0\.01, less than a step .* 7: choose at least 0\.14"):
+    with pytest.raises(UserError, match=r"epochs is 0\.01, less than a step .* 7: give --epochs 0\.14 or more"):
         trainer.train(few, DataConfig([str(images)]), tmp_path / "run", CPU, EvaluationConfig(every=0))
     assert not (tmp_path / "run").exists()
 

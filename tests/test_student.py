@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from onnx.helper import make_node, make_tensor, make_tensor_value_info
 from students import INFO, changed, write_student
 
 from dino_ros.errors import UserError
+from dino_ros.external_weights import has_external_weights
 from dino_ros.student import DEFAULT_STUDENT, MODELS, find_student, read_student
 
 
@@ -152,23 +152,84 @@ assert not {"torch", "rosbags", "rclpy"} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.xfail(
-    version("onnxruntime").startswith("1.23."), reason="this ONNX Runtime reads them: docs/security.md", strict=True
-)
-@pytest.mark.parametrize("absolute", [False, True])
-def test_weights_outside_the_students_folder_are_not_read(tmp_path: Path, absolute: bool) -> None:
+@pytest.mark.parametrize("location", ["secret", "../secret", "{folder}/secret", "link/secret", "*/_ORT_MEM_ADDR_/*"])
+def test_weights_in_other_files_are_not_read(tmp_path: Path, location: str) -> None:
     """A student from elsewhere names files that its sender does not have."""
-    secret = tmp_path / "secret"
-    secret.write_bytes(np.float32(1 / 255 / 0.25).tobytes())
-    path = tmp_path / "students" / "s.onnx"
+    path = tmp_path / "students" / "student.onnx"
     path.parent.mkdir()
+    (path.parent / "link").symlink_to(tmp_path)
+    for folder in (tmp_path, path.parent):
+        (folder / "secret").write_bytes(np.float32(1 / 255 / 0.25).tobytes())
     write_student(path)
     model = onnx.load(path)
-    scale = next(tensor for tensor in model.graph.initializer if tensor.name == "scale")
-    scale.ClearField("float_data")
-    scale.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", str(secret) if absolute else "../secret"), ("offset", "0"), ("length", "4")):
-        scale.external_data.add(key=key, value=value)
+    move_out(model.graph.initializer[0], location.format(folder=tmp_path))
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(UserError, match=r"that ONNX Runtime .* can load"):
+    with pytest.raises(UserError, match="takes weights from other files, and a student is one file"):
+        read_student(path)
+
+
+def move_out(tensor: TensorProto, location: str = "weights") -> None:
+    """Let the values of a tensor be in another file."""
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", "0"), ("length", "4")):
+        tensor.external_data.add(key=key, value=value)
+
+
+def branch(model: onnx.ModelProto) -> TensorProto:
+    node = model.graph.node.add(op_type="If")
+    return node.attribute.add(name="then_branch").g.initializer.add()
+
+
+@pytest.mark.parametrize(
+    "tensor_in",
+    [
+        lambda model: model.graph.node[0].attribute.add(name="value").t,
+        lambda model: model.graph.node[0].attribute.add(name="values").tensors.add(),
+        lambda model: model.graph.sparse_initializer.add().values,
+        lambda model: model.graph.node[0].attribute.add(name="value").sparse_tensor.indices,
+        lambda model: model.functions.add(name="f").node.add().attribute.add(name="value").t,
+        branch,
+    ],
+)
+def test_weights_in_other_files_are_found_wherever_a_tensor_may_be(
+    student: Path, tmp_path: Path, tensor_in: Callable[[onnx.ModelProto], TensorProto]
+) -> None:
+    model = onnx.load(student)
+    tensor = tensor_in(model)
+    (tmp_path / "inside.onnx").write_bytes(model.SerializeToString())
+    assert not has_external_weights(tmp_path / "inside.onnx")
+    move_out(tensor)
+    (tmp_path / "outside.onnx").write_bytes(model.SerializeToString())
+    assert has_external_weights(tmp_path / "outside.onnx")
+
+
+def test_weights_in_other_files_are_found_behind_a_long_tag(student: Path, tmp_path: Path) -> None:
+    """ONNX Runtime reads a tag of up to five bytes and keeps 32 bits of it."""
+    path = tmp_path / "long.onnx"
+    model = onnx.load(student)
+    path.write_bytes(with_long_tag(model))
+    assert read_student(path) == INFO
+    move_out(model.graph.initializer[0])
+    path.write_bytes(with_long_tag(model))
+    with pytest.raises(UserError, match="takes weights from other files"):
+        read_student(path)
+
+
+def with_long_tag(model: onnx.ModelProto) -> bytes:
+    """The model's bytes, with a 33rd bit in the tag of its graph."""
+    graph = model.graph.SerializeToString()
+    rest = onnx.ModelProto()
+    rest.CopyFrom(model)
+    rest.ClearField("graph")
+    tag = bytes([7 << 3 | 2 | 0x80, 0x80, 0x80, 0x80, 0x10])
+    length = bytes([len(graph) & 0x7F | 0x80, len(graph) >> 7])
+    return rest.SerializeToString() + tag + length + graph
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 400, -1])
+def test_a_file_that_ends_too_early_is_refused(student: Path, tmp_path: Path, size: int) -> None:
+    path = tmp_path / "short.onnx"
+    path.write_bytes(student.read_bytes()[:size])
+    with pytest.raises(UserError, match=r"not an ONNX file that can be read .*: export the student again"):
         read_student(path)

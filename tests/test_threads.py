@@ -52,7 +52,7 @@ def test_who_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: py
         with caplog.at_level(logging.INFO):
             assert choose_threads(None) == torch.get_num_threads() == 1
         (line,) = caplog.messages
-        assert line == "Training on 1 of 3 cores, since other programs keep 64.0 busy: --machine.threads takes more."
+        assert line == "Using 1 of 3 cores, since other programs keep 64.0 busy: --machine.threads takes more."
         assert choose_threads(2) == torch.get_num_threads() == 2
         monkeypatch.setenv("OMP_NUM_THREADS", "2")
         assert choose_threads(None) == 2

@@ -66,7 +66,8 @@ class Terminal:
     def type(self, line: str) -> None:
         words = shlex.split(line.replace("$PWD", str(self.folder)), comments=True)
         if words[0] == "ros2":
-            {"launch": self.launch, "topic": self.echo, "param": self.set_parameter}[words[1]](words[2:])
+            typed = {"launch": self.launch, "topic": self.echo, "param": self.set_parameter, "run": self.run}
+            typed[words[1]](words[2:])
         elif words[:2] == ["dino-ros", "view"]:
             self.view(words)
         else:
@@ -85,6 +86,11 @@ class Terminal:
             assert urllib.request.urlopen(address).status == 200
             page.send_signal(signal.SIGINT)
         assert page.returncode == 130
+
+    def run(self, words: list[str]) -> None:
+        package, *command = words
+        assert package == "dino_ros"
+        self.view(command)
 
     def launch(self, words: list[str]) -> None:
         package, file, *rest = words

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 pytest.importorskip("onnx")
 
-from clients_view import Page, cosine
+from clients_view import Page, cosine, unanswered
 
 from dino_ros.backends import Backend
 from dino_ros.errors import UserError
@@ -181,6 +181,29 @@ def test_one_thread_at_a_time_runs_the_engine(recording: Path) -> None:
     player.set_parameters({"mask_method": "foreground"})  # of which the frame in view lacks the student's output
     player.close()
     assert not engine.met.is_set()
+
+
+def test_the_server_ends_after_the_threads_that_answer() -> None:
+    entered, answered = threading.Event(), threading.Event()
+
+    class Slow:
+        def scene(self, *asked: Any) -> None:
+            entered.set()
+            answered.wait(0.3)  # a server that does not wait ends meanwhile
+            answered.set()
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda: {}
+
+    server = Server(Slow(), "127.0.0.1", 0)  # type: ignore[arg-type]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    asking = threading.Thread(target=unanswered, args=(lambda: Page(server.server_address[1]).frame(after=0),))
+    asking.start()
+    assert entered.wait(10)
+    server.shutdown()
+    server.server_close()
+    assert answered.is_set()
+    asking.join()
 
 
 def test_a_port_in_use(page: Page) -> None:

@@ -1,12 +1,10 @@
 """What `dino-ros view` shows of a running node, over real DDS."""
 
-import contextlib
-import http.client
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,13 @@ pytest.importorskip("rclpy")
 pytest.importorskip("onnx")
 
 from clients import PERCEPTION, Client, image
-from clients_view import Page
+from clients_view import Page, unanswered
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.run import running
 from dino_ros.errors import UserError
+from dino_ros.nodes import running_node
 from dino_ros.nodes.running_node import RunningNode
 from dino_ros.perception.perceiver import Perceiver
 
@@ -71,10 +71,22 @@ def test_a_node_is_subscribed_to_only_while_somebody_looks(active: Client, stude
     viewed.destroy_node()
 
 
-def unanswered(request: Callable[[], Any]) -> None:
-    """Ask a server that may end meanwhile."""
-    with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
-        request()
+def test_what_a_node_said_before_it_died_is_not_shown_for_ever(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports = client.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    viewed = RunningNode(PERCEPTION, None)
+    facts = [KeyValue(key="output rate (Hz)", value="14.8"), KeyValue(key="image topic", value="/image")]
+    report = DiagnosticArray(status=[DiagnosticStatus(name=f"{PERCEPTION}: perception", values=facts)])
+
+    def heard() -> bool:
+        reports.publish(report)
+        return viewed.status().get("rate") == "14.8 Hz"
+
+    client.wait(heard, "the rate")
+    assert "is waiting for /image" in viewed.waiting_for()
+    monkeypatch.setattr(running_node, "PATIENCE", 0.1)
+    client.wait(lambda: viewed.status()["rate"].startswith(f"0 Hz: {PERCEPTION} is not heard for"), "silence")
+    assert "is not heard: launch it" in viewed.waiting_for()
+    viewed.destroy_node()
 
 
 def test_ctrl_c_ends_it_without_a_word(ros: None) -> None:

@@ -44,7 +44,9 @@ def engines_for(
     known = {f"sm{capability.replace('.', '')}": capability for capability in variant.capabilities()}
     for target in targets:
         if target.lower() not in known:
-            raise UserError(f"There is no target {target!r}: {variant.title} builds for {', '.join(known)}.")
+            raise UserError(
+                f"There is no target {target!r}: {variant.title} builds for {', '.join(known)}; give --target these."
+            )
     built: list[tuple[EngineRecord, Path]] = []
     for capability in dict.fromkeys(known[target.lower()] for target in targets):
         key = engine_key(variant, path, info, largest_batch, Device(ANY_DEVICE, capability, driver=""))

@@ -58,7 +58,9 @@ def find_device() -> Device:
         properties = call(cuda.cudaGetDeviceProperties, 0)
         version = call(cuda.cudaDriverGetVersion)
     except CudaError as error:
-        raise UserError(f"There is no CUDA device on this machine ({error.words}).") from error
+        raise UserError(
+            f"There is no CUDA device on this machine ({error.words}): check its driver, or use it without a GPU."
+        ) from error
     return Device(
         name=properties.name.decode(),
         capability=f"{properties.major}.{properties.minor}",

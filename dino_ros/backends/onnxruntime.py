@@ -44,4 +44,4 @@ def _session(path: Path, provider: str) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(path, providers=[provider])
     except Exception as error:  # onnxruntime raises classes private to its binding
-        raise UserError(f"ONNX Runtime cannot load {path} ({str(error).splitlines()[0]}).") from error
+        raise UserError(f"ONNX Runtime cannot load {path} ({str(error).splitlines()[0]}): export it again.") from error

@@ -79,4 +79,6 @@ def open_openvino(path: Path, largest_batch: int, report: Report) -> OpenVinoBac
     try:
         return OpenVinoBackend(path, settings)
     except RuntimeError as error:
-        raise UserError(f"OpenVINO cannot load {path} ({str(error).strip().splitlines()[0]}).") from error
+        raise UserError(
+            f"OpenVINO cannot load {path} ({str(error).strip().splitlines()[0]}): use another backend."
+        ) from error

@@ -41,7 +41,9 @@ class TensorRtBackend:
         """Run a batch [B, H, W, 3]; see `Backend`. Raises UserError if the batch is too large or the GPU fails."""
         batch = len(images)
         if batch > self._largest_batch:
-            raise UserError(f"This engine was built for batches of up to {self._largest_batch} images, not {batch}.")
+            raise UserError(
+                f"The engine was built for batches of up to {self._largest_batch} images, not {batch}: load it anew."
+            )
         np.copyto(self._buffers["images"].host[:batch], images)
         self._stream.upload(self._buffers["images"], batch)
         self._runs[batch]()
@@ -68,7 +70,9 @@ class TensorRtBackend:
         """An execution context for one batch size: a CUDA graph captured from it excludes any other use."""
         context = self._engine.create_execution_context(*([] if self._config is None else [self._config]))
         if context is None:
-            raise UserError(f"{self._variant.title} cannot prepare the engine ({self._variant.why()}).")
+            raise UserError(
+                f"{self._variant.title} cannot prepare the engine ({self._variant.why()}): use another backend."
+            )
         image = tuple(self._engine.get_tensor_shape("images"))[1:]
         _check(context.set_input_shape("images", (batch, *image)), self._variant)
         return context
@@ -104,7 +108,7 @@ class TensorRtBackend:
 
 def _check(succeeded: bool, variant: Variant) -> None:
     if not succeeded:
-        raise UserError(f"{variant.title} cannot run the engine ({variant.why()}).")
+        raise UserError(f"{variant.title} cannot run the engine ({variant.why()}): use another backend.")
 
 
 def open_tensorrt(path: Path, largest_batch: int, report: Report) -> TensorRtBackend:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import logging
 import threading
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -99,13 +100,15 @@ def build_engine(
     profile.set_shape("images", (1, *image), (largest_batch, *image), (largest_batch, *image))
     config.add_optimization_profile(profile)
     what = f"Building the {variant.title} engine of {path.name} for compute capability {capability}"
-    monitor = _make_monitor(
-        trt, BuildProgress(), f"{what}, which takes minutes the first time", report
-    )  # in a variable: it has to outlive the build
+    if variant.name != RTX:
+        what += ", which takes minutes the first time"
+    monitor = _make_monitor(trt, BuildProgress(), what, report)  # in a variable: it has to outlive the build
     config.progress_monitor = monitor
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise UserError(f"{variant.title} cannot build an engine of {path.name} ({variant.why()}).")
+        raise UserError(
+            f"{variant.title} cannot build an engine of {path.name} ({variant.why()}): use another backend."
+        )
     return bytes(engine)
 
 
@@ -170,6 +173,7 @@ def _make_monitor(trt: Any, progress: BuildProgress, what: str, report: Report) 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._reported = -1
+            self._started = time.monotonic()
             self._lock = threading.Lock()
 
         def _tell(self, fraction: float) -> None:
@@ -177,7 +181,8 @@ def _make_monitor(trt: Any, progress: BuildProgress, what: str, report: Report) 
                 tenths = int(fraction * 10)
                 if tenths > self._reported:
                     self._reported = tenths
-                    report(f"{what}: {tenths * 10} %")
+                    seconds = time.monotonic() - self._started
+                    report(f"{what}: {tenths * 10} % after {seconds:.0f} s")
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self._tell(progress.start(phase_name, parent_phase, num_steps))

@@ -6,17 +6,32 @@ import argparse
 import sys
 from pathlib import Path
 
+from dino_ros.commands.student_options import add_model
 from dino_ros.commands.tables import flatten
 from dino_ros.errors import UserError
 
+DESCRIPTION = """\
+Play a recording through the camera and perception nodes, as on a robot, and
+draw the masks: overlay.mp4, contact_sheet.png and summary.json with latency,
+rate and lost frames. Takes as long as the recording plays, and some seconds.
+
+    dino-ros demo drive.mcap --topic /front/image_raw
+"""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", nargs="?", type=Path, help="bag, video or folder of images (default: a rendered table)")
-    parser.add_argument("--topic", help="image topic of the bag; may be left out if it has only one")
-    parser.add_argument("--model", default="", help="student file, or the name of a bundled student")
-    parser.add_argument("--backend", default="auto", help="engine that runs the student")
-    parser.add_argument("--transport", default="raw", choices=["raw", "compressed"], help="how the camera publishes")
-    parser.add_argument("--out", type=Path, default=Path("demo_output"), help="folder for images and summary")
+    parser.add_argument(
+        "path", nargs="?", type=Path, help="bag, video or folder of images (default: 20 s of a rendered table)"
+    )
+    parser.add_argument("--topic", help="image topic of the bag, where it has several")
+    add_model(parser)
+    parser.add_argument(
+        "--transport",
+        default="raw",
+        choices=["raw", "compressed"],
+        help="how the camera publishes; compressed to see what a camera with JPEG, as over Wi-Fi, comes to",
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo_output"), help="folder for the three files")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import argparse
 
+from dino_ros.commands.student_options import add_student
+
+DESCRIPTION = """\
+Look at ROS, shared memory, GPU, engines and caches, and say what to do about
+each thing that is missing. Changes nothing; takes seconds. Exits with 1 if the
+node cannot work here.
+
+    dino-ros doctor
+"""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled student")
+    add_student(parser)
 
 
 def run(options: argparse.Namespace) -> int:

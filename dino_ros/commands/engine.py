@@ -5,22 +5,35 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dino_ros.commands.student_options import add_student
 from dino_ros.errors import UserError
 from dino_ros.files import check_writable
 from dino_ros.student import find_student
 
+DESCRIPTION = """\
+Build a student's TensorRT engine before the robot needs it, so that the node
+starts in seconds: for this machine's GPU into its cache, or for other GPUs into
+files. TensorRT takes minutes for each; TensorRT-RTX seconds, and needs no GPU.
+
+    dino-ros engine student.onnx --batch 2
+"""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled student")
+    add_student(parser)
     parser.add_argument(
         "--target",
         type=lambda text: text.split(","),
-        help="compute capabilities to build for with TensorRT-RTX, such as sm86,sm89; needs no GPU (default: this "
-        "machine's GPU)",
+        help="compute capabilities to build for with TensorRT-RTX, such as sm86,sm89, where the robot's GPU is another "
+        "(default: this machine's GPU)",
     )
-    parser.add_argument("--batch", type=int, default=1, help="largest batch, that is the number of cameras")
+    parser.add_argument("--batch", type=int, default=1, help="largest batch: the number of cameras of the node")
     parser.add_argument("--out", type=Path, help="folder for the engines of --target (default: this machine's cache)")
-    parser.add_argument("--backend", choices=["tensorrt", "tensorrt_rtx"], help="default: whichever is installed")
+    parser.add_argument(
+        "--backend",
+        choices=["tensorrt", "tensorrt_rtx"],
+        help="the one that the robot has, where both are installed here (default: the one that is installed)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

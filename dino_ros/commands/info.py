@@ -5,12 +5,20 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
+from dino_ros.commands.student_options import add_student
 from dino_ros.commands.tables import flatten
 from dino_ros.student import find_student, read_student
 
+DESCRIPTION = """\
+Print what a student file says of itself: what it is good for, its input size
+and precision, where its weights come from, and their license. Takes a second.
+
+    dino-ros info student.onnx
+"""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("student", nargs="?", default="", help="student file, or the name of a bundled student")
+    add_student(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -5,13 +5,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dino_ros.commands.student_options import add_model
 from dino_ros.errors import UserError
 from dino_ros.view.scene import Viewed
+
+DESCRIPTION = """\
+Serve a page for a browser: camera, mask, objects, attention of each head, the
+features as colors, sliders for the mask, and at a click how alike everything is
+to that point. Of a recording, without ROS, or of a running node, whose student
+and engine it shows. Open within seconds, until Ctrl-C.
+
+    dino-ros view drive.mcap --topic /front/image_raw
+"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "path", nargs="?", type=Path, help="bag, video or folder to play without ROS (default: show a running node)"
+        "path", nargs="?", type=Path, help="bag, video or folder of images to play (default: show a running node)"
     )
     parser.add_argument(
         "--topic", help="the bag's or the node's camera, such as /front/image_raw, where it has several"
@@ -19,8 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--node", default="/dino/perception", help="the running node to show, where it has another name"
     )
-    parser.add_argument("--model", default="", help="for a recording: student file, or the name of a bundled student")
-    parser.add_argument("--backend", default="auto", help="for a recording: engine that runs the student")
+    add_model(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to serve; 0.0.0.0 lets everybody on the network look and set"
     )

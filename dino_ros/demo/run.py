@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from dino_ros.images.sampling import evenly_spaced
 from dino_ros.images.sources import BagSource, open_source
 from dino_ros.nodes.transport import loopback_profile, variables_to_set
 from dino_ros.perception.perceiver import Perceiver
+from dino_ros.perception.progress import duration
 from dino_ros.student import find_student
 
 CAMERA_TOPICS = {"raw": "/camera/image_raw", "compressed": "/camera/image_raw/compressed"}
@@ -58,9 +60,12 @@ def run_demo(
     truth = {} if path else ground_truth()
     path, topic = (path, topic) if path else (TABLE, TOPIC)
     source = open_source(path, topic)
-    perceiver = Perceiver.load(model, backend)
+    perceiver = Perceiver.load(model, backend, report=partial(print, flush=True))
     student = find_student(model)
-    print(f"{student.stem} on {source.name}. This student is good for: {perceiver.info.purpose}.", flush=True)
+    print(
+        f"Playing {len(source)} frames of {source.name} through the nodes, and drawing the masks into {out}.",
+        flush=True,
+    )
     perception = {"model": str(student), "backend": backend, "image_transport": transport, "reliability": "reliable"}
     topic = source.topic if isinstance(source, BagSource) else ""
     camera = {"path": str(path), "topic": topic, "image_transport": transport, "wait_for_subscribers": 2}
@@ -127,14 +132,18 @@ def record(
     Raises UserError if either node fails.
     """
     shown = time.monotonic()
+    started: float | None = None
     quiet_since = time.time_ns()
     while True:
         rclpy.spin_once(recorder, timeout_sec=0.1)
         if perceiving.poll() is not None:
             raise UserError("The perception node ended: see its log above.")
+        received = recorder.frames.received
+        started = started or (time.monotonic() if received else None)
         if time.monotonic() - shown > 2.0:
             shown = time.monotonic()
-            print(f"  {recorder.frames.received} of {frames} frames, {recorder.masks.received} masks", flush=True)
+            left = f", {duration((shown - started) * max(frames - received, 0) / received)} left" if started else ""
+            print(f"  {received} of {frames} frames, {recorder.masks.received} masks{left}", flush=True)
         if playing.poll() is None:
             quiet_since = time.time_ns()
             continue

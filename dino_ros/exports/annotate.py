@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from dino_ros.backends import Report
 from dino_ros.errors import UserError
 from dino_ros.exports.journal import Journal, Position
-from dino_ros.exports.labels import CATEGORY, coco_annotations, mask_of, yolo_lines
+from dino_ros.exports.labels import CATEGORY, coco_annotations, mask_of, polygons, yolo_lines
 from dino_ros.exports.perceive import announce, perceive, student_settings
-from dino_ros.exports.progress import Progress
 from dino_ros.exports.recordings import Recordings
 from dino_ros.files import check_writable, remove_leftovers, replacing, write_whole
 from dino_ros.images.sampling import evenly_spaced
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.perception.perceiver import Perceiver
+from dino_ros.perception.progress import Progress
 
-FORMATS = ("coco", "yolo")
+FORMATS = ("coco", "coco_polygons", "yolo")
 IMAGE_FORMATS = ("jpg", "png")
 JPEG_QUALITY = 95
 SHEET = (4, 4)
@@ -96,10 +96,10 @@ def annotate(
     journal.keep(position)
     if not position.written:
         raise UserError(f"No frame of {', '.join(recordings.paths)} decodes: see the warnings above.")
-    if format == "coco":
-        write_coco(out / "annotations.json", records, recordings, settings)
-    else:
+    if format == "yolo":
         write_whole(out / "data.yaml", DATA_YAML.encode())
+    else:
+        write_coco(out / "annotations.json", records, recordings, settings)
     write_contact_sheet(out / "contact_sheet.png", records, images, position)
     return position.written
 
@@ -107,12 +107,12 @@ def annotate(
 DATA_YAML = f"""\
 # For YOLO. The labels are masks that nobody has checked: look at contact_sheet.png, and give `val` images that
 # a person has labeled.
-path: .
 train: images
 val: images
 names:
   0: {CATEGORY}
 """
+"""Without `path`, which Ultralytics takes from the working directory: so its folders are those beside the file."""
 
 
 def cut(records: Path, count: int) -> None:
@@ -142,6 +142,7 @@ def write_coco(path: Path, records: Path, recordings: Recordings, settings: dict
 
     `track_id` is the same for an object in all frames of its recording, and no other's.
     """
+    with_polygons = settings["format"] == "coco_polygons"
     info = {"description": "Masks of dino_ros: proposals that nobody has checked", "version": "1.0", **settings}
     head = {
         "info": info,
@@ -161,6 +162,9 @@ def write_coco(path: Path, records: Path, recordings: Recordings, settings: dict
             for found in record["objects"]:
                 track = tracks.setdefault((record["recording"], found.pop("number")), len(tracks) + 1)
                 written += 1
+                if with_polygons:
+                    inside = mask_of(found["segmentation"]["counts"], record["height"], record["width"])
+                    found["segmentation"] = polygons(inside)
                 annotation = {"id": written, "image_id": number, "category_id": 1, "track_id": track, **found}
                 file.write((",\n" if written > 1 else "\n") + json.dumps(annotation))
         file.write("]}\n")

@@ -13,11 +13,11 @@ from dino_ros.errors import UserError
 from dino_ros.exports.feature_files import ROWS, Columns, open_feature_file
 from dino_ros.exports.journal import Journal
 from dino_ros.exports.perceive import announce, perceive, student_settings
-from dino_ros.exports.progress import Progress
 from dino_ros.exports.recordings import Recordings
 from dino_ros.files import check_writable
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.perception.perceiver import Perceiver
+from dino_ros.perception.progress import Progress
 
 DTYPES = ("float16", "float32")
 

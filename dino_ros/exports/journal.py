@@ -60,9 +60,11 @@ class Journal:
         before = state["settings"]
         for name in [*self.settings, *before]:
             if before.get(name) != self.settings.get(name):
+                values = (settings.get(name) for settings in (before, self.settings))
+                was, now = ("left out" if value is None else value for value in values)
                 raise UserError(
-                    f"{out} was begun with other settings ({name} was {before.get(name)}, and is "
-                    f"{self.settings.get(name)}): give the same ones to go on, or another --out."
+                    f"{out} was begun with other settings ({name} was {was}, and is {now}): give the same ones to go "
+                    "on, or another --out."
                 )
         return Position(state["tried"], state["written"], state["recording"], MaskMaker.recall(content))
 

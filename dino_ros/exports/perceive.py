@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from dino_ros.backends import Report
 from dino_ros.errors import UserError
 from dino_ros.exports.journal import Position
-from dino_ros.exports.progress import duration
 from dino_ros.exports.recordings import ChosenFrame, Recordings
 from dino_ros.files import file_sha256
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.perception.perceiver import Perceiver, Perception, Request
+from dino_ros.perception.progress import duration
 
 log = logging.getLogger(__name__)
 

@@ -43,6 +43,8 @@ REPAIRS = {
     ".yaml": "write it anew with `ros2 bag reindex`",
 }
 """What to do about a file that is cut short or damaged."""
+TOPIC_OPTION = "--topic, or the camera node's parameter topic"
+"""What names a topic of a bag."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,12 @@ def choose_image_topics(path: Path, types: Mapping[str, str], topics: Sequence[s
     image topics, if a named one is missing or does not carry images, or if the bag has none.
     """
     images = image_topics(types)
-    listing = ", ".join(images) or "none"
+    if not images:
+        raise UserError(
+            f"{path} has no image topic, its topics are {', '.join(sorted(types)) or 'none'}: record that of "
+            "the camera, or give another bag."
+        )
+    listing = f"its image topics are {', '.join(images)}: name one with {TOPIC_OPTION}"
     chosen = []
     for topic in topics:
         transports = sorted(
@@ -181,16 +188,12 @@ def choose_image_topics(path: Path, types: Mapping[str, str], topics: Sequence[s
             key=lambda name: (not name.endswith("/compressed"), name),
         )
         if topic not in types and not transports:
-            raise UserError(f"{path} has no topic {topic}: its image topics are {listing}.")
+            raise UserError(f"{path} has no topic {topic}, {listing}.")
         if topic in types and topic not in images:
-            raise UserError(
-                f"The topic {topic} of {path} is of type {types[topic]}, not of images: its image topics are {listing}."
-            )
+            raise UserError(f"The topic {topic} of {path} is of type {types[topic]}, not of images; {listing}.")
         if topic not in types:
             log.warning("%s has no topic %s: taking %s.", path.name, topic, transports[0])
         chosen.append(topic if topic in types else transports[0])
-    if not images:
-        raise UserError(f"{path} has no image topic: its topics are {', '.join(sorted(types)) or 'none'}.")
     return list(dict.fromkeys(chosen)) or images
 
 
@@ -284,7 +287,7 @@ def _recorded_types(connection: Connection) -> Typestore:
             return standard
         raise UserError(
             f"The definition of {connection.type} that was recorded with the topic {connection.topic} is not "
-            "understood: choose another topic."
+            f"understood: choose another with {TOPIC_OPTION}."
         ) from error
 
 

@@ -244,7 +244,7 @@ def _raw_to_rgb(message: ImageLike, least_bits: int) -> NDArray[np.uint8]:
     if channels == 2 and message.width % 2:
         raise UserError(
             f"An image of encoding {message.encoding} has the odd width {message.width}: two pixels share their "
-            "color, so the width must be even."
+            "color; set the camera to an even width."
         )
     return cv2.cvtColor(np.ascontiguousarray(pixels), conversion).astype(np.uint8, copy=False)
 
@@ -267,7 +267,7 @@ def _planar_to_rgb(message: ImageLike) -> NDArray[np.uint8]:
     if conversion is not None and (height % 2 or width % 2):
         raise UserError(
             f"An image of encoding {message.encoding} has the odd size {width}x{height}: four pixels share their "
-            "color, so width and height must be even."
+            "color; set the camera to an even width and height."
         )
     data = np.frombuffer(message.data, dtype=np.uint8)
     needed = round(height * (1 + chroma)) * step

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
 from dino_ros.files import named_path
-from dino_ros.images.bags import BAG_SUFFIXES, choose_image_topics, deserializer, is_bag, label_word, open_bag
+from dino_ros.images.bags import (
+    BAG_SUFFIXES,
+    TOPIC_OPTION,
+    choose_image_topics,
+    deserializer,
+    is_bag,
+    label_word,
+    open_bag,
+)
 from dino_ros.images.encodings import CompressedImageLike, ImageLike, SensorBits, to_rgb
 from dino_ros.images.folders import IMAGE_SUFFIXES, check_no_pipe, image_files, natural
 from dino_ros.images.stamps import SECOND, stamp_ns
@@ -108,7 +116,9 @@ def open_source(path: str | Path, topic: str | None = None, camera_info: bool = 
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return VideoSource(path)
     known = " ".join(sorted(BAG_SUFFIXES | VIDEO_SUFFIXES))
-    raise UserError(f"{path} is not a bag, a video or a folder of images: known suffixes are {known}.")
+    raise UserError(
+        f"{path} is not a bag, a video or a folder of images: give a folder, or a file that ends in one of {known}."
+    )
 
 
 class BagSource:
@@ -126,11 +136,14 @@ class BagSource:
         if len(chosen) > 1:
             chosen = [name for name in chosen if not label_word(name)] or chosen
         if len(chosen) > 1:
-            raise UserError(f"{path} has several image topics: choose one of {', '.join(chosen)}.")
+            raise UserError(f"{path} has several image topics: choose one of {', '.join(chosen)} with {TOPIC_OPTION}.")
         self.topic = chosen[0]
         self._deserialize = {self.topic: deserializer(self._bag.topics[self.topic])}
         if not len(self):
-            raise UserError(f"The topic {self.topic} of {path} has no messages: choose another topic, or record again.")
+            raise UserError(
+                f"The topic {self.topic} of {path} has no messages: choose another with {TOPIC_OPTION}, or "
+                "record again."
+            )
         self._video = self._bag.types[self.topic] in VIDEO_TYPES
         if self._video:
             load_av(f"The topic {self.topic} of {path} is video: playing it")
@@ -240,7 +253,9 @@ class FolderSource:
         self.name = readable(path.resolve().name)
         self.files = sorted(image_files(path), key=natural)
         if not self.files:
-            raise UserError(f"{path} holds no images: known suffixes are {' '.join(sorted(IMAGE_SUFFIXES))}.")
+            raise UserError(
+                f"{path} holds no images: give a folder of files that end in one of {' '.join(sorted(IMAGE_SUFFIXES))}."
+            )
 
     def __len__(self) -> int:
         return len(self.files)

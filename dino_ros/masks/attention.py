@@ -16,7 +16,10 @@ def attention_mask(attention: NDArray[np.float32], mass: float = 0.6, head: int 
     """
     heads = len(attention)
     if head >= heads:
-        raise UserError(f"mask_attention_head is {head}, but the student has the heads 0 to {heads - 1}.")
+        raise UserError(
+            f"mask_attention_head is {head}, but the student has the heads 0 to {heads - 1}: set one of these, or -1 "
+            "for their mean."
+        )
     return keep_mass(attention.mean(axis=0) if head < 0 else attention[head], mass)
 
 

@@ -55,44 +55,51 @@ class MaskParameters:
     method: str = _parameter(
         "auto",
         Rule(
-            "How objects are found. foreground: by the student's own foreground head. smoothed_attention: as the "
-            "patches whose likes get much attention. background: as whatever is unlike the patches that get little "
-            "attention (FOUND). normalized_cut: by a cut of the graph of patches "
-            "(TokenCut). lost: by growing the patch that is like fewest others (LOST). attention: as the patches that "
-            "hold most of the attention (DINO). auto: foreground if the student has that head, else "
-            f"{WITHOUT_HEAD}.",
+            "How objects are found: try another where objects are missed or the background is taken in. foreground: by "
+            "the student's own foreground head. smoothed_attention: as the patches whose likes get much attention. "
+            "background: as whatever is unlike the patches that get little attention (FOUND). normalized_cut: by a cut "
+            "of the graph of patches (TokenCut). lost: by growing the patch that is like fewest others (LOST). "
+            "attention: as the patches that hold most of the attention (DINO). auto: foreground if the student has "
+            f"that head, else {WITHOUT_HEAD}.",
             choices=("auto", *METHODS),
         ),
     )
     attention_mass: float = _parameter(
         0.6,
         Rule(
-            "For the method attention: share of the attention that the mask keeps. More masks more of the image.",
+            "For the method attention: share of the attention that the mask keeps. Raise it where masks lack parts of "
+            "objects, lower it where they take in what is around.",
             bounds=(0.01, 1.0),
         ),
     )
     attention_head: int = _parameter(
         -1,
         Rule(
-            "For the method attention: which attention head to use, counted from 0; -1 for the mean of all.",
+            "For the method attention: which attention head to use, counted from 0; -1 for the mean of all. Name one "
+            "that follows your objects, as seen on the page of `dino-ros view`.",
             bounds=(-1, 63),
         ),
     )
     components: int = _parameter(
         0,
-        Rule("Keep only this many of the mask's largest 8-connected parts; 0 keeps all.", bounds=(0, 1000)),
+        Rule(
+            "Keep only this many of the mask's largest 8-connected parts; 0 keeps all. Take 1 where there is "
+            "one object, against specks beside it.",
+            bounds=(0, 1000),
+        ),
     )
     refine: bool = _parameter(
         True,
         Rule(
-            "Follow the image's edges at the camera's resolution; if false, the patch grid's mask is only interpolated."
+            "Follow the image's edges at the camera's resolution; if false, the patch grid's mask is only "
+            "interpolated, which is coarser and a little faster."
         ),
     )
     steady: float = _parameter(
         0.5,
         Rule(
-            "Share of the mask that is carried over from the previous frame, against flicker; 0 treats each frame "
-            "alone.",
+            "Share of the mask that is carried over from the previous frame: raise it against flicker; 0 treats each "
+            "frame alone.",
             bounds=(0.0, 0.95),
         ),
     )
@@ -112,7 +119,8 @@ class MaskParameters:
         """
         if self.attention_head >= info.heads:
             raise UserError(
-                f"mask_attention_head is {self.attention_head}, but the student has the heads 0 to {info.heads - 1}."
+                f"mask_attention_head is {self.attention_head}, but the student has the heads 0 to {info.heads - 1}: "
+                "set one of these, or -1 for their mean."
             )
         if self.method == "foreground" and not info.foreground_head:
             raise UserError(

@@ -290,7 +290,7 @@ class CameraTopics:
 
     def failed(self, sentence: str) -> None:
         self.diagnostics.problem(sentence)
-        self._node.get_logger().warning(sentence, throttle_duration_sec=WARN_EVERY)
+        self._node.get_logger().warning(f"{self.image_topic}: {sentence}", throttle_duration_sec=WARN_EVERY)
 
     def deliver(self, frame: PreparedFrame, perception: Perception) -> None:
         """Publish the results that have subscribers, the mask first."""

@@ -60,7 +60,7 @@ def why_silent(
     `name` is the topic's name before remapping, and `source` what should publish on it.
     """
     if not publishers:
-        return Silence(f"Nobody publishes on {topic}: start {source}, or remap {name} to its topic.", False)
+        return Silence(f"Nobody publishes on {topic}: start {source}, or remap it: -r {name}:=TOPIC.", False)
     fitting = [publisher for publisher in publishers if publisher.topic_type == kind]
     if not fitting:
         other = publishers[0].topic_type
@@ -75,7 +75,7 @@ def why_silent(
     names = ", ".join(sorted({who(publisher) for publisher in fitting}))
     return Silence(
         f"{names} publishes on {topic}, but no image comes: it may be paused, or its images too large for the "
-        f"transport.",
+        "transport: run `dino-ros doctor` in its shell.",
         False,
     )
 

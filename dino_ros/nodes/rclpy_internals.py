@@ -2,8 +2,8 @@
 
 `rclpy.exceptions` re-exports other exceptions of the C++ binding but not RCLError, and its base class RuntimeError is
 too wide to catch around callbacks. An Executor has no option to stay out of signal handling. A lifecycle node has none
-to answer what it cannot do. All are the same in rclpy 7.1 (Jazzy) and 9.1 (Kilted), with which the tests of the nodes
-were run.
+to answer what it cannot do, and keeps its handle when it is destroyed. All are the same in rclpy 7.1 (Jazzy) and 9.1
+(Kilted), with which the tests of the nodes were run.
 """
 
 from __future__ import annotations
@@ -43,9 +43,20 @@ def answer_impossible_transitions(node: Any) -> None:
         except RCLError:  # of the state machine: what the transition itself raises is caught
             wanted = request.transition.label or request.transition.id
             node.get_logger().warning(
-                f"There is no transition {wanted} from the state {node._state_machine.current_state[1]}."
+                f"There is no transition {wanted} from the state {node._state_machine.current_state[1]}: "
+                f"`ros2 lifecycle list {node.get_fully_qualified_name()}` shows those that there are."
             )
             response.success = False
             return response
 
     service.callback = answer
+
+
+def leave_network(node: Any) -> None:
+    """Destroy a node of any kind, and with the last one this process's DDS participant; its callbacks may still run.
+
+    Only to be called right before the process ends: a callback that comes back finds nothing that works.
+    """
+    if hasattr(node, "_state_machine"):
+        node._state_machine.destroy_when_not_in_use()
+    node.destroy_node()

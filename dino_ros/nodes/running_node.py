@@ -45,7 +45,7 @@ DROPPED = {
 }
 """Keys of the node's report, and how the page says them."""
 PATIENCE = 5.0
-"""Seconds that the node may take to answer."""
+"""Seconds that the node may take to answer, and to report itself again."""
 
 
 def open_node(node: str, topic: str | None) -> RunningNode:
@@ -70,6 +70,8 @@ class RunningNode(Node):
         self._stopped = False
         self._values: dict[str, Any] = {}
         self._facts: dict[str, str] = {}
+        self._heard = 0.0
+        """When the node last reported itself; what it said before is not shown for ever."""
         self._others: list[str] = []
         self._prefix = ""
         self._listening: dict[str, Any] = {}
@@ -95,9 +97,11 @@ class RunningNode(Node):
 
     def status(self) -> dict[str, str]:
         with self._condition:
-            facts = dict(self._facts)
+            facts, silent = dict(self._facts), time.monotonic() - self._heard
         if not facts:
             return {}
+        if silent > PATIENCE:
+            return {"rate": f"0 Hz: {self.name} is not heard for {silent:.0f} s"}
         latency = facts.get("latency p50 (ms)", "")
         return {
             "rate": f"{facts.get('output rate (Hz)', '?')} Hz",
@@ -109,10 +113,12 @@ class RunningNode(Node):
     def waiting_for(self) -> str:
         with self._condition:
             facts, others = dict(self._facts), list(self._others)
+            if time.monotonic() - self._heard > PATIENCE:
+                facts = {}
         if not facts and others:
-            return f"{self.name} has no camera on {self._topic}: set --topic to one of {', '.join(others)}."
+            return f"{self.name} has no camera on {self._topic}: give --topic one of {', '.join(others)}."
         if not facts:
-            return f"{self.name} is not heard: launch it, or set --node to its name and ROS_DOMAIN_ID to its domain."
+            return f"{self.name} is not heard: launch it, or give --node its name, and set ROS_DOMAIN_ID to its domain."
         return f"{self.name} is waiting for {facts.get('image topic', 'its camera')}. It says: {facts['message']}"
 
     def parameters(self) -> dict[str, Any]:
@@ -183,6 +189,7 @@ class RunningNode(Node):
                 namespace = self.name.rpartition("/")[0]
                 with self._condition:
                     self._facts = {**values, "message": status.message}
+                    self._heard = time.monotonic()
                     self._prefix = f"{namespace}/{camera}/" if camera else f"{namespace}/"
                 return
         with self._condition:

@@ -21,6 +21,7 @@ from dino_ros.files import replacing, write_whole
 from dino_ros.images.encodings import resize
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.perception.perceiver import Perceiver
+from dino_ros.perception.progress import duration
 
 WARM_UP = 5
 """Unmeasured runs before the measured ones."""
@@ -59,22 +60,26 @@ def bench(path: str | Path, backend: str, width: int, height: int, runs: int, sa
     Raises UserError as `Perceiver.load` does, and for a size or number of runs below 1.
     """
     if width < 1 or height < 1 or runs < 1:
-        raise UserError(f"Images of {width}x{height} and {runs} runs cannot be measured: all must be at least 1.")
+        raise UserError(
+            f"Images of {width}x{height} and {runs} runs cannot be measured: give --size and --runs at least 1."
+        )
     images = [resize(image, height, width) for image in shipped_images()]
     before = resident_mb()
     started = time.perf_counter()
     perceiver = Perceiver.load(path, backend, max(BATCHES), say)
     perceiver.warm_up(max(BATCHES))
     load_seconds = time.perf_counter() - started
-    say(f"Measuring {runs} images one at a time.")
     maker = MaskMaker()
-    all_times = [stage_times(perceiver, maker, images[run % len(images)]) for run in range(WARM_UP + runs)]
-    times = np.array(all_times[WARM_UP:])
+    warm_up = [stage_times(perceiver, maker, images[run % len(images)]) for run in range(WARM_UP)]
+    in_all = runs + sum(size * batches_of(size, runs) for size in BATCHES)
+    seconds = in_all * float(np.median(np.sum(warm_up, axis=1))) / 1e3
+    say(f"Measuring {runs} images one at a time, then in batches: about {duration(seconds)} in all.")
+    times = np.array([stage_times(perceiver, maker, images[run % len(images)]) for run in range(runs)])
     stages = dict(zip(STAGES, times.T, strict=True)) | {"all": times.sum(axis=1)}
     throughput: dict[int, float] = {}
     for size in BATCHES:
         say(f"Measuring batches of {size}.")
-        throughput[size] = batch_rate(perceiver, images, size, max(runs // size, 3))
+        throughput[size] = batch_rate(perceiver, images, size, batches_of(size, runs))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     return Measured(
         student=perceiver.path.name,
@@ -103,6 +108,11 @@ def stage_times(perceiver: Perceiver, maker: MaskMaker, rgb: NDArray[np.uint8]) 
     perceiver.finish(result, image, request, maker)
     clock.append(time.perf_counter())
     return [1e3 * (end - start) for start, end in pairwise(clock)]
+
+
+def batches_of(size: int, runs: int) -> int:
+    """How many batches of `size` are measured, where `runs` images are."""
+    return max(runs // size, 3)
 
 
 def batch_rate(perceiver: Perceiver, images: list[NDArray[np.uint8]], size: int, runs: int) -> float:

@@ -10,6 +10,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from dino_ros.errors import UserError
 from dino_ros.files import check_replaceable
+from dino_train.commands.data_options import add_topic_argument
+from dino_train.commands.parser import CommandParser
 from dino_train.config import parse_size
 from dino_train.export.input_size import SQUARE, Camera, parse_camera
 
@@ -18,7 +20,14 @@ if TYPE_CHECKING:
 
 
 def parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Write a student: an ONNX file that the dino_ros nodes run.")
+    parser = CommandParser(
+        description="""\
+Write a student: an ONNX file that the dino_ros nodes run, compared with torch
+on real images before it is kept. Takes under a minute, in int8 some minutes.
+
+    dino-train export runs/mine/last.pt --camera 640x480
+"""
+    )
     parser.add_argument(
         "weights",
         type=str,
@@ -38,21 +47,26 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--camera",
         type=str | None,
-        help="WIDTHxHEIGHT of the camera's images, WIDTH first: chooses an input of their aspect, at 224x224's cost",
+        help="WIDTHxHEIGHT of the camera's images, WIDTH first: chooses an input of their aspect, at 224x224's cost; "
+        "give it unless you know --size",
     )
     parser.add_argument(
         "--size",
         type=str | None,
-        help="HxW of the student's input, HEIGHT first, multiples of the patch size (default: 224x224)",
+        help="HxW of the student's input, HEIGHT first, multiples of the patch size: larger for small objects, which "
+        "costs time, smaller for a faster student (default: 224x224)",
     )
     parser.add_argument(
-        "--precision", default="fp32", choices=["fp32", "fp16", "int8"], help="fp16 for GPUs, int8 for CPUs"
+        "--precision",
+        default="fp32",
+        choices=["fp32", "fp16", "int8"],
+        help="fp16 for GPUs, int8 for CPUs that are too slow in fp32",
     )
     parser.add_argument(
         "--network",
         type=Literal["teacher", "student", "random"] | None,
-        help="which weights of a training checkpoint, ours or the DINO authors' (default: the student of a distilled "
-        "one, else the teacher)",
+        help="which weights of a training checkpoint, ours or the DINO authors'; the others only to compare (default: "
+        "the teacher of DINO, else the student)",
     )
     parser.add_argument(
         "--data",
@@ -61,13 +75,17 @@ def parser() -> ArgumentParser:
         help="bags, videos or folders of images like those the robot sees, for the parity check (default: the demo's "
         "bag); required for int8, which is calibrated on them",
     )
-    parser.add_argument("--topic", nargs="+", default=[], help="image topics of bags (default: every image topic)")
+    add_topic_argument(parser)
     parser.add_argument(
         "--knn",
         type=Path | None,
         help="folder with train/<class>/ and val/<class>/ images, for k-NN before and after int8",
     )
-    parser.add_argument("--license", default="", help="license of the weights (default: as their source states)")
+    parser.add_argument(
+        "--license",
+        default="",
+        help="license of the weights, where you know it and it is not stated (default: as their source states)",
+    )
     parser.add_argument(
         "--good_for",
         default="",

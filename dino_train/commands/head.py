@@ -7,17 +7,24 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from dino_ros.files import check_replaceable
+from dino_train.commands.data_options import add_topic_argument
+from dino_train.commands.parser import CommandParser
 
 
 def parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        description="Train a foreground head, which finds objects, without labels, and write the student with it. The "
-        "node then takes its masks from the head, at no cost. The head learns from what two other methods find in each "
-        "of many images, then from its own masks."
+    parser = CommandParser(
+        description="""\
+Train a foreground head, which finds objects, without labels, and write the
+student with it. The node then takes its masks from the head, at no cost. The
+head learns from what two other methods find in 400 of the images, then from its
+own masks: about a minute for a small student on two CPU cores, ten for ViT-S.
+
+    dino-train head student.onnx my_bag --out with_head.onnx
+"""
     )
     parser.add_argument("student", type=str, help="student file, or name of a bundled student")
     parser.add_argument("data", nargs="+", help="bags, videos or folders of images like those the robot sees")
-    parser.add_argument("--topic", nargs="+", default=[], help="image topics of bags (default: every image topic)")
+    add_topic_argument(parser)
     parser.add_argument(
         "--masks",
         type=str | None,
@@ -48,10 +55,18 @@ def scores(options: Namespace) -> tuple[float, float]:
     """IoU with the ground truth of the masks that the node makes without and with the head."""
     from dino_ros.masks.parameters import WITHOUT_HEAD, MaskParameters
     from dino_ros.perception.perceiver import Perceiver
+    from dino_train.evaluation.segmentation.labeled_images import count_labeled
     from dino_train.evaluation.segmentation.mask_scores import labeled_sequences, mask_scores
+    from dino_train.machine.progress import counted, progress
 
     topic = options.topic[0] if options.topic else None
-    sequences = (frames for path in options.data for frames in labeled_sequences(Path(path), options.masks, topic))
+    total = sum(count_labeled(Path(path), options.masks, topic) for path in options.data)
     variants = [MaskParameters(WITHOUT_HEAD), MaskParameters("foreground")]
-    before, after = mask_scores(Perceiver.load(options.out), sequences, variants)
+    with progress("comparing masks with the ground truth", total) as advance:
+        sequences = (
+            counted(frames, advance)
+            for path in options.data
+            for frames in labeled_sequences(Path(path), options.masks, topic)
+        )
+        before, after = mask_scores(Perceiver.load(options.out), sequences, variants)
     return before.iou, after.iou

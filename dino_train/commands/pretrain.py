@@ -6,14 +6,21 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from dino_train.commands.parser import CommandParser
 from dino_train.commands.training_run import add_run_arguments, run_training
 
 
 def parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        description="Pretrain a ViT without labels by DINO, BYOL, MoCo or SwAV; the recipe's section decides which. "
-        "After Ctrl-C, --resume continues from a checkpoint at most two minutes old. "
-        "On several GPUs: torchrun --nproc-per-node 8 -m dino_train pretrain ..."
+    parser = CommandParser(
+        description="""\
+Pretrain a ViT without labels by DINO, BYOL, MoCo or SwAV (the recipe's section
+decides which) into a folder with checkpoints and report.html. On two CPU cores
+`robot_bag` takes 7 minutes for 4,000 frames; a bar says how long yours takes.
+After Ctrl-C, --resume goes on from a checkpoint at most two minutes old. On
+several GPUs: torchrun --nproc-per-node 8 -m dino_train pretrain ...
+
+    dino-train pretrain my_bag --config robot_bag --out runs/mine
+"""
     )
     add_run_arguments(parser, "pretrain", Path("runs/pretrain"))
     return parser

@@ -6,9 +6,18 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from dino_train.commands.parser import CommandParser
+
 
 def parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Rewrite the report.html of a run. Training writes it too, every minute.")
+    parser = CommandParser(
+        description="""\
+Rewrite the report.html of a run, in seconds. Training writes it too, every
+minute: only needed if you copied the run or deleted the report.
+
+    dino-train report runs/mine
+"""
+    )
     parser.add_argument("run", type=Path, help="folder of the run")
     return parser
 

@@ -21,10 +21,23 @@ WITH_RESUME = ("--resume", "--machine", "--slurm", "--comparison", "--help")
 def add_run_arguments(parser: ArgumentParser, command: str, out: Path) -> None:
     """Add the options of a run: its data, folder, machine, evaluation and recipe."""
     add_data_arguments(parser)
-    parser.add_argument("--out", type=Path, default=out, help="folder of the run")
-    parser.add_argument("--resume", type=Path | None, help="resume the run in this folder, with its recipe and data")
-    parser.add_argument("--slurm", type=SlurmConfig | None, help="submit to a SLURM cluster instead of training here")
-    parser.add_argument("--config", action="config", help="name of a shipped recipe, or path of a YAML file")
+    parser.add_argument("--out", type=Path, default=out, help="folder of the run, a new one for each")
+    parser.add_argument(
+        "--resume",
+        type=Path | None,
+        help="go on with the run in this folder after it was stopped, with its recipe and data",
+    )
+    parser.add_argument(
+        "--slurm",
+        type=SlurmConfig | None,
+        help="submit to a SLURM cluster instead of training here: --slurm.partition NAME; --slurm.help lists the rest",
+    )
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="name of a shipped recipe, such as robot_bag for the log of one robot, or path of a YAML file (default: "
+        "settings for ViT-S/16 on ImageNet)",
+    )
     parser.add_argument(
         "--machine", type=MachineConfig, default=MachineConfig(), help="device, precision, memory and workers"
     )

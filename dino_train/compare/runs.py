@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from dino_ros.errors import UserError
 from dino_ros.files import write_whole
+from dino_ros.perception.progress import duration
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.data.frames import open_frames
 from dino_train.data.loader import EpochSampler
@@ -64,9 +65,12 @@ def run_all(recipes: Mapping[str, Recipe], shared: SharedSettings, out: Path, af
     for name, recipe in recipes.items():
         check_same(out / name, recipe.resolve(len(frames))[0])
     keep_settings(shared, out / SETTINGS_NAME)
-    for name, recipe in recipes.items():
+    started = time.monotonic()
+    for number, (name, recipe) in enumerate(recipes.items()):
         steps_per_epoch = EpochSampler(frames, recipe).steps_per_epoch
-        log.info("%s: %s", name, out / name)
+        mean = (time.monotonic() - started) / max(number, 1)
+        left = f", {duration(mean * (len(recipes) - number))} left if all take as long" if number else ""
+        log.info("Run %d of %d, %s: %s%s", number + 1, len(recipes), name, out / name, left)
         try:
             run_one(recipe, shared, out / name, steps_per_epoch)
         except (UserError, BrokenProcessPool) as error:  # the process was killed, for example for memory
@@ -82,8 +86,8 @@ def keep_settings(shared: SharedSettings, path: Path) -> None:
     for name, value in settings.items():
         if before.get(name) != value:
             raise UserError(
-                f"{path.parent} holds a comparison with {name} = {before.get(name)}, not {value}: use the same, or "
-                "choose another folder with --out."
+                f"{path.parent} holds a comparison with {name} = {before.get(name)}, not {value}: give the same, or "
+                "another folder with --out."
             )
     write_whole(path, json.dumps(settings, indent=2).encode())
 
@@ -107,7 +111,7 @@ def run_one(recipe: Recipe, shared: SharedSettings, out: Path, steps_per_epoch: 
     for unfinished in out.glob("epoch_*.pt"):  # of a run interrupted before it could be resumed
         unfinished.unlink()
     if not steps_per_epoch:
-        raise UserError(f"The data has fewer images than batch_size, which is {recipe.batch_size}: lower it.")
+        raise UserError(f"The data has fewer images than the recipe's batch_size, {recipe.batch_size}: lower it there.")
     images = shared.images
     if images is None:
         assert shared.minutes is not None

@@ -34,7 +34,7 @@ def open_bag_frames(path: Path, topics: Sequence[str] = ()) -> tuple[list[BagFra
     reasons = {frames.topic: reason for frames in chosen if (reason := frames.why_not_images())}
     if topics:
         for topic, reason in reasons.items():
-            raise UserError(f"The topic {topic} of {path} holds no images ({reason}): choose another one.")
+            raise UserError(f"The topic {topic} of {path} holds no images ({reason}): give another --topic.")
     else:
         reasons |= {
             frames.topic: f"{reason}; to take it, name it with --topic"
@@ -44,11 +44,11 @@ def open_bag_frames(path: Path, topics: Sequence[str] = ()) -> tuple[list[BagFra
     if len(reasons) == len(chosen):
         listing = "; ".join(f"{topic}: {reason}" for topic, reason in reasons.items())
         raise UserError(f"{path} holds no images on its image topics ({listing}): choose another bag.")
-    if not topics:
-        others = sorted(index.topics.keys() - index.messages.keys())
-        reasons |= {topic: f"it is of type {types[topic]}, not of images" for topic in others}
     for topic, reason in reasons.items():
         log.info("%s: left out %s: %s", path.name, topic, reason)
+    if not topics and (others := sorted(index.topics.keys() - index.messages.keys())):
+        log.info("%s: %d topics are not of images: %s", path.name, len(others), ", ".join(others))
+        reasons |= {topic: f"it is of type {types[topic]}, not of images" for topic in others}
     return [frames for frames in chosen if frames.topic not in reasons], reasons
 
 

@@ -165,12 +165,12 @@ def check_steps(frames: WeightedFrames, sampler: EpochSampler) -> None:
     """Raise UserError if there are fewer images than one batch, or if a run ends before its first step."""
     if not sampler.steps_per_epoch:
         count, least = sum(sampler.shares), sampler.recipe.smallest_batch
-        advice = f"set batch_size to {count} or less" if count >= least else f"give at least {least}"
+        advice = f"give --batch_size {count} or less" if count >= least else f"give at least {least} images"
         raise UserError(f"{frames.name} has {count} images, fewer than one batch: {advice}.")
     if not sampler.steps:
         raise UserError(
             f"epochs is {sampler.recipe.epochs:g}, less than a step where an epoch has {sampler.steps_per_epoch}: "
-            f"choose at least {1 / sampler.steps_per_epoch:.2g}."
+            f"give --epochs {1 / sampler.steps_per_epoch:.2g} or more."
         )
 
 

@@ -10,14 +10,12 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
 
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import CompressedImageLike, ImageLike, check_header, to_rgb
 from dino_train.config import NEAR_DUPLICATE_THRESHOLD
 from dino_train.data.cache import Cache
+from dino_train.machine.progress import watched
 from dino_train.ranges import check_ranges
 
 log = logging.getLogger(__name__)
@@ -171,16 +169,8 @@ def _thumbnails(recording: Recording) -> tuple[NDArray[np.uint8], NDArray[np.boo
     if not arrays:
         thumbnails = np.zeros((len(recording), *THUMBNAIL[::-1]), np.uint8)
         decoded = np.zeros(len(recording), np.bool_)
-        console = Console(stderr=True)
-        progress = track(
-            recording.thumbnails(),
-            escape(recording.name),
-            total=len(recording),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        for number, thumbnail in enumerate(progress):
+        looking = watched(recording.thumbnails(), f"looking for near-duplicates in {recording.name}", len(recording))
+        for number, thumbnail in enumerate(looking):
             if thumbnail is not None:
                 thumbnails[number], decoded[number] = thumbnail, True
         arrays = dict(zip(names, (thumbnails, decoded), strict=True))

@@ -18,6 +18,7 @@ from dino_ros.perception.perceiver import Perceiver, Perception
 from dino_ros.student import MODELS, find_student, read_student
 from dino_train.data.images import decode
 from dino_train.data.multicrop import normalize
+from dino_train.machine.progress import watched
 from dino_train.models.backbones import VitOutputs, mean_and_std, patch_size
 from dino_train.models.weight_files import find_weights
 from dino_train.models.weights import open_weights, random_like
@@ -101,9 +102,9 @@ def read_images(files: Iterable[Path]) -> Iterator[NDArray[np.uint8]]:
     return (decode(file.read_bytes(), str(file)) for file in files)
 
 
-def embed_images(encoder: Encoder, files: Iterable[Path]) -> NDArray[np.float32]:
+def embed_images(encoder: Encoder, files: Sequence[Path]) -> NDArray[np.float32]:
     """Embeddings [N, C] of N whole image files; raises UserError for a file that is no image."""
-    seen = perceive_all(encoder, read_images(files), ("embedding",))
+    seen = perceive_all(encoder, watched(read_images(files), "looking at images", len(files)), ("embedding",))
     return np.stack([one.embedding for one in seen if one.embedding is not None])
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from rich.progress import track
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -33,6 +32,7 @@ from dino_ros.perception.perceiver import Perceiver
 from dino_ros.student import StudentInfo, find_student
 from dino_train.data.frames import Frames, open_frames
 from dino_train.export.description import write_description
+from dino_train.machine.progress import watched
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,9 @@ def add_foreground_head(student: str, paths: Sequence[str], topics: Sequence[str
         raise UserError(f"{path} has a foreground head already: name the student that it was made from.")
     frames = open_frames(paths, topics)
     if len(frames) < FEWEST:
-        raise UserError(f"{', '.join(paths)} has {len(frames)} images: a foreground head needs at least {FEWEST}.")
+        raise UserError(
+            f"{', '.join(paths)} has {len(frames)} images: a foreground head needs at least {FEWEST}: give more."
+        )
     if len(frames) < FEW:
         log.warning(
             "A head learned on only %d images may find objects less well than the student does without one: give it "
@@ -104,7 +106,7 @@ def labeled_tokens(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Patch tokens [N, h, w, C] of the N numbered frames, and their first labels [N, h, w], from 0 to 1."""
     tokens, labels = [], []
-    for number in track(numbers, description="finding objects"):
+    for number in watched(numbers, "finding objects", len(numbers)):
         seen = perceiver(frames[number], ("features", "attention"))
         assert seen.features is not None  # it was asked for
         assert seen.attention is not None
@@ -120,7 +122,8 @@ def learn(
     """Weights [C] and bias of the layer, from tokens [N, h, w, C] and first labels [N, h, w] of the numbered frames."""
     weights, bias = fit(tokens, labels)
     for _ in range(ROUNDS):
-        own = zip(foreground(tokens, weights, bias), numbers, strict=True)
+        shown = watched(numbers, "outlining what the head finds", len(numbers))
+        own = zip(foreground(tokens, weights, bias), shown, strict=True)
         weights, bias = fit(tokens, np.stack([along_edges(soft, frames[number]) for soft, number in own]))
     return weights, bias
 

@@ -132,6 +132,7 @@ def export(
     labeled = open_class_folder(knn) if knn else None
     frames = open_frames(data or (TABLE,), topics)
     images = parity_images(frames, height, width)
+    log.info("Writing the student, then comparing it with torch on %d images.", len(images))
     with torch.inference_mode():
         reference = StudentGraph(vit, "fp32")(torch.from_numpy(images))
     written = "fp32" if precision == "int8" else precision

@@ -73,6 +73,9 @@ def compare_with_teacher(checkpoint: Path, config: ComparisonConfig) -> TeacherC
     images = [frames[number] for number in evenly_spaced(len(frames), FRAMES)]
     height, width = parse_size(config.size) if config.size else size_for(images, patch)
 
+    log.info(
+        "Comparing student and teacher: exporting both, then timing them and their masks on %d images.", len(images)
+    )
     files = {"student": run / "student.onnx", "teacher": run / "teacher.onnx"}
     export(str(checkpoint), files["student"], (height, width), data=paths, topics=topics)
     teacher_size = (height // patch * teacher_patch, width // patch * teacher_patch)  # of the same patch grid

@@ -16,7 +16,9 @@ from dino_train.config import MachineConfig
 def choose_precision(machine: MachineConfig, device: torch.device) -> torch.dtype:
     """Choose the precision of the matrix products; raises UserError for fp16 on a CPU."""
     if machine.precision == "fp16" and device.type == "cpu":
-        raise UserError("machine.precision is fp16, in which a CPU cannot train: choose bf16 or fp32.")
+        raise UserError(
+            "machine.precision is fp16, in which a CPU cannot train: give --machine.precision bf16 or fp32."
+        )
     if machine.precision != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[machine.precision]
     if device.type == "cuda":

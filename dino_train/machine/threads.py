@@ -1,12 +1,10 @@
-"""How many threads a run on a CPU takes: those of torch wait for one another, so one without a core delays all."""
+"""How many threads a command takes on a CPU: those of torch wait for one another, so one without a core delays all."""
 
 from __future__ import annotations
 
 import logging
 import os
 from pathlib import Path
-
-import torch
 
 from dino_train.machine.rank import is_main
 
@@ -16,19 +14,31 @@ LOADAVG = Path("/proc/loadavg")
 
 
 def choose_threads(threads: int | None) -> int:
-    """Let torch use this many threads, by default as many as cores are free; returns how many, and logs why.
+    """Let torch use this many threads, by default as many as cores are free; returns how many."""
+    import torch
 
-    $OMP_NUM_THREADS, which torchrun sets too, decides where it is set.
-    """
-    if threads is None and "OMP_NUM_THREADS" in os.environ:
-        threads = torch.get_num_threads()
-    if threads is None:
-        cores, load = len(os.sched_getaffinity(0)), busy_cores(LOADAVG.read_text())
-        threads = free_threads(cores, load, os.cpu_count() or cores)
-        if threads < cores and is_main():
-            log.info("Training on %d of %d cores, since other programs keep %.1f busy: --machine.threads takes more.",
-                threads, cores, load)  # fmt: skip
+    threads = threads or threads_to_take("--machine.threads takes") or torch.get_num_threads()
     torch.set_num_threads(threads)
+    return threads
+
+
+def leave_busy_cores() -> None:
+    """Let torch, which is not imported yet, use as many threads as cores are free, in child processes too."""
+    if threads := threads_to_take("OMP_NUM_THREADS=N before the command takes"):
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def threads_to_take(option: str) -> int | None:
+    """As many threads as cores are free; logs why if it is not all of them, and which `option` takes more.
+
+    None where $OMP_NUM_THREADS, which torchrun sets too, has decided.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        return None
+    cores, load = len(os.sched_getaffinity(0)), busy_cores(LOADAVG.read_text())
+    threads = free_threads(cores, load, os.cpu_count() or cores)
+    if threads < cores and is_main():
+        log.info("Using %d of %d cores, since other programs keep %.1f busy: %s more.", threads, cores, load, option)
     return threads
 
 

@@ -88,7 +88,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     not finite.
     """
     if not path.is_file():
-        raise UserError(f"There is no checkpoint {path}: give a file that `dino-train pretrain` wrote.")
+        raise UserError(
+            f"There is no checkpoint {path}: give one that `dino-train pretrain` or `distill` wrote, such as "
+            "runs/mine/last.pt."
+        )
     check_intact(path)
     try:
         fields = torch.load(path, map_location="cpu", weights_only=True)
@@ -99,10 +102,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from error
     except Exception as error:
         raise UserError(
-            f"{path} cannot be read as a checkpoint ({first_line(error)}): it is truncated, or not of `dino-train`."
+            f"{path} cannot be read as a checkpoint ({first_line(error)}): it is truncated, or not of `dino-train`: "
+            "give another."
         ) from error
     if not isinstance(fields, dict) or "format_version" not in fields:
-        raise UserError(f"{path} is not a checkpoint of `dino-train pretrain` or `distill`: give one.")
+        raise UserError(f"{path} is not a checkpoint of `dino-train pretrain` or `distill`: give the last.pt of a run.")
     version = fields.pop("format_version")
     if version not in READABLE:
         raise UserError(

@@ -13,9 +13,9 @@ class ByolConfig:
     """BYOL: two networks and a predictor, without negatives (Grill et al. 2020, section 3 and appendix)."""
 
     hidden_dim: int = 4096
-    """Width of the hidden layers of projector and predictor."""
+    """Width of the hidden layers of projector and predictor. Lower it, as to 512, with a small ViT."""
     out_dim: int = 256
-    """Output dimensions of projector and predictor."""
+    """Output dimensions of projector and predictor. Seldom changed."""
     momentum: float = 0.996
     """EMA momentum of the teacher (target network) at the start; rises to 1 along a cosine. Lower it for short runs."""
 
@@ -26,7 +26,7 @@ class ByolRecipe(PretrainRecipe):
 
     method: ClassVar[str] = "byol"
     exported: ClassVar[Literal["teacher", "student"]] = "student"
-    when_collapsed: ClassVar[str] = "raise byol.momentum, or lower optimizer.lr"
+    when_collapsed: ClassVar[str] = "raise --byol.momentum, or lower --optimizer.lr"
 
     byol: ByolConfig = field(default_factory=ByolConfig)
 

@@ -15,7 +15,7 @@ class DistillConfig:
     """Weights of the parts of the loss."""
 
     patches: float = 1.0
-    """Weight of the cosine distance of the patch tokens."""
+    """Weight of the cosine distance of the patch tokens. Raise it if you use the features."""
     cls: float = 1.0
     """Weight of the cosine distance of the CLS tokens. Raise it if you use the embedding of whole images."""
     attention: float = 1.0
@@ -47,4 +47,4 @@ class DistillRecipe(Recipe):
             )
         weights = dataclasses.asdict(self.distill)
         if not any(weights.values()):
-            raise UserError(f"distill is {weights}: at least one of its weights must be above 0.")
+            raise UserError(f"distill is {weights}: one of its weights must be above 0, such as --distill.patches 1.")

@@ -27,7 +27,7 @@ def add_recipe_arguments(parser: ArgumentParser, command: str) -> None:
     """Add options for every setting of a command's recipes; the methods' sections are None unless given."""
     parser.add_class_arguments(BASES[command])
     for method, section in sections(command).items():
-        text = f"settings of {method}; --{method}.help lists them"
+        text = f"train by this method: --{method} {{}} takes its defaults; --{method}.help explains its settings"
         parser.add_argument(f"--{method}", type=section | None, default=None, help=text)
 
 

@@ -21,11 +21,12 @@ class MocoConfig:
     """Negatives in the queue of version 2, at least one batch. Lower it for small data: the queue should not hold the
     same image twice."""
     temperature: float = 0.2
-    """Temperature of the softmax over the similarities."""
+    """Temperature of the softmax over the similarities. Lower it if the run warns that the loss stays at that of
+    chance."""
     hidden_dim: int = 2048
-    """Width of the hidden layers of the heads; version 3 takes 4096."""
+    """Width of the hidden layers of the heads; 4096 for version 3. Lower it, as to 512, with a small ViT."""
     out_dim: int = 128
-    """Output dimensions of the heads; version 3 takes 256."""
+    """Output dimensions of the heads; 256 for version 3. Seldom changed otherwise."""
     momentum: float = 0.999
     """EMA momentum of the teacher (momentum encoder). Constant in version 2; version 3 starts at 0.99 and rises to 1
     along a cosine. Lower it for short runs."""
@@ -39,7 +40,9 @@ class MocoRecipe(PretrainRecipe):
 
     method: ClassVar[str] = "moco"
     exported: ClassVar[Literal["teacher", "student"]] = "student"
-    when_uniform: ClassVar[str] = "make crops of an image more similar (crops.global_crops_scale, crops.color)"
+    when_uniform: ClassVar[str] = (
+        "make crops of an image more similar (raise the lower end of --crops.global_crops_scale, lower --crops.color)"
+    )
 
     moco: MocoConfig = field(default_factory=MocoConfig)
 
@@ -59,6 +62,6 @@ class MocoRecipe(PretrainRecipe):
         super().check()
         if self.moco.version == 2 and self.moco.queue < self.batch_size:
             raise UserError(
-                f"moco.queue is {self.moco.queue}, less than the batch of {self.batch_size}: raise it, or choose "
-                "--moco.version 3, which has no queue."
+                f"moco.queue is {self.moco.queue}, less than the batch of {self.batch_size}: give "
+                f"--moco.queue {self.batch_size} or more, or --moco.version 3, which has no queue."
             )

@@ -21,15 +21,18 @@ class BackboneConfig:
     """The Vision Transformer that is trained."""
 
     name: str = "vit_small_patch16_224"
-    """timm model name; the fields below override its shape."""
+    """timm model name, which decides the kind of block; the fields below override its shape. A larger ViT learns
+    more from more images; a smaller one runs faster on the robot."""
     patch_size: int | None = None
-    """Side of a patch, in pixels. Smaller patches outline objects more finely and cost more."""
+    """Side of a patch, in pixels (default: that of `name`). Smaller patches outline objects more finely; half the side
+    makes four times the tokens."""
     embed_dim: int | None = None
-    """Dimensions of the tokens; a multiple of `num_heads`."""
+    """Dimensions of the tokens, a multiple of `num_heads` (default: that of `name`). Lower it for a faster student."""
     depth: int | None = None
-    """Number of blocks."""
+    """Number of blocks (default: that of `name`). Time grows with it; lower it for a faster student."""
     num_heads: int | None = None
-    """Attention heads per block."""
+    """Attention heads per block (default: that of `name`). Several narrow heads outline objects better than few wide
+    ones."""
     drop_path_rate: float = 0.1
     """Stochastic depth rate of the student, 0 to 1. Lower it for short runs and very small models."""
     pretrained: bool = False
@@ -41,15 +44,19 @@ class CropsConfig:
     """Multi-crop: two global crops for teacher and student, many local crops for the student alone."""
 
     global_crops_size: int = 224
-    """Side of the global crops, in pixels; a multiple of the patch size."""
+    """Side of the global crops, in pixels; a multiple of the patch size. Lower it first where training is too slow or
+    does not fit into memory."""
     local_crops_size: int = 96
-    """Side of the local crops, in pixels; a multiple of the patch size."""
+    """Side of the local crops, in pixels; a multiple of the patch size. Change it with `global_crops_size`, of which it
+    is about half."""
     local_crops_number: int = 8
-    """Local crops per image; 0 trains on the global crops alone."""
+    """Local crops per image; 0 trains on the global crops alone. Lower it for faster epochs, which then teach less."""
     global_crops_scale: tuple[float, float] = (0.4, 1.0)
-    """Smallest and largest share of the image's area in a global crop. (0.25, 1) for long runs with 10 local crops."""
+    """Smallest and largest share of the image's area in a global crop. Raise the smallest, as to (0.6, 1), where frames
+    look alike and the loss does not fall; (0.25, 1) is for long runs with 10 local crops."""
     local_crops_scale: tuple[float, float] = (0.05, 0.4)
-    """Smallest and largest share of the image's area in a local crop."""
+    """Smallest and largest share of the image's area in a local crop. Raise both, as to (0.25, 0.6), where frames look
+    alike and the loss does not fall."""
     color: float = 1.0
     """Strength of color jitter, grayscale and solarization; 1 is the paper's. Lower it where frames differ mainly in
     color, as in the log of one robot in one place."""
@@ -67,17 +74,20 @@ class OptimizerConfig:
     name: Literal["adamw", "sgd", "lars"] = "adamw"
     """AdamW for ViTs; SGD or LARS (both with momentum 0.9) to compare with recipes for convolutional networks."""
     lr: float = 5e-4
-    """Peak learning rate for a batch of 256; scaled linearly with the batch size."""
+    """Peak learning rate for a batch of 256; scaled linearly with the batch size. Lower it by a factor of 2 to 4 if the
+    loss jumps, is not finite, or the run warns of collapse."""
     min_lr: float = 1e-6
-    """Learning rate at the end of its cosine schedule."""
+    """Learning rate at the end of its cosine schedule. Seldom changed."""
     warmup_epochs: float = 10
-    """Epochs of the linear warm-up of the learning rate."""
+    """Epochs of the linear warm-up of the learning rate. A tenth of `epochs` for short runs; raise it if the loss jumps
+    at the start."""
     weight_decay: float = 0.04
-    """Weight decay at the start; biases and norms have none."""
+    """Weight decay at the start; biases and norms have none. Seldom changed."""
     weight_decay_end: float = 0.4
-    """Weight decay at the end of its cosine schedule."""
+    """Weight decay at the end of its cosine schedule. Lower it if the run warns of collapse near its end."""
     clip_grad: float = 3.0
-    """Largest norm of each parameter's gradient, as in the reference; 0 for no clipping."""
+    """Largest norm of each parameter's gradient, as in the reference; 0 for no clipping. Lower it, as to 0.3, if the
+    loss jumps or is not finite."""
 
 
 @dataclass
@@ -90,18 +100,20 @@ class Recipe:
     """The network that is exported and evaluated."""
     when_uniform: ClassVar[str] = ""
     """Advice for a loss that stays at `chance_loss`."""
-    when_collapsed: ClassVar[str] = "lower optimizer.lr or optimizer.weight_decay_end"
+    when_collapsed: ClassVar[str] = "lower --optimizer.lr or --optimizer.weight_decay_end"
     """Advice for embeddings that are the same for all images."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     crops: CropsConfig = field(default_factory=CropsConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     epochs: float = 100
-    """Passes over the data; may be fractional."""
+    """Passes over the data; may be fractional. More for fewer images: a run that warns of too few steps says how
+    many."""
     batch_size: int = 64
-    """Images per step, over all processes together."""
+    """Images per step, over all processes together. Lower it where memory ends; methods that compare images with one
+    another learn better with more."""
     seed: int = 0
-    """Seed of all random numbers."""
+    """Seed of all random numbers. Change it to see how much of a difference between runs is chance."""
 
     @property
     def chance_loss(self) -> float | None:
@@ -124,7 +136,10 @@ class Recipe:
         for name in ("global_crops_scale", "local_crops_scale"):
             low, high = getattr(self.crops, name)
             if low > high:
-                raise UserError(f"crops.{name} is ({low}, {high}): the smaller share of the area comes first.")
+                raise UserError(
+                    f"crops.{name} is ({low}, {high}): the smaller share of the area comes first: give "
+                    f"--crops.{name} '[{high}, {low}]'."
+                )
 
 
 @dataclass
@@ -132,8 +147,9 @@ class PretrainRecipe(Recipe):
     """What the recipes of all self-supervised methods share."""
 
     init: str | None = None
-    """Weights to start from: an official DINO v1 backbone, an official training checkpoint (with head and center), or a
-    checkpoint of `dino-train`; only the backbone is taken from a checkpoint of another method."""
+    """Weights to start from, which needs fewer images and epochs than from nothing: an official DINO v1 backbone, an
+    official training checkpoint (with head and center), or a checkpoint of `dino-train`; only the backbone is taken
+    from a checkpoint of another method."""
 
 
 def resolved(value: Number | Auto) -> Number:

@@ -71,7 +71,10 @@ def read_run(path: Path) -> RunFolder:
     Raises UserError if there is neither recipe nor log.
     """
     if not (path / RECIPE_NAME).is_file() and not (path / LOG_NAME).is_file():
-        raise UserError(f"{path} is not the folder of a run: it has neither {RECIPE_NAME} nor {LOG_NAME}.")
+        raise UserError(
+            f"{path} is not the folder of a run: it has neither {RECIPE_NAME} nor {LOG_NAME}: give "
+            "what was --out of `dino-train pretrain` or `distill`."
+        )
     finished = (path / FINISHED_NAME).exists()  # checked first, so that everything a finished run wrote is read
     recipe_text = read_text(path / RECIPE_NAME)
     try:

@@ -101,7 +101,7 @@ def describe(health: Health, line: Mapping[str, Any], chance_loss: float | None)
 def remedy(health: Health, recipe: Recipe) -> str:
     """What to try, as the end of a sentence."""
     return {
-        Health.NOT_FINITE: "lower optimizer.lr or optimizer.clip_grad, or train in fp32 (machine.precision)",
+        Health.NOT_FINITE: "lower --optimizer.lr or --optimizer.clip_grad, or give --machine.precision fp32",
         Health.UNIFORM: recipe.when_uniform,
         Health.COLLAPSED: recipe.when_collapsed,
         Health.LOW_RANK: Recipe.when_collapsed,  # whatever the method

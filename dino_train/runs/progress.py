@@ -11,8 +11,12 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from dino_ros.perception.progress import duration
+
 log = logging.getLogger(__name__)
 
+SECONDS_TO_FIRST_LINE = 10.0
+"""After which the first line says how long the run takes."""
 SECONDS_BETWEEN_LINES = 60.0
 """Interval of the lines that are logged instead of a bar where there is no terminal."""
 
@@ -53,16 +57,17 @@ def progress_bar(first_step: int, steps: int, shown: bool) -> Iterator[Advance]:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with RunProgress(*columns, console=console, disable=not shown) as progress:
         task = progress.add_task("pretrain", total=steps, completed=first_step)
-        logged_at = time.monotonic()
+        due = time.monotonic() + SECONDS_TO_FIRST_LINE
 
         def advance(metrics: Mapping[str, float]) -> None:
-            nonlocal logged_at
+            nonlocal due
             progress.line = summary(metrics)
             progress.advance(task)
-            if metrics and shown and not console.is_terminal and time.monotonic() - logged_at > SECONDS_BETWEEN_LINES:
-                logged_at = time.monotonic()
-                left = progress.tasks[0].time_remaining or 0.0
-                log.info("step %d of %d, %.0f min left, %s", metrics["step"], steps, left / 60, summary(metrics))
+            left = progress.tasks[0].time_remaining
+            if left and shown and not console.is_terminal and time.monotonic() > due:
+                due = time.monotonic() + SECONDS_BETWEEN_LINES
+                done, numbers = progress.tasks[0].completed, f", {summary(metrics)}" if metrics else ""
+                log.info("step %d of %d, %s left%s", done, steps, duration(left), numbers)
 
         yield advance
 

@@ -54,14 +54,14 @@ def check_batch_size(recipe: Recipe, machine: MachineConfig, processes: int) -> 
     if recipe.batch_size % parts:
         raise UserError(
             f"batch_size is {recipe.batch_size}, which cannot be split over {processes} processes in "
-            f"{machine.accumulate} parts each: choose a multiple of {parts}."
+            f"{machine.accumulate} parts each: give a --batch_size that is a multiple of {parts}."
         )
     least = recipe.smallest_batch * machine.accumulate
     if recipe.batch_size < least:
         in_parts = f" in {machine.accumulate} parts" if machine.accumulate > 1 else ""
         raise UserError(
             f"batch_size is {recipe.batch_size}{in_parts}, but {recipe.method} compares images with one another, "
-            f"at least {recipe.smallest_batch} in a part: set batch_size to {max(least, parts)} or more."
+            f"at least {recipe.smallest_batch} in a part: give --batch_size {max(least, parts)} or more."
         )
 
 
@@ -74,7 +74,7 @@ def check_crop_sizes(recipe: Recipe, patch: int) -> None:
         if size < patch or size % patch:
             raise UserError(
                 f"crops.{name} is {size}, which is not a multiple of the patch size {patch}: "
-                f"choose {max(size // patch, 1) * patch}."
+                f"give --crops.{name} {max(size // patch, 1) * patch}."
             )
 
 

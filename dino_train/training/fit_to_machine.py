@@ -24,14 +24,16 @@ def fit_to_machine(objective: Objective, machine: MachineConfig, processes: Proc
         if processes.device.type != "cuda":
             raise UserError(
                 "The head of this method has batch norm, which several processes can share only on GPUs: train in one "
-                "process or on GPUs (or, for DINO, set --dino.use_bn_in_head false)."
+                "process or on GPUs (or, for DINO, give --dino.use_bn_in_head false)."
             )
         objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
     if machine.checkpoint_activations:
         student.backbone.set_grad_checkpointing(True)
     if machine.compile:
         if not objective.compilable:
-            raise UserError("machine.compile does not work for distillation, which reads the attention: leave it out.")
+            raise UserError(
+                "--machine.compile does not work for distillation, which reads the attention: leave it out."
+            )
         network: Any
         for network in objective.children():
             network.backbone.compile()

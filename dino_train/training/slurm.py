@@ -73,4 +73,4 @@ def submit(job: TrainingJob, executor: Any) -> str:
         return str(executor.submit(job).job_id)
     except (RuntimeError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise UserError(f"SLURM rejected the job ({reason}): check slurm.partition against `sinfo`.") from error
+        raise UserError(f"SLURM rejected the job ({reason}): check --slurm.partition against `sinfo`.") from error

@@ -12,6 +12,7 @@ from pathlib import Path
 import reference
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("*.md", "docs/**/*.md", "docs/mkdocs/*.css", "benchmarks/results/*.md", "dino_ros/models/*.md")
@@ -29,6 +30,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for uri, page in reference.PAGES.items():
         files.append(File.generated(config, uri, content=page()))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Give a page that is alone under its tab the room of the menu beside it, which would hold itself alone."""
+    if page.parent is None:
+        page.meta["hide"] = ["navigation"]
+    return markdown
 
 
 def linked(page: Path) -> set[Path]:

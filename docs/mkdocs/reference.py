@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import jsonargparse
 import yaml
 
 import dino_ros
@@ -22,6 +21,7 @@ from dino_ros.masks.parameters import RULES
 from dino_ros.nodes.camera_topics import NEEDS
 from dino_ros.nodes.topics import topics_table
 from dino_train.commands.evaluate import EVALUATIONS
+from dino_train.commands.parser import CommandParser
 from dino_train.config import SlurmConfig
 from dino_train.recipes.files import BASES, load_recipe, sections
 
@@ -86,11 +86,11 @@ def commands_page(program: str, parsers: Mapping[str, ArgumentParser], purposes:
     lines += [f"| [`{name}`](#{slug(program, name)}) | {markdown(purposes[name])} |" for name in parsers]
     lines += ["", f"The same as `{program} COMMAND --help` says in a terminal.", ""]
     for name, parser in parsers.items():
-        lines += [f"## {program} {name}", "", markdown(sentence(parser.description or purposes[name])), ""]
+        lines += [f"## {program} {name}", "", markdown((parser.description or sentence(purposes[name])).strip()), ""]
         lines += option_tables(parser)
         if program == "dino-train" and name in BASES:
             for part, settings in {"slurm": SlurmConfig, **sections(name)}.items():  # whose help is a page of its own
-                nested = jsonargparse.ArgumentParser()
+                nested = CommandParser()
                 nested.add_class_arguments(settings, part)
                 lines += option_tables(nested)
     return "\n".join(lines)
@@ -121,11 +121,10 @@ def option_row(name: str, text: str) -> str:
     """Row of an option: its name as the help has it, with metavar or choices, and its text."""
     choices = re.search(r"\{(.*?)\}", name)
     meaning, default = text, ""
-    if found := re.search(r" ?\((?:type: (?:(?!default:).)*, )?default: ((?:[^()]|\([^()]*\))*)\)$", text):
-        meaning, default = text[: found.start()], "" if found[1] in NO_DEFAULT else f"`{found[1]}`"
-    meaning = re.sub(r"(\(required)?(, | \()type: .*\)$", lambda found: "(required)" if found[1] else "", meaning)
-    if found := re.search(r" \(default: ([^()]*)\)$", meaning):  # in the text's own words
-        meaning, default = meaning[: found.start()], found[1]
+    if found := re.search(r" \(default: ((?:[^()]|\([^()]*\))*)\)", text):
+        meaning = text[: found.start()] + text[found.end() :]
+        in_words = re.match(r"[^(].* ", found[1])
+        default = found[1] if in_words else "" if found[1] in NO_DEFAULT else f"`{found[1]}`"
     if choices and choices[1] != "true,false":
         meaning = f"{meaning.rstrip('.')}. One of {choices[1].replace(',', ', ')}."
     first = name.split()[0].rstrip(",")  # Python 3.13 names the metavar of an option after the last of its names alone

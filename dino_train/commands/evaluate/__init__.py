@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from dino_ros.files import check_replaceable, check_writable
 from dino_train.commands.evaluate import copy_detection, jaccard, knn, linear, masks, pictures, probe, retrieval, video
+from dino_train.commands.parser import CommandParser
 
 EVALUATIONS: dict[str, tuple[ModuleType, str]] = {
     "knn": (knn, "classes by nearest neighbors of the embedding"),
@@ -25,7 +26,14 @@ EVALUATIONS: dict[str, tuple[ModuleType, str]] = {
 
 def parser() -> ArgumentParser:
     """Parser without the evaluations, which `add_evaluations` adds."""
-    return ArgumentParser(description="Score features and masks; every evaluation prints a table.")
+    return CommandParser(
+        description="""\
+Score features and masks of one or several encoders; every evaluation prints a
+table. Begin with `masks` if you want masks, with `knn` if you want features.
+
+    dino-train evaluate pictures runs/mine/last.pt --data my_bag
+"""
+    )
 
 
 def add_evaluations(parser: ArgumentParser) -> None:

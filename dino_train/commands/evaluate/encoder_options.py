@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_encoder_arguments(
-    parser: ArgumentParser, size: str | None = None, out: str = "JSON file for the scores"
+    parser: ArgumentParser, size: str | None = None, out: str = "JSON file for the scores, to keep or plot them"
 ) -> None:
     """Add them; `size` is the default of `--size` (None: each image's own), `out` the help of `--out`."""
     parser.add_argument(
@@ -28,11 +28,14 @@ def add_encoder_arguments(
         "--size",
         type=str | None,
         default=size,
-        help="HxW to which images are resized; student files have their own size "
-        f"(default: {size or 'that of each image, rounded to patches'})",
+        help="HxW to which images are resized: larger for finer masks, smaller for speed; student files have their own "
+        f"size (default: {size or 'that of each image, rounded to patches'})",
     )
     parser.add_argument(
-        "--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="auto takes the GPU where there is one"
+        "--device",
+        type=Literal["auto", "cpu", "cuda"],
+        default="auto",
+        help="auto takes the GPU where there is one; cpu leaves it to others",
     )
     parser.add_argument("--out", type=Path | None, help=out)
 

@@ -7,12 +7,19 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, open_named_encoders
+from dino_train.commands.parser import CommandParser
 
 
 def parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        description="Classify the images of val/ by their nearest neighbors in train/: the paper's k-NN, weighted "
-        "by exp(cosine / 0.07). Nothing is trained: it measures the embedding itself."
+    parser = CommandParser(
+        description="""\
+Classify the images of val/ by their nearest neighbors in train/: the paper's
+k-NN, weighted by exp(cosine / 0.07). Nothing is trained: it measures the
+embedding itself. Takes one look at each image; ViT-S/16 at 224x224 sees 15 a
+second on two CPU cores.
+
+    dino-train evaluate knn runs/mine/last.pt random --data labeled/
+"""
     )
     add_encoder_arguments(parser, size="224x224")
     parser.add_argument("--data", type=Path, required=True, help="folder with train/<class>/ and val/<class>/ images")

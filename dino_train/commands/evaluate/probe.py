@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, open_named_encoders
+from dino_train.commands.parser import CommandParser
 
 if TYPE_CHECKING:
     from dino_train.evaluation.probing.probe import ProbeScores
@@ -16,13 +17,19 @@ if TYPE_CHECKING:
 
 
 def parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        description="Predict the values of another topic of the bag by ridge and by k-NN regression: from the frozen "
-        "embedding, from the patch tokens averaged over 4 x 4 parts of the image, and, as a baseline, from principal "
-        "components of the pixels. The probes are fitted on the first 70 % of the recording's time and tested on the "
-        "last 25 %. R2 is 1 for perfect predictions and 0 where the mean would do as well; MAE is the mean absolute "
-        "error in the topic's units. Use a recording in which the scene changes many times: the end of a short one "
-        "shows too few scenes to tell features apart."
+    parser = CommandParser(
+        description="""\
+Predict the values of another topic of the bag by ridge and by k-NN regression:
+from the frozen embedding, from the patch tokens averaged over 4 x 4 parts of
+the image, and, as a baseline, from principal components of the pixels. The
+probes are fitted on the first 70 % of the recording's time and tested on the
+last 25 %. R2 is 1 for perfect predictions and 0 where the mean would do as
+well; MAE is the mean absolute error in the topic's units. Use a recording in
+which the scene changes many times: the end of a short one shows too few scenes
+to tell features apart. Takes one look at each frame.
+
+    dino-train evaluate probe student.onnx --data my_bag --target /joint_states
+"""
     )
     add_encoder_arguments(parser)
     parser.add_argument("--data", type=Path, required=True, help="a bag")

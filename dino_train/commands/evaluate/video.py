@@ -3,70 +3,62 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from dino_train.commands.evaluate.encoder_options import add_encoder_arguments, open_named_encoders
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
-    from dino_train.evaluation.segmentation.video_segmentation import SegmentedFrame
+from dino_train.commands.parser import CommandParser
 
 
 def parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        description="Propagate the objects of each video's first frame through it by the similarity of patch features, "
-        "as the paper does for DAVIS-2017, and score the masks: region similarity J and boundary accuracy F. Nothing "
-        "is trained: it measures how well patch features track."
+    parser = CommandParser(
+        description="""\
+Propagate the objects of each video's first frame through it by the similarity
+of patch features, as the paper does for DAVIS-2017, and score the masks: region
+similarity J and boundary accuracy F. Nothing is trained: it measures how well
+patch features track. A bar says how long it takes: seconds a frame on a CPU.
+
+    dino-train evaluate video student.onnx --data DAVIS --save tracked/
+"""
     )
     add_encoder_arguments(parser)
     parser.add_argument(
         "--data", type=Path, required=True, help="DAVIS, or a folder with images/<sequence>/ and masks/<sequence>/"
     )
     parser.add_argument(
-        "--save", type=Path | None, help="folder for the predicted masks, as PNGs, and a strip of each video"
+        "--save",
+        type=Path | None,
+        help="folder for the predicted masks, as PNGs, and a strip of each video, to look at where it fails",
     )
     return parser
 
 
 def run(options: Namespace) -> None:
-    from rich.progress import Progress
-
     from dino_train.evaluation.scores import Scores, show
     from dino_train.evaluation.segmentation.mask_pictures import save_masks
     from dino_train.evaluation.segmentation.video_folder import open_video_folder
     from dino_train.evaluation.segmentation.video_segmentation import mean_scores, score_objects, segment_sequence
+    from dino_train.machine.progress import counted, progress
 
     sequences = open_video_folder(options.data)
     total = sum(len(sequence.files) for sequence in sequences)
     rows: list[Scores] = []
     sequence_rows: list[Scores] = []
     object_rows: list[Scores] = []
-    with Progress() as progress:
-        for name, encoder in open_named_encoders(options).items():
-            bar = progress.add_task(name, total=total)
-            all_objects = []
+    for name, encoder in open_named_encoders(options).items():
+        all_objects = []
+        with progress(name, total) as advance:
             for sequence in sequences:
                 frames = segment_sequence(encoder, sequence)
                 if options.save:
                     folder = options.save / re.sub(r"[^\w.-]+", "_", name) / sequence.name
                     frames = save_masks(frames, len(sequence.files), folder)
-                objects = score_objects(_counted(frames, progress, bar))
+                objects = score_objects(counted(frames, advance))
                 all_objects += objects
                 names = {"encoder": name, "sequence": sequence.name}
                 sequence_rows.append({**names, **mean_scores(objects)})
                 object_rows += [{**names, "object": one.number, **mean_scores([one])} for one in objects]
-            rows.append({"encoder": name, **mean_scores(all_objects), "objects": len(all_objects)})
+        rows.append({"encoder": name, **mean_scores(all_objects), "objects": len(all_objects)})
     title = f"Video object segmentation on {options.data.name}: {len(sequences)} sequences"
     show(title, rows, options.out, {"sequences": sequence_rows, "objects": object_rows})
-
-
-def _counted(frames: Iterator[SegmentedFrame], progress: Progress, bar: TaskID) -> Iterator[SegmentedFrame]:
-    """Pass on frames, advancing the progress bar by each."""
-    for frame in frames:
-        yield frame
-        progress.advance(bar)

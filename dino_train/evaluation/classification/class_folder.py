@@ -15,6 +15,7 @@ from dino_ros.errors import UserError
 from dino_ros.images.folders import image_files
 from dino_train.data.images import decode
 from dino_train.data.multicrop import normalize
+from dino_train.machine.progress import watched
 from dino_train.models.backbones import mean_and_std
 
 BATCH = 64
@@ -85,7 +86,8 @@ def embed_files(vit: VisionTransformer, files: Sequence[Path], size: int) -> Ten
     vit.eval()
     mean, std = mean_and_std(vit)
     embeddings = []
-    for start in range(0, len(files), BATCH):
+    starts = range(0, len(files), BATCH)
+    for start in watched(starts, f"looking at {len(files)} images", len(starts)):
         crops = [center_crop(file, size) for file in files[start : start + BATCH]]
         embeddings.append(vit(normalize(torch.stack(crops).to(device), mean, std)).float())
     return torch.cat(embeddings)

@@ -8,8 +8,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from timm.models import VisionTransformer
 from torch import Tensor
 
@@ -17,6 +15,7 @@ from dino_ros.errors import UserError
 from dino_train.data.multicrop import normalize
 from dino_train.evaluation.classification.class_folder import BATCH, center_crop
 from dino_train.evaluation.encoders import Encoder, perceive_all, read_images
+from dino_train.machine.progress import watched
 from dino_train.models.backbones import mean_and_std
 
 BASE_WIDTH = 768
@@ -81,7 +80,7 @@ class CropFeatures:
     def of_files(self, files: Sequence[Path], mirrored: bool = False) -> Tensor:
         batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
         crops = (torch.stack([center_crop(file, self.side) for file in batch]) for batch in batches)
-        shown = track(crops, "features", len(batches), console=Console(stderr=True), transient=True)
+        shown = watched(crops, f"looking at {len(files)} images", len(batches))
         return torch.cat([self(batch.flip(-1) if mirrored else batch) for batch in shown])
 
 
@@ -104,7 +103,7 @@ class WholeFeatures:
         images = (np.ascontiguousarray(p[:, ::-1]) if mirrored else p for p in read_images(files))
         seen = perceive_all(self.encoder, images, ("embedding", "features"))
         features = []
-        for one in track(seen, "features", len(files), console=Console(stderr=True), transient=True):
+        for one in watched(seen, "looking at images", len(files)):
             assert one.embedding is not None  # both were asked for
             assert one.features is not None
             mean = [one.features.mean(axis=(0, 1))] if self.patches else []

@@ -13,8 +13,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2.functional import resized_crop
@@ -23,6 +21,7 @@ from dino_train.data.multicrop import draw_box
 from dino_train.evaluation.classification.class_folder import ClassFolder, LabeledFiles
 from dino_train.evaluation.classification.frozen_features import CropFeatures, FrozenFeatures, WholeFeatures
 from dino_train.evaluation.encoders import Encoder, TorchEncoder, read_images
+from dino_train.machine.progress import watched
 
 SEED = 0
 """Seeds the classifiers' initial weights, the order of the images and their crops."""
@@ -124,7 +123,7 @@ def train_classifiers(batches: Batches, classifiers: list[nn.Linear], settings: 
         momentum=MOMENTUM,
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
-    for _ in track(range(settings.epochs), "epochs", console=Console(stderr=True), transient=True):
+    for _ in watched(range(settings.epochs), "epochs", settings.epochs):
         for features, labels in batches:
             optimizer.zero_grad()
             # Classifiers share no weights, so each one's gradients are those of its own loss.

@@ -18,6 +18,7 @@ from dino_ros.images.sources import FOLDER_RATE, FolderSource, Source
 from dino_train.evaluation.encoders import Encoder
 from dino_train.evaluation.pictures.attention_pictures import Attended, Image, sheet_row, write_picture
 from dino_train.evaluation.pictures.colors import Colors, fit_colors
+from dino_train.machine.progress import watched
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def draw(name: str, encoder: Encoder, source: Source, folder: Path, frames: int)
         raise UserError(f"--frames is {frames}: it must be 1 or more.")
     some = [see(encoder, image) for image in sheet_frames(source, frames)]
     if not some:
-        raise UserError(f"{source.name} has no frames to draw.")
+        raise UserError(f"{source.name} has no frames to draw: give another --data.")
     colors = fit_colors([one.features for one in some])
     base = folder / re.sub(r"[^\w.-]+", "_", name).strip("_")
     sheet = base.with_name(f"{base.name}.png")
@@ -62,7 +63,8 @@ def draw(name: str, encoder: Encoder, source: Source, folder: Path, frames: int)
     yield sheet
     if not isinstance(source, FolderSource):
         video = base.with_name(f"{base.name}.mp4")
-        rows = (see(encoder, frame.rgb()).row(colors) for frame in source)
+        frames_seen = watched(source, f"drawing {video.name}", len(source))
+        rows = (see(encoder, frame.rgb()).row(colors) for frame in frames_seen)
         write_video(video, rows, frame_rate(source))
         yield video
 

@@ -54,7 +54,7 @@ class Targets:
             below = [name for name in self.columns if name == field or name.startswith(f"{field}.")]
             if not below:
                 listing = ", ".join(self.informative() or self.columns)
-                raise UserError(f"The messages have no numeric field {field}: choose among {listing}.")
+                raise UserError(f"The messages have no numeric field {field}: give --fields that are among {listing}.")
             selected += below
         return list(dict.fromkeys(selected))
 
@@ -96,7 +96,7 @@ def read_targets(bag: Path, topic: str) -> Targets:
         rows.append((stamp or time, _message_values(message, "", lengths)))
     names = list(dict.fromkeys(name for _, row in rows for name in row))
     if not names:
-        raise UserError(f"The topic {topic} of {bag} has no numeric fields, or no messages: choose another topic.")
+        raise UserError(f"The topic {topic} of {bag} has no numeric fields, or no messages: give another --target.")
     rows.sort(key=lambda row: row[0])
     columns = {name: np.array([row.get(name, np.nan) for _, row in rows]) for name in names}
     stamps = np.array([stamp for stamp, _ in rows], np.int64)

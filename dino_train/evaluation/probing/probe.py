@@ -25,6 +25,7 @@ from dino_ros.images.sampling import evenly_spaced
 from dino_ros.images.sources import Source, open_source
 from dino_train.evaluation.encoders import Encoder
 from dino_train.evaluation.probing.bag_targets import nearest, read_targets, varies
+from dino_train.machine.progress import watched
 
 FRAMES = 4000
 """Frames used at most, evenly spaced: more of them look alike, and cost time and memory."""
@@ -106,7 +107,9 @@ def probe(encoders: Mapping[str, Encoder], recording: ProbeRecording) -> list[Pr
     """
     vectors: dict[tuple[str, str, int], Matrix] = {}
     for name, encoder in encoders.items():
-        for features, encoded in encode(encoder, recording.images()).items():
+        for features, encoded in encode(
+            encoder, watched(recording.images(), name, len(recording.frame_numbers))
+        ).items():
             vectors[name, features, encoded.shape[1]] = encoded
     pixels = np.stack([resize(image, *PIXELS).ravel() for image in recording.images()]).astype(float)
     dimensions = sorted({count for _, _, count in vectors})
@@ -137,19 +140,20 @@ def open_recording(bag: Path, topic: str | None, target: str, fields: Sequence[s
     frames = np.flatnonzero(messages >= 0)
     if not len(frames):
         raise UserError(
-            f"No image of {source.name} has a stamp close to one of {target}: choose topics recorded at the same time."
+            f"No image of {source.name} has a stamp close to one of {target}: give a --target that was "
+            "recorded at the same time."
         )
     frames = frames[evenly_spaced(len(frames), FRAMES)]
     split = split_by_time(stamps[frames])
     values = {name: column[messages[frames]] for name, column in targets.columns.items()}
     for name in values.keys() & set(fields):
         if reason := unusable(values[name], split):
-            raise UserError(f"{name} of {target} cannot be probed: {reason}. Choose another field or a longer bag.")
+            raise UserError(f"{name} of {target} cannot be probed: {reason}. Give other --fields or a longer bag.")
     candidates = targets.select(fields) if fields else targets.informative()
     names = [name for name in candidates if not unusable(values[name], split)]
     if not names:
         raise UserError(
-            f"{target} has no value that varies in every part of its {len(frames)} frames: choose another topic or a "
+            f"{target} has no value that varies in every part of its {len(frames)} frames: give another --target or a "
             "longer bag."
         )
     return ProbeRecording(source, frames, split, {name: values[name] for name in names})

@@ -6,7 +6,7 @@ An image's descriptor is its CLS token and its patch tokens, pooled by their gen
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from dino_ros.images.folders import image_files
 from dino_train.evaluation.encoders import Encoder, perceive_all, read_images
 from dino_train.evaluation.ranking.ground_truth import GroundTruth
 from dino_train.evaluation.ranking.ranking_scores import RankingScores, ranking_scores
+from dino_train.machine.progress import watched
 
 GEM_POWER = 4
 LEAST_VARIANCE = 1e-5
@@ -36,15 +37,17 @@ def copy_detection_scores(encoder: Encoder, truth: GroundTruth, whitening: Path 
         if len(files) <= descriptors.shape[1]:
             raise UserError(
                 f"{whitening} holds {len(files)} images: whitening descriptors of {descriptors.shape[1]} values needs "
-                "more images than that."
+                "more than that: give a folder with more as --whitening, or leave --whitening out."
             )
         descriptors = whiten(descriptors, copy_descriptors(encoder, files))
     return ranking_scores(truth, descriptors)
 
 
-def copy_descriptors(encoder: Encoder, files: Iterable[Path]) -> NDArray[np.float64]:
+def copy_descriptors(encoder: Encoder, files: Sequence[Path]) -> NDArray[np.float64]:
     """Descriptors [N, 2 C] of N whole image files: embedding and GeM-pooled features."""
-    seen = perceive_all(encoder, read_images(files), ("embedding", "features"))
+    seen = perceive_all(
+        encoder, watched(read_images(files), "looking at images", len(files)), ("embedding", "features")
+    )
     return np.stack(
         [
             np.concatenate([one.embedding, gem(one.features)])

@@ -58,10 +58,14 @@ def read_ground_truth(folder: Path, path: Path) -> GroundTruth:
         if not query.positives:
             raise UserError(f"{path}: the query {query.name} has no positives: name some, or remove the query.")
         if missing := sorted(({query.name} | query.positives | query.ignored) - images):
-            raise UserError(f"{path}: {missing[0]}, named by the query {query.name}, is not an image in {folder}.")
+            raise UserError(
+                f"{path}: {missing[0]}, named by the query {query.name}, is not an image in {folder}: "
+                "correct the name, or give the folder that it is relative to as --data."
+            )
         if twice := sorted(query.positives & (query.ignored | {query.name})):
             raise UserError(
-                f"{path}: {twice[0]} is a positive of {query.name}, so it cannot be ignored or be the query itself."
+                f"{path}: {twice[0]} is a positive of {query.name}, so it cannot be ignored or be the query: "
+                "name it once."
             )
     if not queries:
         raise UserError(f"{path} names no query: it must be JSON such as {EXAMPLE}.")

@@ -71,7 +71,7 @@ def jaccard_scores(
         united = np.logical_or.reduce(masks)
         together.append((max(jaccard(mask, every) for mask in masks), jaccard(united, every), jaccard(mean, every)))
     if not together:
-        raise UserError("No image has an object in its ground truth: check that images and masks belong together.")
+        raise UserError("No image has an object in its ground truth: check that --data and --masks belong together.")
     best, united_heads, mean_of_heads = np.mean(together, axis=0).tolist()
     return JaccardScores(
         paper=float(np.mean([np.mean(scores) for scores in per_object])),

@@ -39,6 +39,11 @@ def labeled_images(data: Path, masks: str | None = None, topic: str | None = Non
     return (read_labeled(image, mask) for image, mask in _files(data, masks))
 
 
+def count_labeled(data: Path, masks: str | None = None, topic: str | None = None) -> int:
+    """How many images `labeled_images` reads; raises UserError as it does."""
+    return len(open_source(data, topic)) if is_bag(data) else len(_files(data, masks))
+
+
 def labeled_bag(bag: Path, topic: str | None, mask_topic: str | None) -> Iterator[LabeledImage]:
     """The images of `labeled_bag_frames`."""
     return (labeled for _, labeled in labeled_bag_frames(bag, topic, mask_topic))

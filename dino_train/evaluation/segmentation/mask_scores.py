@@ -191,7 +191,7 @@ def mask_scores(
                 tally[-1].milliseconds.append(1e3 * (time.perf_counter() - started))
                 tally[-1].add(made.mask > 0, frame, origin, made.objects)
     if not any(one.ious for one in tallies[0]):
-        raise UserError("No frame has an object in its ground truth: check that images and masks belong together.")
+        raise UserError("No frame has an object in its ground truth: check that --data and --masks belong together.")
     return [_scores(tally) for tally in tallies]
 
 

@@ -1,4 +1,4 @@
-"""Lines that say how far an export is and how long it will take."""
+"""How far something is and how long it will take, in words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EVERY = 2.0
 
 
 class Progress:
-    """Reports frames done of `total`, images per second and the time left, now and then."""
+    """Of an export: reports frames done of `total`, images per second and the time left, now and then."""
 
     def __init__(self, total: int, report: Report) -> None:
         self._total = total

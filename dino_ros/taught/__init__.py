@@ -1,0 +1,1 @@
+"""Objects that were shown, found again in other images by a student's features."""
