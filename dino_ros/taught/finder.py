@@ -110,7 +110,8 @@ class Finder:
         directions = np.linalg.solve(covariance, (centered * weights[:, None]).T @ own)
         scores = centered @ directions
         of_own, of_others = (weights[:, None] * part for part in (own, 1 - own))
-        high, low = ((scores * part).sum(axis=0) / part.sum(axis=0) for part in (of_own, of_others))
+        # An image filled by an object has nothing else.
+        high, low = ((scores * part).sum(axis=0) / np.maximum(part.sum(axis=0), 1e-12) for part in (of_own, of_others))
         scale = 1 / np.maximum(high - low, 1e-6)
         self._directions = (directions * scale).astype(np.float32)
         self._offsets = (-(mean @ directions + low) * scale).astype(np.float32)
