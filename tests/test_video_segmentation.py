@@ -205,6 +205,22 @@ def test_moving_squares_are_followed_by_their_colors_and_not_by_chance(tmp_path:
     assert mean_scores(score_objects(segment_sequence(MeanColors(shuffle=True), sequence)))["J&F"] < 0.3
 
 
+def test_moving_squares_that_were_taught_are_found_frame_by_frame_and_one_that_is_gone_is_not(tmp_path: Path) -> None:
+    sequence = write_moving_squares(tmp_path, 9)
+    for one in score_objects(segment_sequence(MeanColors(), sequence, "taught")):
+        assert one.j.mean > 0.9
+        assert one.f.mean > 0.9
+    assert mean_scores(score_objects(segment_sequence(MeanColors(shuffle=True), sequence, "taught")))["J&F"] < 0.3
+
+    gone = sequence.files[5:]
+    for image, _ in gone:
+        covered = cv2.imread(str(image))
+        covered[:52] = (90, 150, 60)
+        cv2.imwrite(str(image), covered)
+    *_, last = segment_sequence(MeanColors(), sequence, "taught")
+    assert set(np.unique(last.predicted)) == {0, 2}
+
+
 def test_a_sequence_that_cannot_be_used_gets_one_sentence(tmp_path: Path) -> None:
     sequence = write_moving_squares(tmp_path, 4)
     one = VideoSequence("short", sequence.files[:1])

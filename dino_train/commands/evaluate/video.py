@@ -1,9 +1,10 @@
-"""`dino-train evaluate video`: objects of the first frame tracked through videos."""
+"""`dino-train evaluate video`: objects of the first frame followed through videos."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -18,6 +19,7 @@ Propagate the objects of each video's first frame through it by the similarity
 of patch features, as the paper does for DAVIS-2017, and score the masks: region
 similarity J and boundary accuracy F. Nothing is trained: it measures how well
 patch features track. A bar says how long it takes: seconds a frame on a CPU.
+With --method taught the node's finder of taught objects takes its place.
 
     dino-train evaluate video student.onnx --data DAVIS --save tracked/
 """
@@ -25,6 +27,13 @@ patch features track. A bar says how long it takes: seconds a frame on a CPU.
     add_encoder_arguments(parser)
     parser.add_argument(
         "--data", type=Path, required=True, help="DAVIS, or a folder with images/<sequence>/ and masks/<sequence>/"
+    )
+    parser.add_argument(
+        "--method",
+        type=Literal["label_propagation", "taught"],
+        default="label_propagation",
+        help="label_propagation to compare features, by the paper's protocol; taught for what to expect of the node "
+        "that is shown the objects of the first frame: one look at each, and no frame is looked at twice",
     )
     parser.add_argument(
         "--save",
@@ -50,7 +59,7 @@ def run(options: Namespace) -> None:
         all_objects = []
         with progress(name, total) as advance:
             for sequence in sequences:
-                frames = segment_sequence(encoder, sequence)
+                frames = segment_sequence(encoder, sequence, options.method)
                 if options.save:
                     folder = options.save / re.sub(r"[^\w.-]+", "_", name) / sequence.name
                     frames = save_masks(frames, len(sequence.files), folder)

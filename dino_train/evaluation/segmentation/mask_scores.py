@@ -23,10 +23,13 @@ from dino_train.evaluation.encoders import Encoder
 from dino_train.evaluation.segmentation.boundary import boundary_f
 from dino_train.evaluation.segmentation.labeled_images import VOID, labeled_bag_frames, labeled_images, read_labeled
 from dino_train.evaluation.segmentation.object_matching import FOUND, match_objects
-from dino_train.evaluation.segmentation.video_folder import has_sequences, is_video_folder, open_video_folder
+from dino_train.evaluation.segmentation.video_folder import (
+    VideoSequence,
+    has_sequences,
+    is_video_folder,
+    open_video_folder,
+)
 
-VIDEO_RATE = 24.0
-"""Frames per second of DAVIS, whose files are numbered by frame."""
 CONSECUTIVE = 0.1
 """Seconds between two frames, at most, to measure steadiness on them."""
 
@@ -80,16 +83,14 @@ def labeled_sequences(
     if is_bag(data):
         yield (LabeledFrame(*labeled, stamp) for stamp, labeled in labeled_bag_frames(data, topic, masks))
     elif not masks and is_video_folder(data) and has_sequences(data):
-        yield from (_video_frames(video.files) for video in open_video_folder(data))
+        yield from (_video_frames(video) for video in open_video_folder(data))
     else:
         yield from (iter([LabeledFrame(*labeled, 0)]) for labeled in labeled_images(data, masks, topic))
 
 
-def _video_frames(files: Sequence[tuple[Path, Path]]) -> Iterator[LabeledFrame]:
-    """Frames of a video; DAVIS names them by frame number."""
-    for index, (image, mask) in enumerate(files):
-        number = int(image.stem) if image.stem.isdecimal() else index
-        yield LabeledFrame(*read_labeled(image, mask), round(number / VIDEO_RATE * 1e9))
+def _video_frames(video: VideoSequence) -> Iterator[LabeledFrame]:
+    for files, stamp in zip(video.files, video.stamps(), strict=True):
+        yield LabeledFrame(*read_labeled(*files), stamp)
 
 
 def with_motion(frames: Iterable[LabeledFrame]) -> Iterator[tuple[LabeledFrame, NDArray[np.float32] | None]]:

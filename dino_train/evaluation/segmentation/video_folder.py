@@ -13,6 +13,8 @@ SIMPLE = ("images", "masks")
 """Folders of images and of masks, with a folder for each sequence in both."""
 LISTING = "ImageSets/2017/val.txt"
 """Names of the sequences in the official layout."""
+RATE = 24.0
+"""Frames per second of DAVIS, whose files are numbered by frame."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,12 @@ class VideoSequence:
     name: str
     files: list[tuple[Path, Path]]
     """Image of each frame, and the PNG of its objects, which may be missing."""
+
+    def stamps(self) -> list[int]:
+        """When each frame was taken, in ns: by the numbers that are the files' names, else one after the other."""
+        names = [image.stem for image, _ in self.files]
+        numbers = [int(name) if name.isdecimal() else index for index, name in enumerate(names)]
+        return [round(number / RATE * 1e9) for number in numbers]
 
 
 def is_video_folder(folder: Path) -> bool:

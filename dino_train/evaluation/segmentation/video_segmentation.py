@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, tee
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,14 @@ from dino_train.evaluation.encoders import Encoder
 from dino_train.evaluation.segmentation.boundary import boundary_f
 from dino_train.evaluation.segmentation.label_propagation import segment_video
 from dino_train.evaluation.segmentation.labeled_images import VOID, LabeledImage, read_labeled
+from dino_train.evaluation.segmentation.taught_objects import find_in_video
 from dino_train.evaluation.segmentation.video_folder import VideoSequence
 
 FEWEST = 3
 """Frames of a sequence, as the first and the last are not scored."""
+
+Method = Literal["label_propagation", "taught"]
+"""How objects are followed: as in the paper, or as the node finds an object that it was shown."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,10 @@ class ObjectScores:
     f: Statistics
 
 
-def segment_sequence(encoder: Encoder, sequence: VideoSequence) -> Iterator[SegmentedFrame]:
-    """Yield each frame with the objects propagated to it from the first.
+def segment_sequence(
+    encoder: Encoder, sequence: VideoSequence, method: Method = "label_propagation"
+) -> Iterator[SegmentedFrame]:
+    """Yield each frame with the objects of the first as the method follows them to it.
 
     Raises UserError for a sequence of fewer than 3 frames, a frame of another size than the first, a first frame
     without objects, and as `read_labeled`.
@@ -74,7 +80,11 @@ def segment_sequence(encoder: Encoder, sequence: VideoSequence) -> Iterator[Segm
     if np.isin(first, (0, VOID)).all():
         raise UserError(f"{sequence.files[0][1]} has no object: the first frame must show what to track.")
     yield SegmentedFrame(names[0], image, first, first)
-    masks = segment_video(encoder, (image for image, _ in ahead), first)
+    images = (image for image, _ in ahead)
+    if method == "taught":
+        masks = find_in_video(encoder, zip(sequence.stamps(), images, strict=True), first)
+    else:
+        masks = segment_video(encoder, images, first)
     for name, (image, truth), predicted in zip(names[1:], frames, masks, strict=True):
         yield SegmentedFrame(name, image, truth, predicted)
 
