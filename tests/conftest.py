@@ -99,15 +99,12 @@ os.environ.update(dict.fromkeys(variables_to_set(), str(loopback_profile())))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Indexes of bags that the tests open stay out of the user's cache."""
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    if before is None:
-        del os.environ["XDG_CACHE_HOME"]
-    else:
-        os.environ["XDG_CACHE_HOME"] = before
+def folders_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Indexes of bags, taught objects and logs of nodes stay out of the user's folders."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("XDG_CACHE_HOME", "ROS_HOME"):
+            patch.setenv(variable, str(tmp_path_factory.mktemp(variable.lower())))
+        yield
 
 
 @pytest.fixture(scope="session")

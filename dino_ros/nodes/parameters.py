@@ -21,6 +21,8 @@ from dino_ros.backends import BACKENDS
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import MAX_IMAGE_PIXELS
 from dino_ros.masks.parameters import RULES, MaskParameters, Rule
+from dino_ros.nodes.topics import RESULTS
+from dino_ros.taught.object_files import check_object_name
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,9 @@ def topic_names(parameter: str, example: str) -> Callable[[Sequence[str]], None]
 
     return check
 
+
+RESERVED = frozenset(topic.partition("/")[0] for topic in RESULTS) | {"image", "taught", "teach"}
+"""Names that topics of a camera have, which a taught object cannot."""
 
 PERCEPTION_PARAMETERS = (
     Parameter(
@@ -140,6 +145,30 @@ PERCEPTION_PARAMETERS = (
         live=True,
     ),
     *(Parameter(f"mask_{name}", getattr(MaskParameters, name), rule, live=True) for name, rule in RULES.items()),
+    Parameter(
+        "teach",
+        "",
+        Rule(
+            "Name of the object that is being taught: what is shown on the topics below `teach/` is learnt under it. "
+            "Empty when nothing is being taught."
+        ),
+        live=True,
+        further_check=lambda name: check_object_name(name, RESERVED) if name else None,
+    ),
+    Parameter(
+        "teach_not",
+        False,
+        Rule("What is shown is not the object named by `teach`, though it was taken for it."),
+        live=True,
+    ),
+    Parameter(
+        "taught_folder",
+        "",
+        Rule(
+            "Folder in which taught objects are remembered; empty for `dino_objects` in ROS_HOME, which is `~/.ros` "
+            "unless set."
+        ),
+    ),
 )
 
 DEPTH_PARAMETERS = (

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import cv2
 import rclpy
@@ -12,7 +16,10 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.parameter import Parameter
+from std_srvs.srv import Trigger
 
+from dino_ros.errors import UserError
+from dino_ros.files import named_path
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.camera_topics import CameraTopics
@@ -23,6 +30,8 @@ from dino_ros.nodes.parameters import PERCEPTION_PARAMETERS, why_refused
 from dino_ros.nodes.process import run, serve
 from dino_ros.perception.perceiver import Perceiver
 from dino_ros.perception.pipeline import Pipeline
+from dino_ros.taught.looks import Look
+from dino_ros.taught.object_files import TaughtObjects
 
 
 class PerceptionNode(ManagedNode):
@@ -44,9 +53,14 @@ class PerceptionNode(ManagedNode):
         """Held while a transition or a parameter loads a student."""
         self._switching = threading.Lock()
         """Held while a student takes another's place or is released; never for long."""
+        self._objects: TaughtObjects | None = None
+        self._teaching = threading.Lock()
+        """Held while the taught objects change."""
         self._unconfigured = Diagnostics()
         self.add_on_set_parameters_callback(self._check_parameters)
         after_parameters_are_set(self, self._take_parameters)
+        self.create_service(Trigger, "~/forget", self._on_forget)
+        self.create_service(Trigger, "~/undo", self._on_undo)
 
     def _configure(self) -> None:
         with self._loading:
@@ -56,9 +70,10 @@ class PerceptionNode(ManagedNode):
             reliability, intensity = self._value("reliability"), self._value("intensity_16uc1")
             for name in self._value("cameras"):
                 self._cameras.append(
-                    CameraTopics(self, name, compressed, reliability, self._camera_callbacks, intensity)
+                    CameraTopics(self, name, compressed, reliability, self._camera_callbacks, self._learn, intensity)
                 )
             self._perceiver = perceiver
+            self._remember(perceiver)
         self._take_parameters([])
         self.get_logger().info(f"Loaded {perceiver.path.name} ({perceiver.info.architecture}) on {perceiver.chosen}.")
         self.get_logger().info(f"This student is good for: {perceiver.info.purpose}.")
@@ -66,7 +81,10 @@ class PerceptionNode(ManagedNode):
     def _activate(self) -> None:
         assert self._perceiver is not None  # configured before
         self._pipeline = Pipeline(
-            self._perceiver, self._mask_parameters([], self._perceiver), self._value("max_image_pixels")
+            self._perceiver,
+            self._mask_parameters([], self._perceiver),
+            self._value("max_image_pixels"),
+            self._objects.looks if self._objects else {},
         )
         self._camera_callbacks.start()
         for camera in self._cameras:
@@ -108,7 +126,7 @@ class PerceptionNode(ManagedNode):
             camera.destroy()
         self._cameras = []
         with self._switching:
-            self._perceiver = self._next = None
+            self._perceiver = self._next = self._objects = None
 
     def _check_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         """Whether the new values can be taken; a new student is loaded here, while the old one keeps running."""
@@ -135,12 +153,70 @@ class PerceptionNode(ManagedNode):
                 self._perceiver = following
             if self._pipeline is not None and self._perceiver is not None:
                 mask = self._mask_parameters([], self._perceiver)
-                self._pipeline.use(self._perceiver, mask, self._value("max_image_pixels"))
+                looks = self._objects.looks if self._objects and not switched else {}
+                self._pipeline.use(self._perceiver, mask, self._value("max_image_pixels"), looks)
         if following is not None and switched:
+            self._remember(following)
             self.get_logger().info(f"Switched to {following.path.name} on {following.chosen}.")
         for camera in self._cameras:
             camera.throttle.max_rate = self._value("max_rate")
             camera.throttle.decimation = self._value("input_decimation")
+
+    def _remember(self, perceiver: Perceiver) -> None:
+        """Look for the objects that were taught for a student."""
+        with self._teaching:
+            self._objects = TaughtObjects.load(self._folder(), perceiver.info, perceiver.path)
+            for sentence in self._objects.refused:
+                self.get_logger().warning(sentence)
+            self._find(self._objects)
+            if self._objects.looks:
+                self.get_logger().info(f"Remembers {', '.join(self._objects.looks)}, of {self._objects.folder}.")
+
+    def _folder(self) -> Path:
+        home = os.environ.get("ROS_HOME") or "~/.ros"
+        return named_path(self._value("taught_folder") or Path(home) / "dino_objects")
+
+    def _find(self, objects: TaughtObjects) -> None:
+        """Look for these objects from the next frame on."""
+        with self._switching:
+            if self._pipeline is not None and self._perceiver is not None:
+                mask = self._mask_parameters([], self._perceiver)
+                self._pipeline.use(self._perceiver, mask, self._value("max_image_pixels"), objects.looks)
+        for camera in self._cameras:
+            camera.taught.advertise(objects.looks, active=self._pipeline is not None)
+
+    def _learn(self, look: Look, how: str) -> str:
+        """Take in a look at the object that is being taught, and say so."""
+        with self._teaching:
+            name, objects = self._value("teach"), self._objects
+            if not name or objects is None:
+                raise UserError("Nothing is being taught any more: set the parameter teach, and show it again.")
+            objects.add(name, look, how)
+            self._find(objects)
+            count = len(objects.looks[name])
+        kind = "what it is" if look.shows_it else "what it is not"
+        return f"Learnt from a {how} {kind}: {name}, look {count}. See where it is on {name}/mask."
+
+    def _on_forget(self, request: Any, response: Any) -> Any:
+        """Forget the object named by `teach`."""
+        return self._change_objects(response, lambda objects, name: objects.forget(name), "forgotten")
+
+    def _on_undo(self, request: Any, response: Any) -> Any:
+        """Take back the last look at the object named by `teach`."""
+        return self._change_objects(response, lambda objects, name: objects.undo(name), "without its last look")
+
+    def _change_objects(self, response: Any, change: Callable[[TaughtObjects, str], None], done: str) -> Any:
+        with self._teaching:
+            name, objects = self._value("teach"), self._objects
+            try:
+                if not name or objects is None:
+                    raise UserError("No object is named: configure the node, and set the parameter teach to a name.")
+                change(objects, name)
+                self._find(objects)
+                response.success, response.message = True, f"{name}: {done}."
+            except (UserError, OSError) as error:
+                response.success, response.message = False, str(error)
+        return response
 
     def _mask_parameters(self, changes: list[Parameter], perceiver: Perceiver | None) -> MaskParameters:
         """The mask parameters after these changes. Raises UserError if they do not suit the student."""
@@ -173,6 +249,7 @@ class PerceptionNode(ManagedNode):
             "architecture": perceiver.info.architecture,
             "input size": f"{perceiver.info.height}x{perceiver.info.width}",
             "backend": perceiver.chosen,
+            "taught objects": ", ".join(self._objects.looks) if self._objects else "",
             **{f"why not {engine}": reason for engine, reason in perceiver.passed_over.items()},
         }
 
