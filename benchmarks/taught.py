@@ -1,0 +1,272 @@
+"""Objects taught on one rendered table, looked for on others: found, absent, how sure, how fast.
+
+    python benchmarks/taught.py scenes_vit_small_20 table_vit_micro_8 --out runs/taught
+
+Ten objects, two to five of them on each table. Each is taught by one look and by three, by its true mask and by a
+click, all ten names at once, and looked for on other tables. The tables do not continue one another, so that every one
+gets a new finder; the background that was seen is kept. The second half of the tables gives the scores: constants may
+be chosen on the first. Writes OUT/taught.json, a sheet of pictures, and for the first student a video of an object that
+leaves and comes back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from dino_ros.files import write_whole
+from dino_ros.images.overlay import overlay
+from dino_ros.masks.binary import jaccard
+from dino_ros.masks.maker import MaskMaker
+from dino_ros.masks.parameters import MaskParameters
+from dino_ros.perception.perceiver import Perceiver
+from dino_ros.taught.background import Background
+from dino_ros.taught.click import object_at
+from dino_ros.taught.finder import Finder
+from dino_ros.taught.looks import Look, look_at
+from dino_train.evaluation.pictures.sheet import write_video
+from dino_train.evaluation.segmentation.taught_objects import patch_tokens
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from tables import NAMES, Table, render, tables, visit
+
+TAUGHT, SEARCHED = 40, 60
+"""Tables to teach from, and to look on."""
+LOOKS = (1, 3)
+VISIBLE = 100
+"""Pixels of 320x240 that must be seen of an object for it to be in view; with fewer but some it is not judged."""
+INLIERS = 8
+"""Matches that fit one homography, for SIFT to have found an object."""
+STEPS = MaskParameters(steady=0.0)
+NOTHING = np.zeros((1, 1, 1), np.float32)
+
+
+class Answer(NamedTuple):
+    """What was said of an object on a table, and what is true."""
+
+    there: bool
+    score: float
+    iou: float
+
+
+def by_mask(table: Table, name: str, features: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The object's true mask."""
+    return table.masks[name].astype(np.uint8)
+
+
+def by_click(table: Table, name: str, features: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """What a click on the object's middle takes."""
+    padded = np.pad(table.masks[name].astype(np.uint8), 1)
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    height, width = depth.shape
+    rows, columns = features.shape[:2]
+    found = object_at(features, int(y) * rows // height, int(x) * columns // width)
+    return cv2.resize(found.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).astype(np.uint8)
+
+
+def first_views(shown: Sequence[Table], count: int) -> dict[str, list[int]]:
+    """By name the first tables on which each object is in view."""
+    views: dict[str, list[int]] = {}
+    for name in NAMES:
+        seen = [n for n, table in enumerate(shown) if name in table.masks and table.masks[name].sum() >= VISIBLE]
+        views[name] = seen[:count]
+    return views
+
+
+def judged(table: Table, name: str) -> bool:
+    """Whether it is clear if the object is in view."""
+    return name not in table.masks or not 0 < table.masks[name].sum() < VISIBLE
+
+
+def find(
+    looks: dict[str, list[Look]], searched: Iterable[tuple[Table, NDArray[np.float32]]]
+) -> tuple[list[Answer], list[float]]:
+    """The answers for every object on every table, and the milliseconds of every table."""
+    background: Background | None = None
+    answers, times = [], []
+    for table, features in searched:
+        background = background or Background(features.shape[-1])
+        finder = Finder(looks, background)
+        started = time.perf_counter()
+        found = finder(features)
+        times.append(1e3 * (time.perf_counter() - started))
+        maker = MaskMaker()
+        view = maker.see(table.rgb.shape[:2], table.rgb, 0, STEPS)
+        masks = maker.make_named({name: one.soft for name, one in found.items()}, view, STEPS)
+        for name, one in found.items():
+            if judged(table, name):
+                true = table.masks.get(name)
+                there = true is not None and bool(true.any())
+                iou = jaccard(masks[name].mask > 0, true) if there and true is not None else 0.0
+                answers.append(Answer(there, one.score, iou))
+    return answers, times
+
+
+def find_by_sift(shown: Sequence[Table], views: dict[str, list[int]], searched: Sequence[Table]) -> list[Answer]:
+    """SIFT: matches by the ratio test that fit one homography, which carries the mask."""
+    sift, matcher = cv2.SIFT_create(), cv2.BFMatcher()  # type: ignore[attr-defined]
+    models = []
+    for name, (first, *_) in views.items():
+        table = shown[first]
+        models.append((name, table, *sift.detectAndCompute(table.rgb, table.masks[name].astype(np.uint8) * 255)))
+    answers = []
+    for table in searched:
+        points, descriptors = sift.detectAndCompute(table.rgb, None)
+        for name, model, model_points, model_descriptors in models:
+            if not judged(table, name):
+                continue
+            true = table.masks.get(name)
+            there, count, iou = true is not None and bool(true.any()), 0, 0.0
+            if model_descriptors is not None and descriptors is not None and len(descriptors) > 1:
+                pairs = matcher.knnMatch(model_descriptors, descriptors, k=2)
+                good = [one for one, other in pairs if one.distance < 0.75 * other.distance]
+                if len(good) >= 4:
+                    source = np.array([model_points[one.queryIdx].pt for one in good], np.float32)
+                    target = np.array([points[one.trainIdx].pt for one in good], np.float32)
+                    homography, fits = cv2.findHomography(source, target, cv2.RANSAC, 3.0)
+                    count = 0 if homography is None else int(fits.sum())
+                    if count >= INLIERS and there and true is not None:
+                        mask = cv2.warpPerspective(
+                            model.masks[name].astype(np.uint8), homography, true.shape[::-1], flags=cv2.INTER_NEAREST
+                        )
+                        iou = jaccard(mask > 0, true)
+            answers.append(Answer(there, 1.0 if count >= INLIERS else 0.0, iou))
+    return answers
+
+
+def scores(answers: Sequence[Answer]) -> dict[str, float]:
+    """Precision, recall and F1 of "in view"; false alarms; IoU where rightly found; expected calibration error."""
+    there, score, iou = (np.array(column) for column in zip(*answers, strict=True))
+    found = score >= 0.5
+    right = np.count_nonzero(found & there)
+    bins = np.minimum((10 * score).astype(int), 9)
+    gaps = [abs(float((there[bins == b] - score[bins == b]).sum())) for b in range(10)]
+    return {
+        "precision": right / max(np.count_nonzero(found), 1),
+        "recall": right / np.count_nonzero(there),
+        "F1": 2 * right / (np.count_nonzero(found) + np.count_nonzero(there)),
+        "false alarms": float(found[~there].mean()),
+        "IoU": float(iou[found & there].mean()) if right else 0.0,
+        "ECE": sum(gaps) / len(answers),
+    }
+
+
+def reliability(answers: Sequence[Answer]) -> list[tuple[float, float, int]]:
+    """By tenths of the score: its mean, the share that is in view, how many."""
+    bins = defaultdict(list)
+    for one in answers:
+        bins[min(int(10 * one.score), 9)].append((one.score, one.there))
+    return [(*(float(x) for x in np.mean(bins[b], axis=0)), len(bins[b])) for b in sorted(bins)]
+
+
+def sheet(looks: dict[str, list[Look]], searched: Sequence[tuple[Table, NDArray[np.float32]]]) -> NDArray[np.uint8]:
+    """A row for each object: the look, and four tables on which it is found, with its score."""
+    background = Background(searched[0][1].shape[-1])
+    rows = []
+    for name, (look, *_) in looks.items():
+        row = [overlay(look.picture, look.mask, NOTHING)]
+        for table, features in searched:
+            one = Finder(looks, background)(features)[name]
+            if one.score < 0.5:
+                continue
+            maker = MaskMaker()
+            view = maker.see(table.rgb.shape[:2], table.rgb, 0, STEPS)
+            picture = overlay(table.rgb, maker.make_named({name: one.soft}, view, STEPS)[name].mask, NOTHING)
+            cv2.putText(picture, f"{name} {one.score:.2f}", (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255))
+            row.append(picture)
+            if len(row) == 5:
+                break
+        rows.append(np.hstack(row + [np.zeros_like(row[0])] * (5 - len(row))))
+    return np.vstack(rows)
+
+
+def leaves_and_comes_back(perceiver: Perceiver, file: Path) -> None:
+    """Write a video: three objects, one taught on the first frame; it is taken away and put back elsewhere."""
+    visits = [
+        visit(1, (-0.2, 0.0), 0.3, -2, 3),
+        visit(6, (0.2, 0.1), 0.0, -2, 20),
+        visit(8, (0.05, -0.18), 1.0, -2, 20),
+        visit(1, (0.0, 0.18), 2.2, 5, 20),
+    ]
+    frames = list(render(visits, (1, 6, 8, 1), np.arange(0, 8, 0.1).tolist(), 5, (320, 240)))
+    name, parameters = NAMES[1], MaskParameters()
+    features = patch_tokens(perceiver, frames[0].rgb)
+    look = look_at(features, frames[0].rgb, frames[0].masks[name].astype(np.uint8))
+    finder, maker = Finder({name: [look]}, Background(features.shape[-1])), MaskMaker()
+
+    def pictures() -> Iterator[NDArray[np.uint8]]:
+        for number, frame in enumerate(frames):
+            one = finder(patch_tokens(perceiver, frame.rgb))[name]
+            view = maker.see((240, 320), frame.rgb, number * 10**8, parameters)
+            picture = overlay(frame.rgb, maker.make_named({name: one.soft}, view, parameters)[name].mask, NOTHING)
+            text = f"{name} {one.score:.2f}" if one.score >= 0.5 else f"{name} not in view {one.score:.2f}"
+            cv2.putText(picture, text, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255))
+            yield picture
+
+    write_video(file, pictures(), 10)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Teach, look, score."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("students", nargs="+", help="student files, or names of bundled students")
+    parser.add_argument("--out", type=Path, default=Path("runs/taught"))
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    shown, searched = list(tables(TAUGHT, 1)), list(tables(SEARCHED, 2))
+    half = len(searched) // 2
+    results = []
+    views = first_views(shown, 1)
+    found = find_by_sift(shown, views, searched[half:])
+    results.append({"student": "SIFT", "taught by": "mask", "looks": 1, **scores(found)})
+    ways: dict[str, Callable[[Table, str, NDArray[np.float32]], NDArray[np.uint8]]]
+    ways = {"mask": by_mask, "click": by_click}
+    for student in options.students:
+        perceiver = Perceiver.load(student)
+        of_shown = [patch_tokens(perceiver, table.rgb) for table in shown]
+        pairs = [(table, patch_tokens(perceiver, table.rgb)) for table in searched]
+        for way, mark in ways.items():
+            for count in LOOKS:
+                looks = {
+                    name: [look_at(of_shown[n], shown[n].rgb, mark(shown[n], name, of_shown[n])) for n in numbers]
+                    for name, numbers in first_views(shown, count).items()
+                }
+                answers, times = find(looks, pairs)
+                later = answers[len(answers) // 2 :]
+                results.append({
+                    "student": Path(student).stem, "taught by": way, "looks": count, **scores(later),
+                    "F1, first half": scores(answers[: len(answers) // 2])["F1"],
+                    "median ms": float(np.median(times)), "p99 ms": float(np.quantile(times, 0.99)),
+                    "reliability": reliability(later),
+                })  # fmt: skip
+                print(json.dumps(results[-1]), flush=True)
+                if way == "mask" and count == 1:
+                    picture = cv2.cvtColor(sheet(looks, pairs), cv2.COLOR_RGB2BGR)
+                    png = cv2.imencode(".png", picture)[1].tobytes()
+                    write_whole(options.out / f"{Path(student).stem}.png", png)
+        if student == options.students[0]:
+            leaves_and_comes_back(perceiver, options.out / "leaves_and_comes_back.mp4")
+    write_whole(options.out / "taught.json", json.dumps(results, indent=2).encode())
+    columns = [name for name in results[-1] if name != "reliability"]
+    table = RichTable(*columns)
+    for row in results:
+        cells = (row.get(name, "") for name in columns)
+        table.add_row(*(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells))
+    Console(width=180).print(table)
+
+
+if __name__ == "__main__":
+    main()
