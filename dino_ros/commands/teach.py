@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dino_ros.taught.object_files import TaughtObjects
 
 DESCRIPTION = """\
-Show pictures of an object, and the node finds it by name. Takes a second or two.
+Show pictures of an object, and the node finds it by name. Takes seconds.
 Best is a whole frame of the camera, with a mask, a box or a point: then the
 student sees the object at its size and among its surroundings, which tell it
 apart. A picture alone is taken for a crop that the object fills. Looks add up:
@@ -45,8 +45,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument(
         "--box",
-        type=numbers("X,Y,WIDTH,HEIGHT"),
-        metavar="X,Y,WIDTH,HEIGHT",
+        type=numbers("X,Y,W,H"),
+        metavar="X,Y,W,H",
         help="box around the object, in pixels; the student's own mask tells what in it is the object",
     )
     where.add_argument(
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def teach(objects: TaughtObjects, options: argparse.Namespace) -> None:
-    from dino_ros.nodes.topics import RESULTS
+    from dino_ros.nodes.topics import RESERVED
     from dino_ros.perception.perceiver import Perceiver
     from dino_ros.perception.pointing import patch_tokens
     from dino_ros.taught.looks import look_at
@@ -101,7 +101,7 @@ def teach(objects: TaughtObjects, options: argparse.Namespace) -> None:
     from dino_ros.taught.pictures import read_picture
 
     name = options.name or ""
-    check_object_name(name, reserved={topic.partition("/")[0] for topic in RESULTS})
+    check_object_name(name, RESERVED)
     if not options.like:
         raise UserError(f"Nothing shows {name}: give pictures with --like.")
     how = next((way for way in ("mask", "box", "click") if getattr(options, way)), "file")

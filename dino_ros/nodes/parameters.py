@@ -21,7 +21,7 @@ from dino_ros.backends import BACKENDS
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import MAX_IMAGE_PIXELS
 from dino_ros.masks.parameters import RULES, MaskParameters, Rule
-from dino_ros.nodes.topics import RESULTS
+from dino_ros.nodes.topics import RESERVED
 from dino_ros.taught.object_files import check_object_name
 
 
@@ -62,9 +62,6 @@ def topic_names(parameter: str, example: str) -> Callable[[Sequence[str]], None]
 
     return check
 
-
-RESERVED = frozenset(topic.partition("/")[0] for topic in RESULTS) | {"image", "taught", "teach"}
-"""Names that topics of a camera have, which a taught object cannot."""
 
 PERCEPTION_PARAMETERS = (
     Parameter(
