@@ -44,8 +44,11 @@ def data_files() -> list[tuple[str, list[str]]]:
         ("share/ament_index/resource_index/packages", ["resource/dino_ros"]),
         ("share/dino_ros", ["package.xml"]),
         # ros2 run dino_ros crop_objects.py
-        ("lib/dino_ros", ["examples/crop_objects.py", "examples/place_recognition.py"]),
-        ("share/dino_ros/launch", [str(path) for path in sorted(Path("launch").glob("*.launch.py"))]),
+        (
+            "lib/dino_ros",
+            ["examples/crop_objects.py", "examples/grasp_points.py", "examples/place_recognition.py"],
+        ),
+        ("share/dino_ros/launch", [str(path) for path in sorted(Path("launch").glob("*.launch.*"))]),
     ]
     for folder in [Path("config"), *sorted(path for path in Path("config").rglob("*") if path.is_dir())]:
         files.append((f"share/dino_ros/{folder}", [str(path) for path in sorted(folder.iterdir()) if path.is_file()]))
@@ -128,6 +131,7 @@ setup(
             "dino-train = dino_train.cli:main",
             "perception_node = dino_ros.nodes.perception_node:main",
             "camera_node = dino_ros.nodes.camera_node:main",
+            "depth_node = dino_ros.nodes.depth_node:main",
         ]
     },
 )

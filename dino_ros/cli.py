@@ -6,7 +6,7 @@ import argparse
 import sys
 from types import ModuleType
 
-from dino_ros.commands import annotate, bench, demo, doctor, engine, features, info, view
+from dino_ros.commands import annotate, bench, demo, doctor, engine, features, info, teach, view
 from dino_ros.errors import UserError
 from dino_ros.files import unusable_file
 
@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "annotate": (annotate, "masks of recordings as labels for a detector, in COCO's format or YOLO's"),
     "features": (features, "features of recordings as Zarr or Parquet, to train policies from"),
     "engine": (engine, "build a student's TensorRT engine before the robot needs it"),
+    "teach": (teach, "show pictures of an object, so that the node finds it by name"),
     "view": (view, "look at what a student sees, on a page in a browser"),
 }
 """Modules with `DESCRIPTION`, `add_options` and `run`, and their line in `--help`."""

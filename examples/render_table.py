@@ -10,6 +10,11 @@ they move and when they leave. The scene is a function of time: another rate sho
     /ground_truth/mask/compressed    sensor_msgs/CompressedImage, PNG mono8: 0 background, 1..n the objects
     /ground_truth/poses              geometry_msgs/PoseArray in the camera's optical frame (x right, y down, z forward,
                                      meters), in the order of the mask's numbers
+
+and with --depth, as a stereo depth camera measures it and its driver registers it to the color image (stereo_depth.py):
+
+    /camera/aligned_depth_to_color/image_raw      sensor_msgs/Image, 16UC1: millimeters, 0 where unknown
+    /camera/aligned_depth_to_color/camera_info    sensor_msgs/CameraInfo
 """
 
 from __future__ import annotations
@@ -33,10 +38,12 @@ from numpy.typing import NDArray
 from rich.progress import track
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from stereo_depth import as_measured
 
 TABLE = (0.70, 0.50)  # half sizes of the table's top, meters
 TABLE_COLOR, FLOOR_COLOR = (176, 152, 122), (96, 98, 102)
 FIELD_OF_VIEW = 46.0  # degrees, vertical
+NEAR, FAR = 0.05, 5.0  # what the renderer shows, meters
 START = 1_700_000_000_000_000_000  # stamp of the first frame, nanoseconds
 SLOTS = 4  # objects on the table at once, at most
 REACH = (0.30, 0.20)  # objects stay within these half sizes around the table's middle, meters
@@ -148,6 +155,7 @@ class Scene:
         self.visits = plan_visits(seconds, rng)
         self.phases = rng.uniform(0, 2 * math.pi, 6)
         self.noise = np.random.default_rng(rng.integers(2**32))
+        self.depth_noise = np.random.default_rng((seed, 1))
         self.width, self.height = width, height
         self.bodies: dict[int, tuple[int, float]] = {}  # visit -> body, height of its origin above the table
         self.client = pybullet.connect(pybullet.DIRECT)
@@ -227,19 +235,25 @@ class Scene:
         view: list[float] = pybullet.computeViewMatrix(eye, target, (0, 0, 1))
         return view
 
-    def render(self, time: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[Any]]:
-        """Image RGB [H, W, 3], mask [H, W] with 0 for the background and 1..n for the objects, and the objects' poses.
+    @property
+    def focal(self) -> float:
+        """Focal length in pixels."""
+        return self.height / 2 / math.tan(math.radians(FIELD_OF_VIEW / 2))
+
+    def render(self, time: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[Any], NDArray[np.float64]]:
+        """Image RGB [H, W, 3], mask [H, W] with 0 for the background and 1..n for the objects, the objects' poses, and
+        true depth [H, W] in meters.
 
         A pose is a position (meters) and a quaternion (x, y, z, w) in the optical frame.
         """
         bodies = self._move(time)
         aspect = self.width / self.height
         view = self._view(time)
-        _, _, rgba, _, segmentation = pybullet.getCameraImage(
+        _, _, rgba, buffer, segmentation = pybullet.getCameraImage(
             self.width,
             self.height,
             view,
-            pybullet.computeProjectionMatrixFOV(FIELD_OF_VIEW, aspect, 0.05, 5.0),
+            pybullet.computeProjectionMatrixFOV(FIELD_OF_VIEW, aspect, NEAR, FAR),
             lightDirection=(0.6, -0.5, 1.4),
             lightAmbientCoeff=0.55,
             lightDiffuseCoeff=0.5,
@@ -255,50 +269,59 @@ class Scene:
             mask[segmentation == body] = number
         camera = optical_from_world(view)
         poses = [pybullet.multiplyTransforms(*camera, *pybullet.getBasePositionAndOrientation(b)) for b in bodies]
-        return np.clip(rgb, 0, 255).astype(np.uint8), mask, poses
+        nearness = np.reshape(buffer, mask.shape).astype(np.float64)  # OpenGL's depth buffer: 0 is NEAR, 1 is FAR
+        depth = FAR * NEAR / (FAR - (FAR - NEAR) * nearness)
+        return np.clip(rgb, 0, 255).astype(np.uint8), mask, poses, depth
 
     def close(self) -> None:
         pybullet.disconnect(self.client)
 
 
-def messages(scene: Scene, seconds: float, rate: float) -> Iterator[tuple[int, dict[str, Any]]]:
+def messages(
+    scene: Scene, seconds: float, rate: float, with_depth: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """For each frame, its stamp in nanoseconds and the message of each topic."""
     types = get_typestore(Stores.ROS2_JAZZY).types
     header_type, time_type = types["std_msgs/msg/Header"], types["builtin_interfaces/msg/Time"]
     compressed = types["sensor_msgs/msg/CompressedImage"]
     point, quaternion = types["geometry_msgs/msg/Point"], types["geometry_msgs/msg/Quaternion"]
-    focal = scene.height / 2 / math.tan(math.radians(FIELD_OF_VIEW / 2))
     # The renderer's principal point, measured with pixel centers at whole numbers.
-    k = np.array([focal, 0, scene.width / 2, 0, focal, scene.height / 2 - 1, 0, 0, 1.0])
+    k = np.array([scene.focal, 0, scene.width / 2, 0, scene.focal, scene.height / 2 - 1, 0, 0, 1.0])
     p = np.insert(k, [3, 6, 9], 0.0)
     region = types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
     for number in track(range(round(seconds * rate)), description="rendering"):
         stamp = START + round(number / rate * 1e9)
-        rgb, mask, poses = scene.render(number / rate)
+        rgb, mask, poses, depth = scene.render(number / rate)
         jpeg = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
         png = cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
 
         def header(frame: str, stamp: int = stamp) -> Any:
             return header_type(time_type(*divmod(stamp, 1_000_000_000)), frame)
 
-        yield (
-            stamp,
-            {
-                "/camera/image_raw/compressed": compressed(header("camera"), "jpeg", jpeg.ravel()),
-                "/camera/camera_info": types["sensor_msgs/msg/CameraInfo"](
-                    header("camera"), scene.height, scene.width, "plumb_bob", np.zeros(5), k,
-                    np.eye(3).ravel(), p, 0, 0, region,
-                ),
-                "/ground_truth/mask/compressed": compressed(header("camera"), "png", png.ravel()),
-                "/ground_truth/poses": types["geometry_msgs/msg/PoseArray"](
-                    header("camera"),
-                    [types["geometry_msgs/msg/Pose"](point(*at), quaternion(*turn)) for at, turn in poses],
-                ),
-            },
-        )  # fmt: skip
+        info = types["sensor_msgs/msg/CameraInfo"](
+            header("camera"), scene.height, scene.width, "plumb_bob", np.zeros(5), k, np.eye(3).ravel(), p, 0, 0, region
+        )
+        frame = {
+            "/camera/image_raw/compressed": compressed(header("camera"), "jpeg", jpeg.ravel()),
+            "/camera/camera_info": info,
+            "/ground_truth/mask/compressed": compressed(header("camera"), "png", png.ravel()),
+            "/ground_truth/poses": types["geometry_msgs/msg/PoseArray"](
+                header("camera"),
+                [types["geometry_msgs/msg/Pose"](point(*at), quaternion(*turn)) for at, turn in poses],
+            ),
+        }
+        if with_depth:
+            measured = as_measured(depth, rgb, scene.focal, scene.depth_noise)
+            frame["/camera/aligned_depth_to_color/image_raw"] = types["sensor_msgs/msg/Image"](
+                header("camera"), *measured.shape, "16UC1", 0, 2 * scene.width, measured.view(np.uint8).ravel()
+            )
+            frame["/camera/aligned_depth_to_color/camera_info"] = info
+        yield stamp, frame
 
 
-def render_bag(out: Path, seconds: float, rate: float, seed: int, width: int, height: int) -> None:
+def render_bag(
+    out: Path, seconds: float, rate: float, seed: int, width: int, height: int, with_depth: bool = False
+) -> None:
     """Render and write the bag, which appears under its name only when complete."""
     store = get_typestore(Stores.ROS2_JAZZY)
     temporary = out.with_name(out.name + ".tmp")
@@ -306,7 +329,7 @@ def render_bag(out: Path, seconds: float, rate: float, seed: int, width: int, he
     scene = Scene(seconds, seed, width, height)
     with Writer(temporary, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connections: dict[str, Any] = {}
-        for stamp, by_topic in messages(scene, seconds, rate):
+        for stamp, by_topic in messages(scene, seconds, rate, with_depth):
             for topic, message in by_topic.items():
                 if topic not in connections:
                     connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=store)
@@ -328,6 +351,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=15.0, help="frames per second")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", default="320x240", help="WxH in pixels")
+    parser.add_argument("--depth", action="store_true", help="write depth as a stereo camera measures it, too")
     options = parser.parse_args()
     if options.out.exists():
         sys.exit(f"{options.out} exists already: remove it or choose another name.")
@@ -336,7 +360,7 @@ def main() -> None:
         sys.exit(f"--size {options.size} is not WxH: write for example 320x240.")
     if options.seconds * options.rate < 1 or options.seed < 0:
         sys.exit("--seconds and --rate must give at least one frame, and --seed must not be negative.")
-    render_bag(options.out, options.seconds, options.rate, options.seed, int(width), int(height))
+    render_bag(options.out, options.seconds, options.rate, options.seed, int(width), int(height), options.depth)
 
 
 if __name__ == "__main__":

@@ -1,47 +1,26 @@
 """Start the perception node on a camera and bring it to active."""
 
-import asyncio
-import contextlib
 import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch import Event, LaunchContext, LaunchDescription
-from launch.actions import (
-    DeclareLaunchArgument,
-    EmitEvent,
-    LogInfo,
-    OpaqueFunction,
-    RegisterEventHandler,
-    SetEnvironmentVariable,
-    Shutdown,
-)
-from launch.event_handlers import OnProcessExit, OnProcessStart
-from launch.events import matches_action
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
 from launch_ros.ros_adapters import get_ros_node
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import GetState
-from rclpy.exceptions import InvalidNamespaceException, InvalidTopicNameException
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.expand_topic_name import expand_topic_name
 from rclpy.validate_full_topic_name import validate_full_topic_name
-from rclpy.validate_namespace import validate_namespace
 
 from dino_ros.backends import BACKENDS
 from dino_ros.errors import UserError
+from dino_ros.nodes.bring_up import RESPAWN_DELAY, BringUp, check_namespace
 from dino_ros.nodes.transport import profile_environment
 from dino_ros.nodes.viewers import VIEWERS, check_installed, settings_for
 
 SHARE = Path(get_package_share_directory("dino_ros"))
 DEFAULTS = SHARE / "config" / "perception.yaml"
-RESPAWN_DELAY = 2.0
-"""Seconds between the end of the node and its next start."""
-BAD_INPUT = 2
-"""The node's exit code when it cannot use its parameters: it would end so again."""
-
 ARGUMENTS = [
     DeclareLaunchArgument("image_topic", default_value="", description="Camera topic to subscribe to, without "
                           "`/compressed`; a relative name is inside the namespace. With several cameras, {camera} "
@@ -73,75 +52,6 @@ ARGUMENTS = [
                           description="Start the node again when it ends after it was active; else the launch ends "
                           "with it. A start that fails ends the launch in either case."),
 ]  # fmt: skip
-
-
-class BringUp:
-    """Brings the node to active whenever its process starts. A start that fails ends the launch, with exit code 1.
-
-    Only the transitions of a start are followed: what is requested later is none of the launch's business.
-    """
-
-    def __init__(self, node: LifecycleNode, autostart: bool, respawn: bool) -> None:
-        self._node = node
-        self._autostart = autostart
-        self._respawn = respawn
-        self._step = ""
-        """What the node has to get through next: starting, configuring or activating; empty when it is started."""
-
-    def handlers(self) -> list[RegisterEventHandler]:
-        """What to register before the node is started."""
-        handlers = [OnProcessExit(target_action=self._node, on_exit=self._ended)]
-        if self._autostart:
-            follow = OpaqueFunction(function=self._follow)
-            handlers += [
-                OnProcessStart(target_action=self._node, on_start=self._started),
-                OnStateTransition(target_lifecycle_node=self._node, entities=[follow]),
-            ]
-        return [RegisterEventHandler(handler) for handler in handlers]
-
-    def _started(self, event: Event, context: LaunchContext) -> None:
-        self._step = "starting"
-        context.add_completion_future(context.asyncio_loop.create_task(self._configure(context)))
-
-    async def _configure(self, context: LaunchContext) -> None:
-        """Request the transition when the node answers.
-
-        That its services exist says nothing: those of a process that was killed do, for another 20 seconds.
-        """
-        client = get_ros_node(context).create_client(GetState, f"{self._node.node_name}/get_state")
-        answered = asyncio.Event()
-        while not answered.is_set():
-            answer = client.call_async(GetState.Request())
-            answer.add_done_callback(lambda _: context.asyncio_loop.call_soon_threadsafe(answered.set))
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(answered.wait(), timeout=1.0)
-            if context.is_shutdown:
-                return
-        get_ros_node(context).destroy_client(client)
-        self._step = "configuring"
-        await context.emit_event(self._change(Transition.TRANSITION_CONFIGURE))
-
-    def _follow(self, context: LaunchContext) -> list[EmitEvent]:
-        event = context.locals.event
-        if event.start_state != self._step:
-            return []
-        if (event.start_state, event.goal_state) == ("configuring", "inactive"):
-            self._step = "activating"
-            return [EmitEvent(event=self._change(Transition.TRANSITION_ACTIVATE))]
-        if event.goal_state != "active":
-            raise UserError(f"The perception node failed while it was {self._step}: see its message above.")
-        self._step = ""
-        return []
-
-    def _change(self, transition: int) -> ChangeState:
-        return ChangeState(lifecycle_node_matcher=matches_action(self._node), transition_id=transition)
-
-    def _ended(self, event: Event, context: LaunchContext) -> Shutdown | None:
-        if context.is_shutdown or (self._respawn and not self._step and event.returncode != BAD_INPUT):
-            return None
-        if event.returncode or self._step:
-            raise UserError(f"The perception node ended with exit code {event.returncode}: see its message above.")
-        return Shutdown(reason="the perception node ended")
 
 
 def perception_node(context: LaunchContext) -> list:
@@ -185,7 +95,8 @@ def perception_node(context: LaunchContext) -> list:
     image_topic = value("image_topic") or ("{camera}/image" if cameras else "image")
     compressed = value("image_transport") == "compressed"
     viewer = start_viewer(value("viz"), value("namespace"), cameras, image_topic, compressed)
-    return [*BringUp(node, value("autostart") == "true", value("respawn") == "true").handlers(), node, *viewer]
+    bring_up = BringUp(node, "perception", value("autostart") == "true", value("respawn") == "true")
+    return [*bring_up.handlers(), node, *viewer]
 
 
 def start_viewer(viz: str, namespace: str, cameras: list[str], image_topic: str, compressed: bool) -> list:
@@ -205,14 +116,6 @@ def start_viewer(viz: str, namespace: str, cameras: list[str], image_topic: str,
         f"layout {settings}"
     )
     return [LogInfo(msg=how), Node(package=package, executable=package, output="screen")]
-
-
-def check_namespace(namespace: str) -> None:
-    """Raise UserError for a namespace that ROS does not allow."""
-    try:
-        validate_namespace(f"/{namespace.strip('/')}")
-    except InvalidNamespaceException as error:
-        raise UserError(f"namespace {namespace!r} is not a namespace: use letters, digits, _ and /.") from error
 
 
 def remappings(cameras: list[str], image_topic: str) -> list[tuple[str, str]]:

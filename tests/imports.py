@@ -24,6 +24,8 @@ ROS = {
     "rosgraph_msgs",
     "sensor_msgs",
     "std_msgs",
+    "std_srvs",
+    "tf2_ros",
     "vision_msgs",
 }
 """Modules that come with ROS."""

@@ -61,7 +61,7 @@ def render(
     scene.visits = visits
     try:
         for time in times:
-            rgb, mask, _ = scene.render(time)
+            rgb, mask, *_ = scene.render(time)
             names = [NAMES[shown[number]] for number in scene.bodies]
             yield Table(rgb, {name: mask == number for number, name in enumerate(names, start=1)})
     finally:

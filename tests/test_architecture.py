@@ -16,7 +16,7 @@ ORDER = {
         {"student"},
         {"images"},
         {"masks", "messages", "taught"},
-        {"backends"},
+        {"backends", "depth"},
         {"perception"},
         {"exports", "view"},
         {"nodes"},

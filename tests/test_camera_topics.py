@@ -156,7 +156,7 @@ def test_a_topic_that_is_matched_while_others_are_advertised_is_no_error(
         return publisher
 
     monkeypatch.setattr(node, "create_lifecycle_publisher", advertise_and_match)
-    camera = CameraTopics(node, "", False, "best_effort", CallbackThread(node))
+    camera = CameraTopics(node, "", False, "best_effort", CallbackThread(node), str)
     assert not camera.listened()
     camera.destroy()
     node.destroy_node()
@@ -165,7 +165,7 @@ def test_a_topic_that_is_matched_while_others_are_advertised_is_no_error(
 @pytest.mark.parametrize(("asked", "encoding"), [(True, "mono16"), (False, "16UC1")])
 def test_16uc1_is_gray_where_that_is_asked_for(ros: None, asked: bool, encoding: str) -> None:
     node = LifecycleNode("perception")
-    camera = CameraTopics(node, "", False, "best_effort", CallbackThread(node), intensity=asked)
+    camera = CameraTopics(node, "", False, "best_effort", CallbackThread(node), str, intensity=asked)
     taken: list[Any] = []
     camera.activate(SimpleNamespace(offer=lambda camera, message, stamp: taken.append(message)))
     values = np.arange(12, dtype="<u2").reshape(3, 4)

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from imports import ROOT, ROS, python_files, third_party
 
-ON_A_ROBOT = ("dino_ros", "launch", "examples/crop_objects.py", "examples/place_recognition.py")
+ON_A_ROBOT = (
+    "dino_ros",
+    "launch",
+    "examples/crop_objects.py",
+    "examples/grasp_points.py",
+    "examples/place_recognition.py",
+)
 """What colcon installs for use on a robot. dino_train is for machines that train, and needs pip."""
 
 ROSDEP_KEYS = {
@@ -16,9 +22,10 @@ ROSDEP_KEYS = {
     "numpy": "python3-numpy",
     "onnxruntime": "python3-onnxruntime-pip",
     "rosbags": "python3-rosbags-pip",
+    "tf2_ros": "tf2_ros_py",
     "yaml": "python3-yaml",
 }
-"""Keys of modules that do not come with ROS, whose packages are named after their modules."""
+"""Keys of modules whose packages are not named after them."""
 
 DISTRIBUTIONS = {
     "PIL": "pillow",

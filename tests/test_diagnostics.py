@@ -169,7 +169,7 @@ def test_the_worst_is_said_first() -> None:
     status = report(diagnostics, **wrong)
     assert status.message == "A frame is bad."
     shown = {pair.key: pair.value for pair in status.values}
-    assert shown["QoS that does not match"] == "/dino/objects: the QoS does not match."
+    assert shown["topics that do not fit"] == "/dino/objects: the QoS does not match."
     wrong["silence"] = Silence("Nobody publishes on /camera.", False)
     assert report(diagnostics, **wrong).message == "Nobody publishes on /camera."
     wrong["failure"] = "There is no student."

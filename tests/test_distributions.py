@@ -45,7 +45,7 @@ def without_matched_events(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_subscribers_are_found_without_matched_events(ros: None, without_matched_events: None) -> None:
     node, user = LifecycleNode("perception"), Node("user")
-    camera = CameraTopics(node, "", False, "best_effort", CallbackThread(node))
+    camera = CameraTopics(node, "", False, "best_effort", CallbackThread(node), str)
     user.create_subscription(Image, "/attention_mask", lambda message: None, QoSProfile(**QOS))
     executor = SingleThreadedExecutor()
     executor.add_node(node)

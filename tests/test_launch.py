@@ -24,7 +24,7 @@ from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import parameter_value_to_python
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from dino_ros.demo.lifecycle import change_state
 from dino_ros.demo.table import TABLE, TOPIC
@@ -351,6 +351,45 @@ def test_replay_shows_only_the_arguments_that_it_takes() -> None:
         "log_level",
         "viz",
     }
+
+
+def test_the_depth_node_becomes_active_on_the_topics_it_is_given(client: Client) -> None:
+    def body() -> None:
+        client.create_subscription(PointCloud2, "/eyes/points", lambda message: None, 10)
+        topics = ("/rig/depth", "/rig/camera_info", "/front/image_raw", "/eyes/cup/mask", "/eyes/objects")
+        client.wait(lambda: all(client.count_subscribers(topic) == 1 for topic in topics), "the subscriptions")
+        assert state(client, "/eyes/depth") == "active"
+
+    arguments = {"depth_topic": "/rig/depth", "image_topic": "/front/image_raw", "names": "objects, cup"}
+    assert launched("depth.launch.py", {**arguments, "namespace": "eyes"}, body) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"names": "a b"}, "The depth node ended with exit code 2"),
+        ({"params_file": "/nowhere.yaml"}, "params_file /nowhere.yaml is not a file"),
+    ],
+)
+def test_a_depth_node_that_cannot_start_ends_the_launch(
+    ros: None, caplog: pytest.LogCaptureFixture, arguments: dict[str, str], sentence: str
+) -> None:
+    assert launched("depth.launch.py", arguments) == 1
+    assert sentence in caplog.text
+
+
+def test_camera_and_depth_become_grasp_points(client: Client) -> None:
+    pytest.importorskip("vision_msgs", reason="vision_msgs is not installed")
+
+    def body() -> None:
+        client.wait(lambda: client.count_publishers("/grasp_points/grasps") == 1, "the node of the example")
+        assert parameters(client, "name", "max_opening", node="/grasp_points") == ["", 0.14]
+        # Somebody wants boxes, so somebody wants objects and depth, so somebody wants images.
+        client.wait(lambda: client.count_subscribers("/front/depth") == 1, "the depth node's subscription")
+        client.wait(lambda: client.count_subscribers("/front/image_raw") == 1, "the perception node's subscription")
+
+    arguments = {"image_topic": "/front/image_raw", "depth_topic": "/front/depth", "max_opening": "0.14"}
+    assert launched("grasp_points.launch.xml", arguments, body) == 0
 
 
 @pytest.fixture

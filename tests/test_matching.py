@@ -70,7 +70,7 @@ def bench(ros: None, capfd: pytest.CaptureFixture[str]) -> Iterator[Bench]:
     rclpy.init(context=elsewhere)
     node, driver = LifecycleNode("perception", namespace="dino"), Node("driver", namespace="front", context=elsewhere)
     callbacks = CallbackThread(node)
-    camera = CameraTopics(node, "front", False, "reliable", callbacks)
+    camera = CameraTopics(node, "front", False, "reliable", callbacks, str)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin)

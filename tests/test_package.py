@@ -39,7 +39,9 @@ def test_colcon_builds_what_ros_needs(tmp_path: Path) -> None:
         "camera_node",
         "dino-ros",
         "dino-train",
+        "depth_node",
         "crop_objects.py",
+        "grasp_points.py",
         "place_recognition.py",
     ):
         assert os.access(prefix / "lib" / "dino_ros" / executable, os.X_OK)
@@ -48,7 +50,10 @@ def test_colcon_builds_what_ros_needs(tmp_path: Path) -> None:
         "package.xml",
         "launch/perception.launch.py",
         "launch/replay.launch.py",
+        "launch/depth.launch.py",
+        "launch/grasp_points.launch.xml",
         "config/perception.yaml",
+        "config/depth.yaml",
         "config/fastdds.xml",
         "config/pretrain/robot_bag.yaml",
     ):

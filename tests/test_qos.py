@@ -54,7 +54,7 @@ def test_the_example_of_the_docs_overrides_what_it_names_and_nothing_else(
         return [subscription.qos_profile.reliability for subscription in subscriptions]
 
     for _ in range(2):  # also after cleanup and another configure, when the parameters are declared already
-        camera = CameraTopics(node, "", False, "best_effort", callbacks)
+        camera = CameraTopics(node, "", False, "best_effort", callbacks, str)
         camera.activate(Pipeline())
         wait(executor, lambda c=camera: c.look_for_listeners() or asked(), "the camera's subscription")
         assert asked() == [ReliabilityPolicy.RELIABLE]
@@ -101,7 +101,7 @@ def test_a_value_that_cannot_be_used_is_refused_before_there_is_a_topic(
     overrides = f"{{/camera/image_raw: {{subscription: {{{policy}: {value}}}}}}}"
     node = perception(f"/**/perception:\n  ros__parameters:\n    qos_overrides: {overrides}\n")
     with pytest.raises(UserError) as caught:
-        CameraTopics(node, "", False, "best_effort", CallbackThread(node))
+        CameraTopics(node, "", False, "best_effort", CallbackThread(node), str)
     assert f"qos_overrides./camera/image_raw.subscription.{policy}" in str(caught.value)
     assert sentence in str(caught.value)
     node.destroy_node()

@@ -16,6 +16,7 @@ pybullet = pytest.importorskip("pybullet")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 from render_table import Scene, messages
+from stereo_depth import as_measured
 
 TOPICS = {
     "/camera/image_raw/compressed": "camera",
@@ -114,6 +115,54 @@ def test_an_existing_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.rglob("*")] == ["bag", "mine.txt"]
 
 
+def test_depth_is_added_and_changes_nothing_else(bag: Path, tmp_path: Path) -> None:
+    assert render(tmp_path / "bag", "--seconds", "2", "--rate", "5", "--depth").returncode == 0
+    by_topic: dict[str, list[Any]] = {}
+    for topic, _, raw, message in read(tmp_path / "bag"):
+        by_topic.setdefault(topic, []).append((raw, message))
+    for topic, _, raw, _ in read(bag):
+        assert by_topic[topic].pop(0)[0] == raw
+    depth, infos = (by_topic[f"/camera/aligned_depth_to_color/{name}"] for name in ("image_raw", "camera_info"))
+    assert len(depth) == len(infos) == 10
+    for (_, image), (_, info) in zip(depth, infos, strict=True):
+        assert (image.encoding, image.height, image.width, image.step) == ("16UC1", 48, 64, 128)
+        assert image.header == info.header
+        millimeters = image.data.view("<u2")
+        assert 500 < np.median(millimeters[millimeters > 0]) < 1500
+
+
+def test_depth_is_that_of_the_scene_but_for_noise_that_grows_with_distance(scene: Scene) -> None:
+    _, mask, _, depth = scene.render(10.0)
+    # The table's top is z = 0 of the world: true depth puts its points there, to the renderer's precision.
+    to_camera = np.diag([1.0, -1.0, -1.0, 1.0]) @ np.reshape(scene._view(10.0), (4, 4)).T
+    rows, columns = np.nonzero((mask == 0) & (depth < 1.0))
+    z = depth[rows, columns]
+    points = np.stack([(columns - 80) / scene.focal * z, (rows - 59) / scene.focal * z, z], axis=1)
+    heights = (points - to_camera[:3, 3]) @ to_camera[:3, 2]
+    assert np.abs(heights).max() < 0.005
+    for far in (0.5, 1.0, 2.0):
+        flat = np.full((120, 160), far)
+        light = np.full((120, 160, 3), 200, np.uint8)
+        measured = as_measured(flat, light, scene.focal, np.random.default_rng(0)) / 1000
+        assert measured.min() > 0
+        assert measured.std() == pytest.approx(far**2 * 0.08 / (425 * 0.05), rel=0.1)
+
+
+def test_depth_has_holes_where_one_imager_sees_nothing_and_flying_pixels_at_outlines() -> None:
+    depth = np.full((120, 160), 1.5)
+    depth[30:90, 60:100] = 0.7
+    light = np.full((120, 160, 3), 200, np.uint8)
+    measured = as_measured(depth, light, 280.0, np.random.default_rng(0)) / 1000
+    shadow = 280 * 0.05 * (1 / 0.7 - 1 / 1.5)  # pixels of the background, left of what is near
+    assert (measured[32:88, 60 - int(shadow) : 60] == 0).mean() > 0.9
+    assert (measured[32:88, 102:] > 0).all()
+    between = (measured > 0.8) & (measured < 1.3)
+    assert between[:, 98:102].any()
+    assert not between[:, 110:].any()
+    dark = as_measured(depth, np.zeros_like(light), 280.0, np.random.default_rng(0))
+    assert (dark == 0).mean() == pytest.approx(0.5, abs=0.05)
+
+
 @pytest.mark.parametrize("arguments", [("--size", "320"), ("--size", "0x0"), ("--rate", "0"), ("--seed", "-1")])
 def test_arguments_that_make_no_sense_get_one_sentence(tmp_path: Path, arguments: tuple[str, str]) -> None:
     finished = render(tmp_path / "bag", *arguments)
@@ -127,7 +176,7 @@ def test_poses_project_into_the_masks_of_the_same_number(scene: Scene) -> None:
     info = next(messages(scene, 0.1, 10.0))[1]["/camera/camera_info"]
     compared = 0
     for time in np.arange(1.0, 40.0, 1.5):
-        _, mask, poses = scene.render(time)
+        _, mask, poses, _ = scene.render(time)
         positions = np.reshape([position for position, _ in poses], (-1, 3))
         projected = positions @ info.k.reshape(3, 3).T
         depths = projected[:, 2]
@@ -145,7 +194,7 @@ def test_poses_project_into_the_masks_of_the_same_number(scene: Scene) -> None:
 
 
 def test_orientations_are_those_seen_by_the_camera(scene: Scene) -> None:
-    _, _, poses = scene.render(10.0)
+    _, _, poses, _ = scene.render(10.0)
     # OpenGL's camera looks along -z with y up, ROS's along z with y down.
     rotation = np.diag([1.0, -1.0, -1.0]) @ np.reshape(scene._view(10.0), (4, 4)).T[:3, :3]
     for (body, _), (_, turn) in zip(scene.bodies.values(), poses, strict=True):
@@ -171,6 +220,6 @@ def test_objects_rest_on_the_table_and_keep_clear_of_each_other(scene: Scene) ->
 
 def test_objects_cover_five_to_twenty_per_cent_of_most_frames(scene: Scene) -> None:
     rendered = [scene.render(time) for time in np.arange(0.0, 40.0, 0.8)]
-    shares = np.array([(mask > 0).mean() for _, mask, _ in rendered])
+    shares = np.array([(mask > 0).mean() for _, mask, _, _ in rendered])
     assert ((shares >= 0.05) & (shares <= 0.20)).mean() > 0.7
-    assert max(len(poses) for _, _, poses in rendered) <= 4
+    assert max(len(poses) for _, _, poses, _ in rendered) <= 4

@@ -46,7 +46,7 @@ def test_students_of_the_usual_shapes(shape: str, tmp_path: Path, monkeypatch: p
         assert_every_operator_is_known(path)
         heard: list[str] = []
         built = engines_for(path, list(CARDS), 4, tmp_path, heard.append)
-        assert sum(sentence.endswith("100 %") for sentence in heard) == len(CARDS)
+        assert sum(": 100 % after " in sentence for sentence in heard) == len(CARDS)
         for card, (record, file) in zip(CARDS.values(), built, strict=True):
             # What a node with four cameras on that card looks for.
             key = engine_key(load_variant(RTX), path, read_student(path), 4, card)

@@ -59,8 +59,9 @@ class Track:
         """The masks that a soft mask [h, w] of the patch grid becomes; objects are numbered only if that is True."""
         if view.small is None or view.fine is None:
             return Masks(upsample(grid, *view.size), None)
-        if parameters.steady and not objects and self.soft is None and not grid.any():
-            return Masks(np.zeros(view.size, np.uint8), None)
+        if not grid.any() and (self.soft is None or parameters.steady * self.soft.max() <= 0.5):
+            self.soft = self.objects = None  # what is not there costs nothing
+            return Masks(np.zeros(view.size, np.uint8), np.zeros(view.size, np.uint16) if objects else None)
         small = view.small
         soft = cv2.resize(grid, small.shape[1::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
         if parameters.steady and view.motion is not None and self.soft is not None:

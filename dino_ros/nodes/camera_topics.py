@@ -37,6 +37,7 @@ from dino_ros.nodes.matching import (
 )
 from dino_ros.nodes.messages import jpeg_message, labels_message, mask_message, rgb_message, tensor_message
 from dino_ros.nodes.qos import overridable
+from dino_ros.nodes.taught_topics import Learn, TaughtTopics
 from dino_ros.nodes.throttle import Throttle
 from dino_ros.nodes.wire import header_of, read_image
 from dino_ros.perception.perceiver import Perception
@@ -103,7 +104,14 @@ class CameraTopics:
     """
 
     def __init__(
-        self, node: Any, name: str, compressed: bool, reliability: str, thread: CallbackThread, intensity: bool = False
+        self,
+        node: Any,
+        name: str,
+        compressed: bool,
+        reliability: str,
+        thread: CallbackThread,
+        learn: Learn,
+        intensity: bool = False,
     ) -> None:
         prefix = f"{name}/" if name else ""
         self.name = name
@@ -130,6 +138,7 @@ class CameraTopics:
         """By topic, what the last report found wrong with who is at its other end."""
         self._said: dict[str, str] = {}
         """By topic, what was logged of that."""
+        self.taught = TaughtTopics(node, prefix, learn, self.look_for_listeners)
         self._outputs: dict[str, Publisher] = {}  # a topic may be matched while the next one is being advertised
         self._outputs = {topic: self._advertise(prefix, topic) for topic in OUTPUT_TOPICS}
         self._label_info = self._advertise_label_info(prefix) if vision else None
@@ -161,6 +170,7 @@ class CameraTopics:
         """Feed frames to a pipeline from now on, and say what the detections' classes are called."""
         if self._label_info:
             self._label_info.publish(label_info_message(Header(stamp=self._node.get_clock().now().to_msg())))
+        self.taught.say_names()
         with self._lock:
             self._pipeline = pipeline
         self.look_for_listeners()
@@ -174,6 +184,7 @@ class CameraTopics:
     def destroy(self) -> None:
         """Unsubscribe from the images and remove the result topics."""
         self.deactivate()
+        self.taught.destroy()
         with self._lock:
             outputs, self._outputs = self._outputs, {}
         for publisher in outputs.values():
@@ -186,8 +197,8 @@ class CameraTopics:
         with self._lock:
             listened = [topic for topic, output in self._outputs.items() if self._is_heard(output)]
             self._listened = frozenset(listened)
-            self._wanted = frozenset().union(*(NEEDS[topic] for topic in listened))
-            needed = self._pipeline is not None and bool(listened)
+            self._wanted = self.taught.wanted().union(*(NEEDS[topic] for topic in listened))
+            needed = self._pipeline is not None and bool(self._wanted)
             if needed and self._subscription is None:
                 self.diagnostics.subscribed()
                 # Raw: the serialized bytes, which `wire` reads without another copy.
@@ -278,8 +289,8 @@ class CameraTopics:
         return {topic: sentence for topic, sentence in sentences.items() if sentence}
 
     def listened(self) -> bool:
-        """Whether any result has a subscriber."""
-        return bool(self._listened)
+        """Whether any result is needed."""
+        return bool(self._wanted)
 
     def wanted(self) -> frozenset[str]:
         """What the current subscribers need."""
@@ -299,6 +310,7 @@ class CameraTopics:
         for topic, make in MESSAGES.items():
             if topic in self._listened and NEEDS[topic] <= frame.wanted:
                 self._outputs[topic].publish(make(results, header))
+        self.taught.deliver(frame, perception, header)
         self.diagnostics.published(time.monotonic() - frame.arrived.received_at)
 
 

@@ -131,7 +131,8 @@ class Diagnostics:
 
         `name` is the name of the status, `state` the node's lifecycle state, `wanted` says whether any result has a
         subscriber, and `facts` are further values to show (model, backend, topic). What is wrong besides the frames:
-        `failure`, why the node cannot work; `silence`, why no frames come; `mismatch`, whose QoS does not match.
+        `failure`, why the node cannot work; `silence`, why no frames come; `mismatch`, which topics do not fit and why,
+        such as for their QoS.
         """
         lost = self.lost_in_transport()
         now = monotonic()
@@ -165,7 +166,7 @@ class Diagnostics:
             "frames lost before the node (%)": f"{lost * 100:.0f}",
         }
         if mismatch:
-            values["QoS that does not match"] = mismatch
+            values["topics that do not fit"] = mismatch
         if latencies.size:
             for percentile in (50, 90, 99):
                 values[f"latency p{percentile} (ms)"] = f"{np.percentile(latencies, percentile):.1f}"

@@ -47,13 +47,20 @@ def why_subscriptions_do_not_match(topic: str, subscriptions: Sequence[TopicEndp
     )
 
 
-def why_silent(topic: str, name: str, kind: str, publishers: Sequence[TopicEndpointInfo], asked: QoSProfile) -> Silence:
-    """Why nothing comes in on `topic`, to which a node subscribes for the message type `kind`, RAW or COMPRESSED.
+def why_silent(
+    topic: str,
+    name: str,
+    kind: str,
+    publishers: Sequence[TopicEndpointInfo],
+    asked: QoSProfile,
+    source: str = "the camera",
+) -> Silence:
+    """Why nothing comes in on `topic`, to which a node subscribes for the message type `kind`.
 
-    `name` is the topic's name before remapping.
+    `name` is the topic's name before remapping, and `source` what should publish on it.
     """
     if not publishers:
-        return Silence(f"Nobody publishes on {topic}: start the camera, or remap it: -r {name}:=TOPIC.", False)
+        return Silence(f"Nobody publishes on {topic}: start {source}, or remap it: -r {name}:=TOPIC.", False)
     fitting = [publisher for publisher in publishers if publisher.topic_type == kind]
     if not fitting:
         other = publishers[0].topic_type

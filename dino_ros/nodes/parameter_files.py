@@ -1,4 +1,4 @@
-"""The files that are made from the parameter tables: config/perception.yaml and docs/parameters.md.
+"""The files that are made from the parameter tables: config/perception.yaml, config/depth.yaml, docs/parameters.md.
 
 Write them again after a change to a table: `python -m dino_ros.nodes.parameter_files`, in the root of the repository.
 """
@@ -12,18 +12,28 @@ from pathlib import Path
 
 from dino_ros.files import write_whole
 from dino_ros.masks.parameters import Rule
-from dino_ros.nodes.parameters import CAMERA_PARAMETERS, PERCEPTION_PARAMETERS, Parameter
+from dino_ros.nodes.parameters import CAMERA_PARAMETERS, DEPTH_PARAMETERS, PERCEPTION_PARAMETERS, Parameter
 
 
 def perception_yaml() -> str:
     """config/perception.yaml: every parameter of the perception node at its default, explained."""
+    rule = "# Those marked (live) may be changed while the node runs, the others while it is unconfigured."
+    return _yaml("perception", rule, PERCEPTION_PARAMETERS)
+
+
+def depth_yaml() -> str:
+    """config/depth.yaml: every parameter of the depth node at its default, explained."""
+    return _yaml("depth", "# They may be changed while the node is unconfigured.", DEPTH_PARAMETERS)
+
+
+def _yaml(node: str, rule: str, rows: Sequence[Parameter]) -> str:
     lines = [
-        "# Parameters of the perception node, at their defaults. Made by `python -m dino_ros.nodes.parameter_files`.",
-        "# Those marked (live) may be changed while the node runs, the others while it is unconfigured.",
-        "/**/perception:",
+        f"# Parameters of the {node} node, at their defaults. Made by `python -m dino_ros.nodes.parameter_files`.",
+        rule,
+        f"/**/{node}:",
         "  ros__parameters:",
     ]
-    for row in PERCEPTION_PARAMETERS:
+    for row in rows:
         text = " ".join([*(["(live)"] if row.live else []), row.rule.description, *_values(row.rule)])
         lines += textwrap.wrap(text, 100, initial_indent="    # ", subsequent_indent="    # ")
         lines.append(f"    {row.name}: {json.dumps(row.default)}")
@@ -31,7 +41,7 @@ def perception_yaml() -> str:
 
 
 def parameters_page() -> str:
-    """docs/parameters.md: the parameters of both nodes as tables."""
+    """docs/parameters.md: the parameters of the nodes as tables."""
     return "\n".join(
         [
             "# Parameters",
@@ -45,6 +55,12 @@ def parameters_page() -> str:
             "Live parameters may be changed while the node runs, the others while it is unconfigured.",
             "",
             *_table(PERCEPTION_PARAMETERS),
+            "",
+            "## Depth node",
+            "",
+            "They may be changed while the node is unconfigured. What it does: [depth.md](depth.md).",
+            "",
+            *_table(DEPTH_PARAMETERS),
             "",
             "## Camera node",
             "",
@@ -72,7 +88,11 @@ def _values(rule: Rule) -> list[str]:
     return [f"From {rule.bounds[0]} to {rule.bounds[1]}."] if rule.bounds else []
 
 
-FILES = {"config/perception.yaml": perception_yaml, "docs/parameters.md": parameters_page}
+FILES = {
+    "config/perception.yaml": perception_yaml,
+    "config/depth.yaml": depth_yaml,
+    "docs/parameters.md": parameters_page,
+}
 """Path in the repository, and what makes its content."""
 
 if __name__ == "__main__":

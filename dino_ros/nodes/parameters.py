@@ -21,6 +21,8 @@ from dino_ros.backends import BACKENDS
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import MAX_IMAGE_PIXELS
 from dino_ros.masks.parameters import RULES, MaskParameters, Rule
+from dino_ros.nodes.topics import RESERVED
+from dino_ros.taught.object_files import check_object_name
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,22 @@ class Parameter:
         self.further_check(value)
 
 
-def check_camera_names(names: Sequence[str]) -> None:
-    """Raise UserError unless there are names, each once, that can be part of a topic."""
-    if not names or len(set(names)) < len(names):
-        raise UserError(f"cameras is {list(names)}: name at least one camera, and none twice.")
-    for name in names:
-        try:
-            validate_full_topic_name(expand_topic_name(f"{name}/image" if name else "image", "perception", "/dino"))
-        except (ValueError, InvalidTopicNameException) as error:
-            raise UserError(f"cameras has {name!r}, which is not a topic name: use letters, digits and _.") from error
+def topic_names(parameter: str, example: str) -> Callable[[Sequence[str]], None]:
+    """A check that raises UserError unless there are names, each once, that can be part of topics like the example."""
+
+    def check(names: Sequence[str]) -> None:
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"{parameter} is {list(names)}: name at least one, and none twice.")
+        for name in names:
+            try:
+                topic = expand_topic_name(f"{name}/{example}" if name else example, "node", "/dino")
+                validate_full_topic_name(topic)
+            except (ValueError, InvalidTopicNameException) as error:
+                raise UserError(
+                    f"{parameter} has {name!r}, which is not a topic name: use letters, digits and _."
+                ) from error
+
+    return check
 
 
 PERCEPTION_PARAMETERS = (
@@ -79,7 +88,7 @@ PERCEPTION_PARAMETERS = (
             "Names of the cameras: each subscribes to `<camera>/image` and publishes under `<camera>/`. An empty name "
             "stands for `image` and topics without a prefix."
         ),
-        further_check=check_camera_names,
+        further_check=topic_names("cameras", "image"),
     ),
     Parameter(
         "image_transport",
@@ -133,6 +142,75 @@ PERCEPTION_PARAMETERS = (
         live=True,
     ),
     *(Parameter(f"mask_{name}", getattr(MaskParameters, name), rule, live=True) for name, rule in RULES.items()),
+    Parameter(
+        "teach",
+        "",
+        Rule(
+            "Name of the object that is being taught: what is shown on the topics below `teach/` is learnt under it. "
+            "Empty when nothing is being taught."
+        ),
+        live=True,
+        further_check=lambda name: check_object_name(name, RESERVED) if name else None,
+    ),
+    Parameter(
+        "teach_not",
+        False,
+        Rule("What is shown is not the object named by `teach`, though it was taken for it."),
+        live=True,
+    ),
+    Parameter(
+        "taught_folder",
+        "",
+        Rule(
+            "Folder in which taught objects are remembered; empty for `dino_objects` in ROS_HOME, which is `~/.ros` "
+            "unless set."
+        ),
+    ),
+)
+
+DEPTH_PARAMETERS = (
+    Parameter(
+        "names",
+        ["objects"],
+        Rule(
+            "What to locate: each name subscribes to the mask of an object on `<name>/mask`, except `objects`, which "
+            "stands for all objects on the topic of that name."
+        ),
+        further_check=topic_names("names", "mask"),
+    ),
+    Parameter(
+        "slop",
+        0.05,
+        Rule("Seconds by which a mask and its depth image may be apart.", bounds=(0.0, 10.0)),
+    ),
+    Parameter(
+        "target_frame",
+        "",
+        Rule("Frame of the results, through TF; empty for the depth image's. Needs tf2_ros."),
+    ),
+    Parameter(
+        "color",
+        True,
+        Rule("Give the points the colors of `image`, which is subscribed to only while somebody wants the points."),
+    ),
+    Parameter(
+        "image_transport",
+        "raw",
+        Rule(
+            "Of `image`: raw subscribes to sensor_msgs/Image on it, compressed to sensor_msgs/CompressedImage on "
+            "`image/compressed`.",
+            choices=("raw", "compressed"),
+        ),
+    ),
+    Parameter(
+        "reliability",
+        "best_effort",
+        Rule(
+            "QoS reliability requested from the cameras. reliable loses nothing in transport, but receives nothing "
+            "from a camera that publishes as best_effort.",
+            choices=("best_effort", "reliable"),
+        ),
+    ),
 )
 
 CAMERA_PARAMETERS = (
@@ -195,13 +273,18 @@ def declare_parameters(node: Node, rows: Sequence[Parameter], read_only: bool = 
         row.check(given.value)
 
 
-def why_refused(parameters: list[RosParameter], kept: Mapping[str, Any], configured: bool) -> str:
-    """Why the perception node cannot take these new values, in one sentence; empty if it can.
+def why_refused(
+    parameters: list[RosParameter],
+    kept: Mapping[str, Any],
+    configured: bool,
+    rows: Sequence[Parameter] = PERCEPTION_PARAMETERS,
+) -> str:
+    """Why a node with these rows of parameters cannot take these new values, in one sentence; empty if it can.
 
-    `kept` holds the node's values, any of which may be set again; `configured` tells whether the node already holds a
-    student. ROS itself checks ranges.
+    `kept` holds the node's values, any of which may be set again; `configured` tells whether the node is past being
+    configured. ROS itself checks ranges.
     """
-    table = {row.name: row for row in PERCEPTION_PARAMETERS}
+    table = {row.name: row for row in rows}
     for parameter in parameters:
         row = table.get(parameter.name)
         if row is None:

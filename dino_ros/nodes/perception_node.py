@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import threading
-import time
-import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cv2
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.clock import Clock, ClockType
 from rclpy.executors import MultiThreadedExecutor
-from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
-from rclpy.node import Node
 from rclpy.parameter import Parameter
+from std_srvs.srv import Trigger
 
 from dino_ros.errors import UserError
+from dino_ros.files import named_path
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.camera_topics import CameraTopics
 from dino_ros.nodes.diagnostics import Diagnostics
 from dino_ros.nodes.distributions import after_parameters_are_set
-from dino_ros.nodes.parameters import PERCEPTION_PARAMETERS, declare_parameters, why_refused
+from dino_ros.nodes.managed_node import ManagedNode
+from dino_ros.nodes.parameters import PERCEPTION_PARAMETERS, why_refused
 from dino_ros.nodes.process import run, serve
-from dino_ros.nodes.rclpy_internals import answer_impossible_transitions
 from dino_ros.perception.perceiver import Perceiver
 from dino_ros.perception.pipeline import Pipeline
+from dino_ros.taught.looks import Look
+from dino_ros.taught.object_files import TaughtObjects
 
 
-class PerceptionNode(LifecycleNodeMixin, Node):
+class PerceptionNode(ManagedNode):
     """Publishes what a student sees in the images of one or more cameras, in the namespace /dino unless remapped.
 
     Configuring loads the student, activating starts the pipeline. Only the newest frame of each camera is processed,
@@ -43,11 +43,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
     """
 
     def __init__(self) -> None:
-        Node.__init__(self, "perception", namespace="dino")
-        # A transition may take minutes (building an engine): parameters and diagnostics must not wait for it.
-        # LifecycleNode has no way to pass a callback group, the mixin has.
-        LifecycleNodeMixin.__init__(self, callback_group=MutuallyExclusiveCallbackGroup())
-        declare_parameters(self, PERCEPTION_PARAMETERS)
+        super().__init__("perception", PERCEPTION_PARAMETERS)
         self._perceiver: Perceiver | None = None
         self._next: Perceiver | None = None
         self._pipeline: Pipeline | None = None
@@ -57,78 +53,14 @@ class PerceptionNode(LifecycleNodeMixin, Node):
         """Held while a transition or a parameter loads a student."""
         self._switching = threading.Lock()
         """Held while a student takes another's place or is released; never for long."""
-        self._state = "unconfigured"
-        self._failure = ""
-        """Why the last transition failed; empty if it did not."""
+        self._objects: TaughtObjects | None = None
+        self._teaching = threading.Lock()
+        """Held while the taught objects change."""
         self._unconfigured = Diagnostics()
-        self._reported_at = time.monotonic()
-        answer_impossible_transitions(self)
         self.add_on_set_parameters_callback(self._check_parameters)
         after_parameters_are_set(self, self._take_parameters)
-        self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        # Steady time: diagnostics continue when simulated time stands still.
-        self.create_timer(
-            1.0,
-            self._report,
-            callback_group=MutuallyExclusiveCallbackGroup(),
-            clock=Clock(clock_type=ClockType.STEADY_TIME),
-        )
-
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the student and advertise the topics; if either fails the node stays unconfigured."""
-        outcome = self._attempt("configure", self._configure, TransitionCallbackReturn.FAILURE)
-        if outcome != TransitionCallbackReturn.SUCCESS:
-            self._release()
-        return outcome
-
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start the pipeline and subscribe to the cameras."""
-        return self._attempt("activate", lambda: self._activate(state))
-
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe from the cameras and stop the pipeline."""
-        return self._attempt("deactivate", lambda: self._deactivate(state))
-
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Release the student and the topics."""
-        return self._attempt("cleanup", lambda: self._leave("unconfigured"))
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Release everything, from any state."""
-        return self._attempt("shutdown", lambda: self._leave("finalized"))
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Return to unconfigured after a transition that raised."""
-        failure = self._failure
-        outcome = self._attempt("recover", lambda: self._leave("unconfigured"))
-        self._failure = self._failure or failure
-        return outcome
-
-    def _attempt(
-        self,
-        transition: str,
-        make: Callable[[], None],
-        otherwise: TransitionCallbackReturn = TransitionCallbackReturn.ERROR,
-    ) -> TransitionCallbackReturn:
-        """Make a transition; what it raises is logged, and shown in the diagnostics until the next attempt.
-
-        rclpy drops what a transition raises.
-        """
-        self._failure = ""
-        try:
-            make()
-        except Exception as error:
-            self._failure = self._sentence(f"The transition {transition}", error)
-            self.get_logger().error(self._failure)
-            return otherwise
-        return TransitionCallbackReturn.SUCCESS
-
-    def _sentence(self, work: str, error: Exception) -> str:
-        """What an error says; of one that nobody foresaw, which `work` failed, and where at the level debug."""
-        if isinstance(error, UserError):
-            return str(error)
-        self.get_logger().debug("".join(traceback.format_exception(error)))
-        return f"{work} failed: {type(error).__name__}: {error}"
+        self.create_service(Trigger, "~/forget", self._on_forget)
+        self.create_service(Trigger, "~/undo", self._on_undo)
 
     def _configure(self) -> None:
         with self._loading:
@@ -138,35 +70,27 @@ class PerceptionNode(LifecycleNodeMixin, Node):
             reliability, intensity = self._value("reliability"), self._value("intensity_16uc1")
             for name in self._value("cameras"):
                 self._cameras.append(
-                    CameraTopics(self, name, compressed, reliability, self._camera_callbacks, intensity)
+                    CameraTopics(self, name, compressed, reliability, self._camera_callbacks, self._learn, intensity)
                 )
             self._perceiver = perceiver
+            self._remember(perceiver)
         self._take_parameters([])
-        self._state = "inactive"
         self.get_logger().info(f"Loaded {perceiver.path.name} ({perceiver.info.architecture}) on {perceiver.chosen}.")
         self.get_logger().info(f"This student is good for: {perceiver.info.purpose}.")
 
-    def _activate(self, state: LifecycleState) -> None:
-        super().on_activate(state)
+    def _activate(self) -> None:
         assert self._perceiver is not None  # configured before
         self._pipeline = Pipeline(
-            self._perceiver, self._mask_parameters([], self._perceiver), self._value("max_image_pixels")
+            self._perceiver,
+            self._mask_parameters([], self._perceiver),
+            self._value("max_image_pixels"),
+            self._objects.looks if self._objects else {},
         )
         self._camera_callbacks.start()
         for camera in self._cameras:
             camera.activate(self._pipeline)
-        self._state = "active"
         topics = ", ".join(camera.image_topic for camera in self._cameras)
         self.get_logger().info(f"Waiting for images on {topics}.")
-
-    def _deactivate(self, state: LifecycleState) -> None:
-        self.stop()
-        super().on_deactivate(state)
-        self._state = "inactive"
-
-    def _leave(self, state: str) -> None:
-        self._release()
-        self._state = state
 
     def _load(self, model: str) -> Perceiver:
         """Load a student for the current backend and number of cameras, and warm it up. Raises UserError."""
@@ -202,10 +126,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
             camera.destroy()
         self._cameras = []
         with self._switching:
-            self._perceiver = self._next = None
-
-    def _value(self, name: str) -> Any:
-        return self.get_parameter(name).value
+            self._perceiver = self._next = self._objects = None
 
     def _check_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         """Whether the new values can be taken; a new student is loaded here, while the old one keeps running."""
@@ -232,12 +153,70 @@ class PerceptionNode(LifecycleNodeMixin, Node):
                 self._perceiver = following
             if self._pipeline is not None and self._perceiver is not None:
                 mask = self._mask_parameters([], self._perceiver)
-                self._pipeline.use(self._perceiver, mask, self._value("max_image_pixels"))
+                looks = self._objects.looks if self._objects and not switched else {}
+                self._pipeline.use(self._perceiver, mask, self._value("max_image_pixels"), looks)
         if following is not None and switched:
+            self._remember(following)
             self.get_logger().info(f"Switched to {following.path.name} on {following.chosen}.")
         for camera in self._cameras:
             camera.throttle.max_rate = self._value("max_rate")
             camera.throttle.decimation = self._value("input_decimation")
+
+    def _remember(self, perceiver: Perceiver) -> None:
+        """Look for the objects that were taught for a student."""
+        with self._teaching:
+            self._objects = TaughtObjects.load(self._folder(), perceiver.info, perceiver.path)
+            for sentence in self._objects.refused:
+                self.get_logger().warning(sentence)
+            self._find(self._objects)
+            if self._objects.looks:
+                self.get_logger().info(f"Remembers {', '.join(self._objects.looks)}, of {self._objects.folder}.")
+
+    def _folder(self) -> Path:
+        home = os.environ.get("ROS_HOME") or "~/.ros"
+        return named_path(self._value("taught_folder") or Path(home) / "dino_objects")
+
+    def _find(self, objects: TaughtObjects) -> None:
+        """Look for these objects from the next frame on."""
+        with self._switching:
+            if self._pipeline is not None and self._perceiver is not None:
+                mask = self._mask_parameters([], self._perceiver)
+                self._pipeline.use(self._perceiver, mask, self._value("max_image_pixels"), objects.looks)
+        for camera in self._cameras:
+            camera.taught.advertise(objects.looks, active=self._pipeline is not None)
+
+    def _learn(self, look: Look, how: str) -> str:
+        """Take in a look at the object that is being taught, and say so."""
+        with self._teaching:
+            name, objects = self._value("teach"), self._objects
+            if not name or objects is None:
+                raise UserError("Nothing is being taught any more: set the parameter teach, and show it again.")
+            objects.add(name, look, how)
+            self._find(objects)
+            count = len(objects.looks[name])
+        kind = "what it is" if look.shows_it else "what it is not"
+        return f"Learnt from a {how} {kind}: {name}, look {count}. See where it is on {name}/mask."
+
+    def _on_forget(self, request: Any, response: Any) -> Any:
+        """Forget the object named by `teach`."""
+        return self._change_objects(response, lambda objects, name: objects.forget(name), "forgotten")
+
+    def _on_undo(self, request: Any, response: Any) -> Any:
+        """Take back the last look at the object named by `teach`."""
+        return self._change_objects(response, lambda objects, name: objects.undo(name), "without its last look")
+
+    def _change_objects(self, response: Any, change: Callable[[TaughtObjects, str], None], done: str) -> Any:
+        with self._teaching:
+            name, objects = self._value("teach"), self._objects
+            try:
+                if not name or objects is None:
+                    raise UserError("No object is named: configure the node, and set the parameter teach to a name.")
+                change(objects, name)
+                self._find(objects)
+                response.success, response.message = True, f"{name}: {done}."
+            except (UserError, OSError) as error:
+                response.success, response.message = False, str(error)
+        return response
 
     def _mask_parameters(self, changes: list[Parameter], perceiver: Perceiver | None) -> MaskParameters:
         """The mask parameters after these changes. Raises UserError if they do not suit the student."""
@@ -248,21 +227,18 @@ class PerceptionNode(LifecycleNodeMixin, Node):
             parameters.resolve(perceiver.info)
         return parameters
 
-    def _report(self) -> None:
-        now = time.monotonic()
-        seconds, self._reported_at = now - self._reported_at, now
+    def _report(self, seconds: float) -> list[DiagnosticStatus]:
+        """A status for each camera, or one of a node that has none yet."""
         name = f"{self.get_fully_qualified_name()}: perception"
-        array = DiagnosticArray()
-        array.header.stamp = self.get_clock().now().to_msg()
         facts, cameras = self._facts(), list(self._cameras)
-        array.status = [
+        statuses = [
             camera.report(f"{name} {camera.name}".strip(), self._state, seconds, facts, self._failure)
             for camera in cameras
         ] or [self._unconfigured.report(name, self._state, seconds, False, {}, self._failure)]
         perceiver = self._perceiver
-        for status in array.status:
+        for status in statuses:
             status.hardware_id = perceiver.backend.description if perceiver is not None else "none"
-        self._diagnostics_publisher.publish(array)
+        return statuses
 
     def _facts(self) -> dict[str, str]:
         perceiver = self._perceiver
@@ -273,6 +249,7 @@ class PerceptionNode(LifecycleNodeMixin, Node):
             "architecture": perceiver.info.architecture,
             "input size": f"{perceiver.info.height}x{perceiver.info.width}",
             "backend": perceiver.chosen,
+            "taught objects": ", ".join(self._objects.looks) if self._objects else "",
             **{f"why not {engine}": reason for engine, reason in perceiver.passed_over.items()},
         }
 

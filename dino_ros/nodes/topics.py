@@ -48,6 +48,8 @@ RESULTS = {
     "overlay/compressed": Topic("sensor_msgs/CompressedImage", "JPEG", "the same, for Wi-Fi"),
 }
 """By name, the topics of each camera: those of `camera_topics.OUTPUT_TOPICS`, and its LABEL_INFO."""
+RESERVED = frozenset(topic.partition("/")[0] for topic in RESULTS) | {"image", "taught", "teach"}
+"""First parts of the names of a camera's topics, which a taught object cannot have."""
 DIAGNOSTICS = Topic("diagnostic_msgs/DiagnosticArray", "", "rates, latency, dropped frames, model, what is wrong")
 """On `/diagnostics`."""
 

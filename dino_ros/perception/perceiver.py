@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -20,10 +20,26 @@ from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import METHODS, MaskParameters
 from dino_ros.perception.feature_colors import FeatureColors
 from dino_ros.student import StudentInfo, find_student, read_student
+from dino_ros.taught.finder import Finder
+from dino_ros.taught.looks import Look
 
 OUTPUTS = ("features", "attention", "embedding", "mask", "objects")
 MASK_OUTPUTS = frozenset({"mask", "objects"})
 """Those that a MaskMaker makes; the others come straight from the student."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sighting:
+    """Where a taught object is in an image."""
+
+    mask: NDArray[np.uint8]
+    """[H, W] at the image's own resolution: 255 on the object, else 0; 0 everywhere if it is not in view."""
+    objects: NDArray[np.uint16]
+    """[H, W] at the image's own resolution: the number of each connected part of the mask, from 1; else 0."""
+    similarity: NDArray[np.float32]
+    """[h, w]: how like the object each patch is, a cosine."""
+    score: float
+    """How sure it is that the object is in view, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +56,8 @@ class Perception:
     """[H, W] at the image's own resolution: 255 on objects, else 0."""
     objects: NDArray[np.uint16] | None = None
     """[H, W] at the image's own resolution: 0 on the background, else the object's number, from 1."""
+    taught: Mapping[str, Sighting] = field(default_factory=dict)
+    """By name, the objects that were looked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,17 +82,21 @@ class Request:
     """Names from OUTPUTS."""
     mask: MaskParameters
     """Resolved for the student."""
+    looks: Mapping[str, Sequence[Look]] = field(default_factory=dict)
+    """Looks at the taught objects that are looked for, by name."""
 
     @property
     def student_outputs(self) -> frozenset[str]:
         """The student's outputs that the requested ones are made from."""
         masks = METHODS[self.mask.method] if self.outputs & MASK_OUTPUTS else ()
-        return (self.outputs - MASK_OUTPUTS).union(masks)
+        return (self.outputs - MASK_OUTPUTS).union(masks, {"features"} if self.looks else ())
 
     @property
     def needs_image(self) -> bool:
         """Whether the masks need the original image."""
-        return bool(self.outputs & MASK_OUTPUTS) and self.mask.needs_image("objects" in self.outputs)
+        return bool(self.looks) or (
+            bool(self.outputs & MASK_OUTPUTS) and self.mask.needs_image("objects" in self.outputs)
+        )
 
 
 class Perceiver:
@@ -205,13 +227,33 @@ class Perceiver:
         return [{name: values[i] for name, values in results.items()} for i in range(len(inputs))]
 
     def finish(
-        self, result: dict[str, NDArray[np.float32]], image: PreparedImage, request: Request, maker: MaskMaker
+        self,
+        result: dict[str, NDArray[np.float32]],
+        image: PreparedImage,
+        request: Request,
+        maker: MaskMaker,
+        finder: Finder | None = None,
     ) -> Perception:
-        """Make the Perception of an image from its `result`, as `infer` returned it, with the camera's MaskMaker."""
+        """Make the Perception of an image from its `result`, as `infer` returned it.
+
+        `maker` and, for taught objects, `finder` are the camera's; the finder has the request's looks.
+        """
         names = ("features", "attention", "embedding")
         features, attention, embedding = (result[name] if name in request.outputs else None for name in names)
-        if not request.outputs & MASK_OUTPUTS:
+        masked, objects = bool(request.outputs & MASK_OUTPUTS), "objects" in request.outputs
+        if not masked and finder is None:
             return Perception(features, attention, embedding, None)
-        masks = maker(result, image.size, image.rgb, image.stamp, request.mask, "objects" in request.outputs)
+        numbered = objects or finder is not None
+        view = maker.see(image.size, image.rgb, image.stamp, request.mask, numbered)
+        sightings = {}
+        if finder is not None:
+            found = finder(result["features"])
+            soft = {name: one.soft for name, one in found.items()}
+            for name, masks in maker.make_named(soft, view, request.mask, numbered).items():
+                assert masks.objects is not None  # they were asked for
+                sightings[name] = Sighting(masks.mask, masks.objects, found[name].similarity, found[name].score)
+        if not masked:
+            return Perception(features, attention, embedding, None, taught=sightings)
+        masks = maker.make(result, view, image.stamp, request.mask, objects)
         mask = masks.mask if "mask" in request.outputs else None
-        return Perception(features, attention, embedding, mask, masks.objects)
+        return Perception(features, attention, embedding, mask, masks.objects, sightings)

@@ -7,8 +7,9 @@ wait together go through the student as one batch; nobody waits for a camera tha
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,11 +21,16 @@ from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.perception.latest import LatestItemsWorker
 from dino_ros.perception.perceiver import Perceiver, Perception, PreparedImage, Request
+from dino_ros.taught.background import Background
+from dino_ros.taught.finder import Finder
+from dino_ros.taught.looks import Look
 
 IMAGE = "image"
 """What a camera adds to the outputs it wants if it needs the decoded frame as well."""
 COLORS = "colors"
 """What a camera adds to the outputs it wants if it needs the perceiver's `feature_colors` as well."""
+TAUGHT = "taught"
+"""What a camera adds to the outputs it wants if the taught objects are to be found."""
 
 
 class Camera(Protocol):
@@ -34,7 +40,7 @@ class Camera(Protocol):
     """What it is called in messages."""
 
     def wanted(self) -> Collection[str]:
-        """What to make of the next frame: names from the Perceiver's OUTPUTS, IMAGE and COLORS."""
+        """What to make of the next frame: names from the Perceiver's OUTPUTS, IMAGE, COLORS and TAUGHT."""
 
     def deliver(self, frame: PreparedFrame, perception: Perception) -> None:
         """Take the results of a frame."""
@@ -65,7 +71,7 @@ class PreparedFrame:
 
     arrived: ArrivedFrame
     wanted: frozenset[str]
-    """What the camera wanted when the frame was decoded; IMAGE and COLORS may be among it."""
+    """What the camera wanted when the frame was decoded; IMAGE, COLORS and TAUGHT may be among it."""
     perceiver: Perceiver
     """The one it was prepared for: another may have taken over since."""
     request: Request
@@ -93,21 +99,35 @@ class InferredFrame:
 class Pipeline:
     """The three stages."""
 
-    def __init__(self, perceiver: Perceiver, mask: MaskParameters, max_pixels: int = MAX_IMAGE_PIXELS) -> None:
-        self.use(perceiver, mask, max_pixels)
+    def __init__(
+        self,
+        perceiver: Perceiver,
+        mask: MaskParameters,
+        max_pixels: int = MAX_IMAGE_PIXELS,
+        looks: Mapping[str, Sequence[Look]] = MappingProxyType({}),
+    ) -> None:
+        self.use(perceiver, mask, max_pixels, looks)
         self._makers: dict[Camera, MaskMaker] = {}
+        self._finders: dict[Camera, tuple[Perceiver, Finder]] = {}
         self._bits: dict[Camera, SensorBits] = {}
         self._delivering = LatestItemsWorker[Camera, InferredFrame](self._deliver_frames, "deliver")
         self._inferring = LatestItemsWorker[Camera, PreparedFrame](self._infer_frames, "infer")
         self._preparing = LatestItemsWorker[Camera, ArrivedFrame](self._prepare_frames, "prepare")
 
-    def use(self, perceiver: Perceiver, mask: MaskParameters, max_pixels: int = MAX_IMAGE_PIXELS) -> None:
-        """Switch student and mask parameters; frames that are already prepared finish with the old ones.
+    def use(
+        self,
+        perceiver: Perceiver,
+        mask: MaskParameters,
+        max_pixels: int = MAX_IMAGE_PIXELS,
+        looks: Mapping[str, Sequence[Look]] = MappingProxyType({}),
+    ) -> None:
+        """Switch student, mask parameters and taught objects; frames already prepared finish with the old ones.
 
-        A compressed image of more than `max_pixels` pixels is not decoded. Raises UserError if the parameters do not
-        suit the student.
+        A compressed image of more than `max_pixels` pixels is not decoded. `looks` are those at each object that was
+        taught for this student, by its name; pass another mapping to change them. Raises UserError if the parameters do
+        not suit the student.
         """
-        self._used = (perceiver, mask.resolve(perceiver.info), max_pixels)
+        self._used = (perceiver, mask.resolve(perceiver.info), max_pixels, looks)
 
     def offer(self, camera: Camera, message: Any, stamp: int) -> None:
         """Hand over a camera's newest frame, an image message taken at `stamp` ns; returns at once."""
@@ -125,8 +145,8 @@ class Pipeline:
             wanted = frozenset(camera.wanted())
             if not wanted:
                 continue
-            perceiver, mask, max_pixels = self._used
-            request = Request(wanted - {IMAGE, COLORS}, mask)
+            perceiver, mask, max_pixels, looks = self._used
+            request = Request(wanted - {IMAGE, COLORS, TAUGHT}, mask, looks if TAUGHT in wanted else {})
             try:
                 bits = self._bits.setdefault(camera, SensorBits(camera.image_topic)).see(frame.message)
                 image = _decode(frame, perceiver, max_pixels, bits, keep_rgb=IMAGE in wanted or request.needs_image)
@@ -157,10 +177,24 @@ class Pipeline:
             frame = inferred.prepared
             try:
                 maker = self._makers.setdefault(camera, MaskMaker())
-                perception = frame.perceiver.finish(inferred.result, frame.image, frame.request, maker)
+                finder = self._finder(camera, frame)
+                perception = frame.perceiver.finish(inferred.result, frame.image, frame.request, maker, finder)
                 camera.deliver(frame, perception)
             except Exception as error:
                 camera.failed(_sentence(error))
+
+    def _finder(self, camera: Camera, frame: PreparedFrame) -> Finder | None:
+        """What finds the objects that the frame's request names; what it saw of the background outlives a change."""
+        looks = frame.request.looks
+        if not looks:
+            return None
+        perceiver, finder = self._finders.get(camera, (None, None))
+        if finder is None or perceiver is not frame.perceiver:
+            finder = Finder(looks, Background(frame.perceiver.info.embed_dim))
+        elif finder.looks is not looks:
+            finder = Finder(looks, finder.background)
+        self._finders[camera] = (frame.perceiver, finder)
+        return finder
 
 
 def _decode(frame: ArrivedFrame, perceiver: Perceiver, max_pixels: int, bits: int, keep_rgb: bool) -> PreparedImage:

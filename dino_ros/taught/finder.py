@@ -46,8 +46,8 @@ class Finder:
 
     def __init__(self, looks: Mapping[str, Sequence[Look]], background: Background) -> None:
         """`looks` are those at each object, by its name: at least one object, and of each a look that shows it."""
-        self._looks = looks
-        self._background = background
+        self.looks = looks
+        self.background = background
         shown = [np.concatenate([look.inside.tokens for look in of_one if look.shows_it]) for of_one in looks.values()]
         self._prototypes = np.concatenate(shown)
         self._starts = np.cumsum([0, *map(len, shown)])[:-1]
@@ -56,8 +56,8 @@ class Finder:
 
     def __call__(self, features: NDArray[np.float32]) -> dict[str, Found]:
         """What is found of each object in an image with these patch tokens, [h, w, C]."""
-        if self._background.changed:
-            self._background.changed = False
+        if self.background.changed:
+            self.background.changed = False
             self._fit()
         grid = features.shape[:2]
         tokens = unit(features.reshape(-1, features.shape[-1]))
@@ -66,8 +66,8 @@ class Finder:
         likeliest = outlines.argmax(axis=1)
         found = {}
         elsewhere = np.ones(len(tokens), bool)
-        for number, name in enumerate(self._looks):
-            needed = self._background.threshold(name)
+        for number, name in enumerate(self.looks):
+            needed = self.background.threshold(name)
             outline, similarity = np.clip(outlines[:, number], 0, 1), similarities[:, number]
             outline[(likeliest != number) | (similarity < needed - EDGE)] = 0
             soft, proof = self._proven(name, outline.reshape(grid), similarity.reshape(grid), needed)
@@ -76,7 +76,7 @@ class Finder:
             found[name] = Found(similarity.reshape(grid), soft, float(score))
         if elsewhere.any():
             highest = similarities[elsewhere].max(axis=0).tolist()
-            self._background.see(tokens[elsewhere], dict(zip(self._looks, highest, strict=True)))
+            self.background.see(tokens[elsewhere], dict(zip(self.looks, highest, strict=True)))
         return found
 
     def _proven(
@@ -106,11 +106,12 @@ class Finder:
         centered = tokens - mean
         covariance = (centered * weights[:, None]).T @ centered
         covariance[np.diag_indices_from(covariance)] += SHRINKAGE * np.trace(covariance) / len(covariance)
-        own = (numbers[:, None] == np.arange(len(self._looks))).astype(np.float32)
+        own = (numbers[:, None] == np.arange(len(self.looks))).astype(np.float32)
         directions = np.linalg.solve(covariance, (centered * weights[:, None]).T @ own)
         scores = centered @ directions
         of_own, of_others = (weights[:, None] * part for part in (own, 1 - own))
-        high, low = ((scores * part).sum(axis=0) / part.sum(axis=0) for part in (of_own, of_others))
+        # An image filled by an object has nothing else.
+        high, low = ((scores * part).sum(axis=0) / np.maximum(part.sum(axis=0), 1e-12) for part in (of_own, of_others))
         scale = 1 / np.maximum(high - low, 1e-6)
         self._directions = (directions * scale).astype(np.float32)
         self._offsets = (-(mean @ directions + low) * scale).astype(np.float32)
@@ -122,7 +123,7 @@ class Finder:
         is what the camera has seen, once it has seen something.
         """
         parts = []
-        for number, of_one in enumerate(self._looks.values()):
+        for number, of_one in enumerate(self.looks.values()):
             for look in of_one:
                 shown = number if look.shows_it else -1
                 parts += [(look.inside, shown, 1 / sum(one.shows_it == look.shows_it for one in of_one))]
@@ -130,7 +131,7 @@ class Finder:
         tokens = np.concatenate([prototypes.tokens for prototypes, _, _ in parts])
         weights = np.concatenate([prototypes.weights * weight for prototypes, _, weight in parts])
         numbers = np.concatenate([np.full(len(prototypes.tokens), number) for prototypes, number, _ in parts])
-        seen = self._background.tokens
+        seen = self.background.tokens
         none = numbers < 0
         weights[none] *= (0.5 if len(seen) else 1) / max(float(weights[none].sum()), 1e-12)
         weights[~none] /= float(weights[~none].sum())

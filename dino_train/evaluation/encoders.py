@@ -60,10 +60,11 @@ class TorchEncoder:
         names = ("features", "attention", "embedding")
         computed = zip(names, self._outputs(images), strict=True)
         seen = {name: output.float().cpu().numpy() for name, output in computed if name in outputs}
-        return [
-            Perception(**{name: seen[name][i] if name in seen else None for name in names}, mask=None)
-            for i in range(len(images))
-        ]
+        perceptions = []
+        for i in range(len(images)):
+            features, attention, embedding = (seen[name][i] if name in seen else None for name in names)
+            perceptions.append(Perception(features, attention, embedding, mask=None))
+        return perceptions
 
     def prepare(self, image: NDArray[np.uint8]) -> torch.Tensor:
         """Resize and normalize an image: float32 [1, 3, H, W] on the ViT's device."""

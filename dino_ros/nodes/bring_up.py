@@ -1,0 +1,104 @@
+"""What the launch files do about a node's start: they bring it to active, and end where that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from launch import Event, LaunchContext
+from launch.actions import EmitEvent, OpaqueFunction, RegisterEventHandler, Shutdown
+from launch.event_handlers import OnProcessExit, OnProcessStart
+from launch.events import matches_action
+from launch_ros.actions import LifecycleNode
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from launch_ros.ros_adapters import get_ros_node
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import GetState
+from rclpy.exceptions import InvalidNamespaceException
+from rclpy.validate_namespace import validate_namespace
+
+from dino_ros.errors import UserError
+
+RESPAWN_DELAY = 2.0
+"""Seconds between the end of the node and its next start."""
+BAD_INPUT = 2
+"""The node's exit code when it cannot use its parameters: it would end so again."""
+
+
+class BringUp:
+    """Brings a node to active whenever its process starts. A start that fails ends the launch, with exit code 1.
+
+    Only the transitions of a start are followed: what is requested later is none of the launch's business.
+    """
+
+    def __init__(self, node: LifecycleNode, name: str, autostart: bool, respawn: bool) -> None:
+        self._node = node
+        self._name = name
+        self._autostart = autostart
+        self._respawn = respawn
+        self._step = ""
+        """What the node has to get through next: starting, configuring or activating; empty when it is started."""
+
+    def handlers(self) -> list[RegisterEventHandler]:
+        """What to register before the node is started."""
+        handlers = [OnProcessExit(target_action=self._node, on_exit=self._ended)]
+        if self._autostart:
+            follow = OpaqueFunction(function=self._follow)
+            handlers += [
+                OnProcessStart(target_action=self._node, on_start=self._started),
+                OnStateTransition(target_lifecycle_node=self._node, entities=[follow]),
+            ]
+        return [RegisterEventHandler(handler) for handler in handlers]
+
+    def _started(self, event: Event, context: LaunchContext) -> None:
+        self._step = "starting"
+        context.add_completion_future(context.asyncio_loop.create_task(self._configure(context)))
+
+    async def _configure(self, context: LaunchContext) -> None:
+        """Request the transition when the node answers.
+
+        That its services exist says nothing: those of a process that was killed do, for another 20 seconds.
+        """
+        client = get_ros_node(context).create_client(GetState, f"{self._node.node_name}/get_state")
+        answered = asyncio.Event()
+        while not answered.is_set():
+            answer = client.call_async(GetState.Request())
+            answer.add_done_callback(lambda _: context.asyncio_loop.call_soon_threadsafe(answered.set))
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(answered.wait(), timeout=1.0)
+            if context.is_shutdown:
+                return
+        get_ros_node(context).destroy_client(client)
+        self._step = "configuring"
+        await context.emit_event(self._change(Transition.TRANSITION_CONFIGURE))
+
+    def _follow(self, context: LaunchContext) -> list[EmitEvent]:
+        event = context.locals.event
+        if event.start_state != self._step:
+            return []
+        if (event.start_state, event.goal_state) == ("configuring", "inactive"):
+            self._step = "activating"
+            return [EmitEvent(event=self._change(Transition.TRANSITION_ACTIVATE))]
+        if event.goal_state != "active":
+            raise UserError(f"The {self._name} node failed while it was {self._step}: see its message above.")
+        self._step = ""
+        return []
+
+    def _change(self, transition: int) -> ChangeState:
+        return ChangeState(lifecycle_node_matcher=matches_action(self._node), transition_id=transition)
+
+    def _ended(self, event: Event, context: LaunchContext) -> Shutdown | None:
+        if context.is_shutdown or (self._respawn and not self._step and event.returncode != BAD_INPUT):
+            return None
+        if event.returncode or self._step:
+            raise UserError(f"The {self._name} node ended with exit code {event.returncode}: see its message above.")
+        return Shutdown(reason=f"the {self._name} node ended")
+
+
+def check_namespace(namespace: str) -> None:
+    """Raise UserError for a namespace that ROS does not allow."""
+    try:
+        validate_namespace(f"/{namespace.strip('/')}")
+    except InvalidNamespaceException as error:
+        raise UserError(f"namespace {namespace!r} is not a namespace: use letters, digits, _ and /.") from error

@@ -1,0 +1,105 @@
+"""Start the depth node beside the perception node and bring it to active."""
+
+import os
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode
+from launch_ros.ros_adapters import get_ros_node
+
+from dino_ros.errors import UserError
+from dino_ros.nodes.bring_up import RESPAWN_DELAY, BringUp, check_namespace
+from dino_ros.nodes.transport import profile_environment
+
+SHARE = Path(get_package_share_directory("dino_ros"))
+DEFAULTS = SHARE / "config" / "depth.yaml"
+
+ARGUMENTS = [
+    DeclareLaunchArgument("depth_topic", default_value="", description="Depth that is registered to the color camera, "
+                          "such as /camera/aligned_depth_to_color/image_raw. Empty: depth/image in the namespace."),
+    DeclareLaunchArgument("camera_info_topic", default_value="", description="Its calibration. Empty: camera_info "
+                          "beside depth_topic."),
+    DeclareLaunchArgument("image_topic", default_value="", description="The color camera, without `/compressed`, for "
+                          "the points' colors. Empty: image in the namespace."),
+    DeclareLaunchArgument("image_transport", default_value="", choices=["", "raw", "compressed"],
+                          description="Of image_topic. Empty: as in params_file."),
+    DeclareLaunchArgument("names", default_value="", description="What to locate, such as objects,cup,bottle: each "
+                          "name's mask, or all numbered objects. Empty: as in params_file."),
+    DeclareLaunchArgument("target_frame", default_value="", description="Frame of the results, through TF. Empty: as "
+                          "in params_file, by default the depth image's."),
+    DeclareLaunchArgument("namespace", default_value="dino", description="Namespace of the node and its topics: that "
+                          "of the perception node."),
+    DeclareLaunchArgument("params_file", default_value=str(DEFAULTS),
+                          description="YAML file with the node's parameters."),
+    DeclareLaunchArgument("use_sim_time", default_value="", choices=["", "true", "false"],
+                          description="Take time from /clock, as with `ros2 bag play --clock`. Empty: as in "
+                          "params_file or the launch file that includes this one."),
+    DeclareLaunchArgument("log_level", default_value="info", choices=["debug", "info", "warn", "error", "fatal"],
+                          description="Lowest severity that the node logs."),
+    DeclareLaunchArgument("autostart", default_value="true", choices=["true", "false"],
+                          description="Bring the node to active; false leaves it unconfigured for a lifecycle "
+                          "manager."),
+    DeclareLaunchArgument("respawn", default_value="false", choices=["true", "false"],
+                          description="Start the node again when it ends after it was active; else the launch ends "
+                          "with it. A start that fails ends the launch in either case."),
+]  # fmt: skip
+
+
+def depth_node(context: LaunchContext) -> list:
+    def value(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    check_namespace(value("namespace"))
+    params_file = Path(value("params_file")).expanduser()
+    if not params_file.is_file():
+        raise UserError(f"params_file {params_file} is not a file: give the path of a YAML file.")
+    # An argument left empty must not override what the file says.
+    given: dict = {name: value(name) for name in ("target_frame", "image_transport") if value(name)}
+    names = [name.strip() for name in value("names").split(",") if name.strip()]
+    if names:
+        given["names"] = names
+    if value("use_sim_time"):
+        given["use_sim_time"] = value("use_sim_time") == "true"
+    # As in perception.launch.py: the defaults come first, what the user gives last.
+    first, last = ["--log-level", value("log_level")], [given] if given else []
+    if params_file == DEFAULTS:
+        first += ["--params-file", str(params_file)]
+    else:
+        last.insert(0, str(params_file))
+    if get_ros_node(context).get_parameter("use_sim_time").value:  # of SetUseSimTime, which reaches no other node
+        first += ["-p", "use_sim_time:=true"]
+    depth_topic, image_topic = value("depth_topic"), value("image_topic")
+    folder, slash, _ = depth_topic.rpartition("/")
+    topics = {
+        "depth/image": depth_topic,
+        "depth/camera_info": value("camera_info_topic") or (f"{folder}{slash}camera_info" if depth_topic else ""),
+        "image": image_topic,
+    }
+    node = LifecycleNode(
+        package="dino_ros",
+        executable="depth_node",
+        name="depth",
+        namespace=value("namespace"),
+        parameters=last,
+        remappings=[(name, topic) for name, topic in topics.items() if topic],
+        ros_arguments=first,
+        respawn=value("respawn") == "true",
+        respawn_delay=RESPAWN_DELAY,
+        output="screen",
+    )
+    bring_up = BringUp(node, "depth", value("autostart") == "true", value("respawn") == "true")
+    return [*bring_up.handlers(), node]
+
+
+def generate_launch_description() -> LaunchDescription:
+    profile = profile_environment(SHARE / "config" / "fastdds.xml", os.environ)
+    return LaunchDescription(
+        [
+            *ARGUMENTS,
+            *(SetEnvironmentVariable(name, path) for name, path in profile.items()),
+            OpaqueFunction(function=depth_node),
+        ]
+    )
