@@ -75,7 +75,9 @@ class Finder:
             score = 1 / (1 + np.exp((needed - proof) / SURENESS))
             found[name] = Found(similarity.reshape(grid), soft, float(score))
         if elsewhere.any():
-            highest = similarities[elsewhere].max(axis=0).tolist()
+            # What looks like the object but was not proven may be it, so it says nothing of the background.
+            unlike = np.where(elsewhere[:, None] & (outlines <= 0.5), similarities, -1)
+            highest = unlike.max(axis=0).tolist()
             self.background.see(tokens[elsewhere], dict(zip(self.looks, highest, strict=True)))
         return found
 
