@@ -87,6 +87,7 @@ SLOW = [
     "test_report.py",
     "test_strange_data.py",
     "test_strange_runs.py",
+    "test_taught_tables.py",
     "test_tensorrt_builds.py",
     "test_tutorial.py",
     "test_view_node.py",

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from render_table import REACH, Scene, Visit
 
 SHAPES = (1000, 1001, 1002, 17, 120, 333, 451, 640, 808, 977)
-"""Of render_table: a box, a cylinder, a ball, seven of pybullet's random shapes."""
+"""Of render_table: a cylinder, a ball, a box, seven of pybullet's random shapes."""
 NAMES = tuple(f"object{number}" for number in range(len(SHAPES)))
 LASTS = 1.2
 """Seconds for which a table stays; it is looked at in the middle."""
@@ -61,7 +61,7 @@ def render(
     scene.visits = visits
     try:
         for time in times:
-            rgb, mask, _ = scene.render(time)
+            rgb, mask, *_ = scene.render(time)
             names = [NAMES[shown[number]] for number in scene.bodies]
             yield Table(rgb, {name: mask == number for number, name in enumerate(names, start=1)})
     finally:

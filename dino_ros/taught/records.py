@@ -119,6 +119,8 @@ def read_object(folder: Path, name: str, prototypes: bool = True) -> TaughtObjec
                 raise ValueError(f"picture and mask of look {record.number} differ in size")
             of = values["prototypes"][number] if prototypes else {}
             inside, outside = (_decoded(of.get(part), dim) for part in ("inside", "outside"))
+            if prototypes and not len(inside.tokens):
+                raise ValueError("its prototypes are incomplete")
             looks.append(Look(picture, mask, inside, outside, bool(record.shows_it)))
         return TaughtObject(name, str(values["student"]), str(values["student_sha256"]), dim, records, tuple(looks))
     except OSError as error:
