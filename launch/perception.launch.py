@@ -34,6 +34,8 @@ ARGUMENTS = [
                           "student. Empty: as in params_file, by default the bundled student."),
     DeclareLaunchArgument("backend", default_value="", choices=["", "auto", *BACKENDS],
                           description="Engine that runs the student. Empty: as in params_file."),
+    DeclareLaunchArgument("taught_folder", default_value="", description="Folder of taught objects, as `dino-ros teach` "
+                          "makes it. Empty: as in params_file, by default dino_objects in ROS_HOME."),
     DeclareLaunchArgument("namespace", default_value="dino", description="Namespace of the node and its topics."),
     DeclareLaunchArgument("params_file", default_value=str(DEFAULTS),
                           description="YAML file with the node's parameters."),
@@ -65,7 +67,9 @@ def perception_node(context: LaunchContext) -> list:
     if not params_file.is_file():
         raise UserError(f"params_file {params_file} is not a file: give the path of a YAML file.")
     # An argument left empty must not override what the file says.
-    given: dict = {name: value(name) for name in ("model", "backend", "image_transport") if value(name)}
+    given: dict = {
+        name: value(name) for name in ("model", "backend", "image_transport", "taught_folder") if value(name)
+    }
     cameras = [name.strip() for name in value("cameras").split(",") if name.strip()]
     if cameras:
         given["cameras"] = cameras

@@ -1,17 +1,14 @@
-"""Looks, clicks and the finder against independent computations, on tokens made by hand."""
+"""What is found of taught objects, and what is not, on tokens made by hand."""
 
-from typing import Any
-
-import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
 from dino_ros.taught.background import HIGHEST, MEMORY, RARE, SPREAD, TRUST, USUAL, Background
-from dino_ros.taught.click import DECAY, REACHED, UNLIKE, object_at
-from dino_ros.taught.finder import SHRINKAGE, Finder
-from dino_ros.taught.looks import INSIDE, Look, look_at, prototypes, unit
+from dino_ros.taught.click import object_at
+from dino_ros.taught.finder import Finder
+from dino_ros.taught.looks import Look, look_at
 
 GRID, CHANNELS, SIDE = (12, 16), 24, 8
 KINDS = np.linalg.qr(np.random.default_rng(7).normal(size=(CHANNELS, CHANNELS)))[0][:4].astype(np.float32)
@@ -38,25 +35,6 @@ def shown(tokens: NDArray[np.float32], place: tuple[slice, slice], shows_it: boo
     return look_at(tokens, np.zeros((*mask.shape, 3), np.uint8), mask, shows_it)
 
 
-def test_a_look_has_the_tokens_of_patches_that_are_mostly_covered() -> None:
-    rng = np.random.default_rng(0)
-    tokens = rng.normal(size=(4, 6, 5)).astype(np.float32)
-    mask = cv2.GaussianBlur(rng.random((40, 60)), (0, 0), 6) > 0.5
-    look = look_at(tokens, np.zeros((40, 60, 3), np.uint8), mask.astype(np.uint8))
-    inside, outside = [], []
-    for row in range(4):
-        for column in range(6):
-            share = mask[10 * row : 10 * row + 10, 10 * column : 10 * column + 10].mean()
-            token = tokens[row, column] / np.linalg.norm(tokens[row, column])
-            if share >= 0.5:
-                inside.append(token)
-            if share <= 0.02:
-                outside.append(token)
-    assert inside
-    np.testing.assert_allclose(look.inside.tokens, inside, rtol=1e-5)
-    np.testing.assert_allclose(look.outside.tokens, np.reshape(outside, (-1, 5)), rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("size", "pixels", "said"), [((40, 60), 5, "Fewer than 16 pixels"), ((40, 50), 500, "of one size")]
 )
@@ -67,19 +45,6 @@ def test_what_is_no_look_is_refused(size: tuple[int, int], pixels: int, said: st
         look_at(np.ones((4, 6, 5), np.float32), np.zeros((40, 60, 3), np.uint8), mask)
 
 
-def test_prototypes_stand_for_their_tokens_as_well_as_those_of_another_implementation() -> None:
-    cluster = pytest.importorskip("sklearn.cluster")
-    tokens = unit(np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32))
-    ours = prototypes(tokens, INSIDE)
-    theirs = cluster.KMeans(INSIDE, n_init=1, random_state=0).fit(tokens).cluster_centers_
-    assert ours.weights.sum() == pytest.approx(1)
-    assert nearest(tokens, ours.tokens) > 0.97 * nearest(tokens, unit(theirs.astype(np.float32)))
-
-
-def nearest(tokens: NDArray[np.float32], centers: NDArray[np.float32]) -> float:
-    return float((tokens @ centers.T).max(axis=1).mean())
-
-
 def test_a_click_takes_what_the_walker_reaches_first() -> None:
     tokens = scene(3, [(OBJECT, 3), ((slice(9, 12), slice(0, 4)), 3), ((slice(0, 2), slice(0, 16)), 1)])
     click = (4, 6)
@@ -87,69 +52,6 @@ def test_a_click_takes_what_the_walker_reaches_first() -> None:
     expected = np.zeros(GRID, bool)
     expected[OBJECT] = True
     assert (part == expected).all(), "and not the other thing of its kind"
-    assert (part == walker(tokens, click)).all()
-    noisy = tokens + np.random.default_rng(1).normal(size=tokens.shape).astype(np.float32)
-    assert (object_at(noisy, *click) == walker(noisy, click)).mean() > 0.98
-
-
-def walker(tokens: NDArray[np.float32], click: tuple[int, int]) -> NDArray[Any]:
-    """The random walker's linear system (Grady 2006, equation 9), solved directly in float64."""
-    rows, columns, _ = tokens.shape
-    vectors = tokens.astype(np.float64) / np.linalg.norm(tokens.astype(np.float64), axis=-1, keepdims=True)
-    places = [(y, x) for y in range(rows) for x in range(columns)]
-    index = {place: number for number, place in enumerate(places)}
-    edges = {
-        (index[y, x], index[y + dy, x + dx]): 1 - vectors[y, x] @ vectors[y + dy, x + dx]
-        for y, x in places
-        for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1))
-        if (y + dy, x + dx) in index
-    }
-    usual = np.median([*edges.values()])
-    laplacian = np.zeros((len(places), len(places)))
-    for (one, other), difference in edges.items():
-        ease = np.exp(-DECAY * difference / usual)
-        laplacian[one, other] -= ease
-        laplacian[other, one] -= ease
-        laplacian[one, one] += ease
-        laplacian[other, other] += ease
-    like = (vectors @ vectors[click]).ravel()
-    fixed = like < np.quantile(like, UNLIKE)
-    fixed[index[click]] = True
-    seeds = np.zeros(len(places))
-    seeds[index[click]] = 1
-    free = ~fixed
-    reached = seeds.copy()
-    reached[free] = np.linalg.solve(laplacian[np.ix_(free, free)], -laplacian[np.ix_(free, fixed)] @ seeds[fixed])
-    _, parts = cv2.connectedComponents((reached.reshape(rows, columns) > REACHED).astype(np.uint8), connectivity=4)
-    return parts == parts[click]
-
-
-def test_the_outline_is_that_of_a_weighted_ridge_regression() -> None:
-    linear = pytest.importorskip("sklearn.linear_model")
-    looks = [shown(scene(0, [(OBJECT, 3)]), OBJECT), shown(scene(1, [(OBJECT, 2)]), OBJECT, shows_it=False)]
-    finder = Finder({"cup": looks}, Background(CHANNELS))
-    parts = [
-        (looks[0].inside, 1, 0.5),
-        (looks[0].outside, 0, 0.25 / 2),
-        (looks[1].inside, 0, 0.5 / 2),
-        (looks[1].outside, 0, 0.25 / 2),
-    ]
-    tokens = np.concatenate([of.tokens for of, _, _ in parts]).astype(np.float64)
-    weights = np.concatenate([of.weights * weight for of, _, weight in parts])
-    target = np.concatenate([np.full(len(of.tokens), y) for of, y, _ in parts])
-    mean = weights @ tokens
-    spread = (weights[:, None] * (tokens - mean) ** 2).sum() / CHANNELS
-    ridge = linear.Ridge(alpha=SHRINKAGE * spread).fit(tokens, target, sample_weight=weights)
-    scores = ridge.predict(tokens)
-    high, low = (np.average(scores[target == y], weights=weights[target == y]) for y in (1, 0))
-    queries = scene(2, [(OBJECT, 3), ((slice(0, 2), slice(0, 3)), 2)]).reshape(-1, CHANNELS)
-    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    expected = (ridge.predict(queries) - low) / (high - low)
-    found = finder(queries.reshape(*GRID, CHANNELS))["cup"]
-    inside = np.zeros(GRID, bool)
-    inside[OBJECT] = True
-    np.testing.assert_allclose(found.soft[inside], np.clip(expected.reshape(GRID)[inside], 0, 1), atol=1e-4)
-    np.testing.assert_allclose(found.similarity.ravel(), (queries @ looks[0].inside.tokens.T).max(axis=1), atol=1e-5)
 
 
 def test_objects_are_found_where_they_are_and_not_where_they_are_not() -> None:
