@@ -34,8 +34,8 @@ ARGUMENTS = [
                           "student. Empty: as in params_file, by default the bundled student."),
     DeclareLaunchArgument("backend", default_value="", choices=["", "auto", *BACKENDS],
                           description="Engine that runs the student. Empty: as in params_file."),
-    DeclareLaunchArgument("taught_folder", default_value="", description="Folder of taught objects, as `dino-ros teach` "
-                          "makes it. Empty: as in params_file, by default dino_objects in ROS_HOME."),
+    DeclareLaunchArgument("taught_folder", default_value="", description="Folder of taught objects, as "
+                          "`dino-ros teach` makes it. Empty: as in params_file, by default dino_objects in ROS_HOME."),
     DeclareLaunchArgument("namespace", default_value="dino", description="Namespace of the node and its topics."),
     DeclareLaunchArgument("params_file", default_value=str(DEFAULTS),
                           description="YAML file with the node's parameters."),

@@ -347,20 +347,9 @@ def test_replay_shows_only_the_arguments_that_it_takes() -> None:
     source = PythonLaunchDescriptionSource(str(LAUNCH / "replay.launch.py"))
     shown = {argument.name for argument in source.get_launch_description(LaunchContext()).get_launch_arguments()}
     assert shown == {
-        *(
-            "bag",
-            "topic",
-            "rate",
-            "loop",
-            "clock",
-            "image_transport",
-            "model",
-            "backend",
-            "taught_folder",
-            "namespace",
-            "params_file",
-        ),
+        *("bag", "topic", "rate", "loop", "clock", "image_transport", "model", "backend", "namespace", "params_file"),
         "log_level",
+        "taught_folder",
         "viz",
     }
 
