@@ -60,7 +60,7 @@ def test_an_object_is_shown_found_and_remembered(client: Client, tmp_path: Path)
     robot = Robot(client)
     with running("perception_node", parameters, ()):
         assert bring_up(client, PERCEPTION)
-        assert client.set_parameter("teach", "objects")[1].startswith("objects cannot be the name of an object")
+        assert client.set_parameter("teach", "objects")[1].startswith("teach: objects cannot be the name of an object")
         assert client.set_parameter("teach", "box")[0]
         assert client.camera.get_subscription_count() == 0, "nothing is taught, and nothing wanted"
         click = client.create_publisher(PointStamped, "/dino/teach/click", 5)

@@ -63,6 +63,15 @@ def topic_names(parameter: str, example: str) -> Callable[[Sequence[str]], None]
     return check
 
 
+def check_taught_name(name: str) -> None:
+    """Raise UserError for a name that no taught object can have; an empty one teaches nothing."""
+    try:
+        if name:
+            check_object_name(name, RESERVED)
+    except UserError as error:
+        raise UserError(f"teach: {error}") from error
+
+
 PERCEPTION_PARAMETERS = (
     Parameter(
         "model",
@@ -150,7 +159,7 @@ PERCEPTION_PARAMETERS = (
             "Empty when nothing is being taught."
         ),
         live=True,
-        further_check=lambda name: check_object_name(name, RESERVED) if name else None,
+        further_check=check_taught_name,
     ),
     Parameter(
         "teach_not",
