@@ -11,7 +11,7 @@ from launch_ros.actions import LifecycleNode
 from launch_ros.ros_adapters import get_ros_node
 
 from dino_ros.errors import UserError
-from dino_ros.nodes.bring_up import RESPAWN_DELAY, BringUp, check_namespace
+from dino_ros.nodes.bring_up import NODE_ARGUMENTS, RESPAWN_DELAY, BringUp, check_namespace
 from dino_ros.nodes.transport import profile_environment
 
 SHARE = Path(get_package_share_directory("dino_ros"))
@@ -34,17 +34,7 @@ ARGUMENTS = [
                           "of the perception node."),
     DeclareLaunchArgument("params_file", default_value=str(DEFAULTS),
                           description="YAML file with the node's parameters."),
-    DeclareLaunchArgument("use_sim_time", default_value="", choices=["", "true", "false"],
-                          description="Take time from /clock, as with `ros2 bag play --clock`. Empty: as in "
-                          "params_file or the launch file that includes this one."),
-    DeclareLaunchArgument("log_level", default_value="info", choices=["debug", "info", "warn", "error", "fatal"],
-                          description="Lowest severity that the node logs."),
-    DeclareLaunchArgument("autostart", default_value="true", choices=["true", "false"],
-                          description="Bring the node to active; false leaves it unconfigured for a lifecycle "
-                          "manager."),
-    DeclareLaunchArgument("respawn", default_value="false", choices=["true", "false"],
-                          description="Start the node again when it ends after it was active; else the launch ends "
-                          "with it. A start that fails ends the launch in either case."),
+    *NODE_ARGUMENTS,
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from rclpy.validate_full_topic_name import validate_full_topic_name
 
 from dino_ros.backends import BACKENDS
 from dino_ros.errors import UserError
-from dino_ros.nodes.bring_up import RESPAWN_DELAY, BringUp, check_namespace
+from dino_ros.nodes.bring_up import NODE_ARGUMENTS, RESPAWN_DELAY, BringUp, check_namespace
 from dino_ros.nodes.transport import profile_environment
 from dino_ros.nodes.viewers import VIEWERS, check_installed, settings_for
 
@@ -39,20 +39,10 @@ ARGUMENTS = [
     DeclareLaunchArgument("namespace", default_value="dino", description="Namespace of the node and its topics."),
     DeclareLaunchArgument("params_file", default_value=str(DEFAULTS),
                           description="YAML file with the node's parameters."),
-    DeclareLaunchArgument("use_sim_time", default_value="", choices=["", "true", "false"],
-                          description="Take time from /clock, as with `ros2 bag play --clock`. Empty: as in "
-                          "params_file or the launch file that includes this one."),
-    DeclareLaunchArgument("log_level", default_value="info", choices=["debug", "info", "warn", "error", "fatal"],
-                          description="Lowest severity that the node logs."),
     DeclareLaunchArgument("viz", default_value="none", choices=["none", *VIEWERS],
                           description="Show camera and results: rviz opens rviz2; foxglove starts foxglove_bridge, "
                           "for robots without a desktop, and says how to connect."),
-    DeclareLaunchArgument("autostart", default_value="true", choices=["true", "false"],
-                          description="Bring the node to active; false leaves it unconfigured for a lifecycle "
-                          "manager."),
-    DeclareLaunchArgument("respawn", default_value="false", choices=["true", "false"],
-                          description="Start the node again when it ends after it was active; else the launch ends "
-                          "with it. A start that fails ends the launch in either case."),
+    *NODE_ARGUMENTS,
 ]  # fmt: skip
 
 

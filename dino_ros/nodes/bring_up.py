@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from launch import Event, LaunchContext
-from launch.actions import EmitEvent, OpaqueFunction, RegisterEventHandler, Shutdown
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler, Shutdown
 from launch.event_handlers import OnProcessExit, OnProcessStart
 from launch.events import matches_action
 from launch_ros.actions import LifecycleNode
@@ -24,6 +24,21 @@ RESPAWN_DELAY = 2.0
 """Seconds between the end of the node and its next start."""
 BAD_INPUT = 2
 """The node's exit code when it cannot use its parameters: it would end so again."""
+
+NODE_ARGUMENTS = (
+    DeclareLaunchArgument("use_sim_time", default_value="", choices=["", "true", "false"],
+                          description="Take time from /clock, as with `ros2 bag play --clock`. Empty: as in "
+                          "params_file or the launch file that includes this one."),
+    DeclareLaunchArgument("log_level", default_value="info", choices=["debug", "info", "warn", "error", "fatal"],
+                          description="Lowest severity that the node logs."),
+    DeclareLaunchArgument("autostart", default_value="true", choices=["true", "false"],
+                          description="Bring the node to active; false leaves it unconfigured for a lifecycle "
+                          "manager."),
+    DeclareLaunchArgument("respawn", default_value="false", choices=["true", "false"],
+                          description="Start the node again when it ends after it was active; else the launch ends "
+                          "with it. A start that fails ends the launch in either case."),
+)  # fmt: skip
+"""Of every launch file that starts a lifecycle node."""
 
 
 class BringUp:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import cv2
-import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.executors import MultiThreadedExecutor
 from rclpy.parameter import Parameter
 
 from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.depth_topics import DepthTopics, Settings
 from dino_ros.nodes.diagnostics import Diagnostics
-from dino_ros.nodes.managed_node import ManagedNode
+from dino_ros.nodes.managed_node import ManagedNode, manage
 from dino_ros.nodes.parameters import DEPTH_PARAMETERS, why_refused
-from dino_ros.nodes.process import run, serve
 from dino_ros.nodes.transforms import Transforms
 
 
@@ -69,23 +65,9 @@ class DepthNode(ManagedNode):
         return [topics.report(name, self._state, seconds, {}, self._failure)]
 
 
-def locate_objects() -> None:
-    """Run the node until ROS is shut down."""
-    cv2.setNumThreads(1)  # what it does to an image takes less time than to wake them
-    node = DepthNode()
-    executor = MultiThreadedExecutor(num_threads=3)  # transitions, parameters and transforms, diagnostics
-    executor.add_node(node)
-    try:
-        while rclpy.ok():
-            serve(node, executor.spin)
-    finally:
-        executor.shutdown()
-        node.stop()
-
-
 def main() -> None:
     """Run the node until it is interrupted; a bad parameter is logged as one sentence, with the exit code 2."""
-    run("depth", locate_objects)
+    manage("depth", DepthNode)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,18 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 
 from dino_ros.errors import UserError
 from dino_ros.nodes.parameters import Parameter, declare_parameters
+from dino_ros.nodes.process import run, serve
 from dino_ros.nodes.rclpy_internals import answer_impossible_transitions
 
 
@@ -150,3 +154,23 @@ class ManagedNode(LifecycleNodeMixin, Node):
         array.header.stamp = self.get_clock().now().to_msg()
         array.status = self._report(seconds)
         self._diagnostics_publisher.publish(array)
+
+
+def manage(name: str, make: Callable[[], ManagedNode]) -> None:
+    """Run a lifecycle node in this process until it is interrupted; see `process.run`."""
+
+    def work() -> None:
+        cv2.setNumThreads(
+            1
+        )  # images are small: waking its threads takes longer, and they get in the way of an engine's
+        node = make()
+        executor = MultiThreadedExecutor(num_threads=3)  # transitions, parameters and services, diagnostics
+        executor.add_node(node)
+        try:
+            while rclpy.ok():
+                serve(node, executor.spin)
+        finally:
+            executor.shutdown()
+            node.stop()
+
+    run(name, work)

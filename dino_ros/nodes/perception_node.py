@@ -10,11 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
-import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.executors import MultiThreadedExecutor
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
@@ -25,9 +22,8 @@ from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.camera_topics import CameraTopics
 from dino_ros.nodes.diagnostics import Diagnostics
 from dino_ros.nodes.distributions import after_parameters_are_set
-from dino_ros.nodes.managed_node import ManagedNode
+from dino_ros.nodes.managed_node import ManagedNode, manage
 from dino_ros.nodes.parameters import PERCEPTION_PARAMETERS, why_refused
-from dino_ros.nodes.process import run, serve
 from dino_ros.perception.perceiver import Perceiver
 from dino_ros.perception.pipeline import Pipeline
 from dino_ros.taught.looks import Look
@@ -254,23 +250,9 @@ class PerceptionNode(ManagedNode):
         }
 
 
-def perceive() -> None:
-    """Run the node until ROS is shut down."""
-    cv2.setNumThreads(1)  # the images are small, and its threads would get in the way of the engine's
-    node = PerceptionNode()
-    executor = MultiThreadedExecutor(num_threads=3)  # transitions, parameters, diagnostics
-    executor.add_node(node)
-    try:
-        while rclpy.ok():
-            serve(node, executor.spin)
-    finally:
-        executor.shutdown()
-        node.stop()
-
-
 def main() -> None:
     """Run the node until it is interrupted; a bad parameter is logged as one sentence, with the exit code 2."""
-    run("perception", perceive)
+    manage("perception", PerceptionNode)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,13 @@ from std_msgs.msg import Header, UInt16
 
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import to_rgb
-from dino_ros.masks.binary import upsample_mask
 from dino_ros.nodes.detections import taught_detections_message, taught_label_info_message, vision
 from dino_ros.nodes.distributions import publisher_events
 from dino_ros.nodes.messages import mask_message, tensor_message
 from dino_ros.nodes.qos import overridable
 from dino_ros.perception.perceiver import Perception
 from dino_ros.perception.pipeline import IMAGE, TAUGHT, PreparedFrame
-from dino_ros.taught.click import object_at
+from dino_ros.taught.click import mask_at
 from dino_ros.taught.looks import Look, look_at
 
 FOLDER = "taught"
@@ -193,16 +192,9 @@ class TaughtTopics:
         self._changed()
 
     def _click(self, point: Any) -> None:
-        x, y = point.x, point.y
-
         def pick(frame: PreparedFrame, perception: Perception) -> NDArray[np.uint8]:
-            height, width = frame.image.size
-            if not (0 <= x < width and 0 <= y < height):
-                raise UserError(f"The click at {x:g}, {y:g} is outside of the image of {width}x{height} pixels.")
             assert perception.features is not None
-            rows, columns = perception.features.shape[:2]
-            part = object_at(perception.features, int(y * rows / height), int(x * columns / width))
-            return upsample_mask(part, height, width)
+            return mask_at(perception.features, frame.image.size, point.x, point.y)
 
         self._show("click", pick)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
 from dino_ros.perception.perceiver import Perceiver
-from dino_ros.taught.click import object_at
+from dino_ros.taught.click import mask_at
 
 MARGIN = 0.1
 """Of a box, relative to its longer side: how much of what is around it the student sees, too."""
@@ -24,12 +23,7 @@ def patch_tokens(perceiver: Perceiver, rgb: NDArray[np.uint8]) -> NDArray[np.flo
 def object_at_point(perceiver: Perceiver, rgb: NDArray[np.uint8], x: float, y: float) -> NDArray[np.uint8]:
     """The mask [H, W], 255 on the object, at a pixel of an image, RGB [H, W, 3]. Raises UserError if it is outside."""
     height, width = rgb.shape[:2]
-    if not (0 <= x < width and 0 <= y < height):
-        raise UserError(f"The point {x:g},{y:g} is outside the image of {width}x{height} pixels: click inside it.")
-    features = patch_tokens(perceiver, rgb)
-    rows, columns = features.shape[:2]
-    patches = object_at(features, int(y * rows / height), int(x * columns / width))
-    return cv2.resize(patches.astype(np.uint8) * 255, (width, height), interpolation=cv2.INTER_NEAREST).astype(np.uint8)
+    return mask_at(patch_tokens(perceiver, rgb), (height, width), x, y)
 
 
 def object_in_box(

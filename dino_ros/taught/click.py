@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_ros.errors import UserError
 from dino_ros.taught.looks import unit
 
 UNLIKE = 0.8
@@ -51,6 +52,18 @@ def object_at(features: NDArray[np.float32], row: int, column: int) -> NDArray[n
     _, parts = cv2.connectedComponents((reached > REACHED).astype(np.uint8), connectivity=4)
     part: NDArray[np.bool_] = parts == parts[row, column]
     return part
+
+
+def mask_at(features: NDArray[np.float32], size: tuple[int, int], x: float, y: float) -> NDArray[np.uint8]:
+    """The mask [H, W], 255 on the object, at a pixel of an image of `size` (height and width) with patch tokens
+    [h, w, C]. Raises UserError for a point outside the image."""
+    height, width = size
+    if not (0 <= x < width and 0 <= y < height):
+        raise UserError(f"The point {x:g},{y:g} is outside the image of {width}x{height} pixels: click inside it.")
+    rows, columns = features.shape[:2]
+    part = object_at(features, int(y * rows / height), int(x * columns / width))
+    mask = cv2.resize(part.astype(np.uint8) * 255, (width, height), interpolation=cv2.INTER_NEAREST)
+    return mask.astype(np.uint8, copy=False)
 
 
 def _to_neighbors(values: NDArray[np.float32], ease: list[NDArray[np.float32]]) -> NDArray[np.float32]:
