@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Collection, Mapping
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError, quoted
-from dino_ros.files import file_sha256, remove_leftovers
+from dino_ros.files import file_sha256, named_path, remove_leftovers
 from dino_ros.student import DEFAULT_STUDENT, MODELS, StudentInfo
 from dino_ros.taught.looks import Look, look_at
 from dino_ros.taught.pictures import write_picture
@@ -158,6 +159,14 @@ class TaughtObjects:
     def _again(self) -> str:
         """The command that makes the folder's objects again for this student."""
         return shlex.join(["dino-ros", "teach", "--again", str(self.folder), *_model_option(self._student)])
+
+
+def objects_folder(name: str | Path = "") -> Path:
+    """The folder of taught objects that a user names; empty for `dino_objects` in ROS_HOME, which is ~/.ros unless set.
+
+    Raises UserError if nobody can tell whether it exists.
+    """
+    return named_path(name or Path(os.environ.get("ROS_HOME") or "~/.ros") / "dino_objects")
 
 
 def check_object_name(name: str, reserved: Collection[str] = ()) -> None:
