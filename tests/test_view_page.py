@@ -188,6 +188,14 @@ def test_clicks_keys_and_sliders(browser: Any, server: Server) -> None:
     shows(last + 2)
     assert (np.abs(canvas() - bare).max(axis=2) > 20).mean() > 0.5
 
+    # What is clicked and named is found, and the row of its name says so.
+    box.click()
+    wait("!document.getElementById('teach').hidden && document.activeElement.id === 'object'")
+    browser.switch_to.active_element.send_keys("thing", Keys.ENTER)
+    wait("/^thing[01][.]/.test(document.getElementById('taught').textContent)")
+    wait("document.getElementById('teach').hidden && document.getElementById('camera').dataset.point === ''")
+    assert page.frame()["looks"] == {"thing": 1}
+
     # Another page learns from the server that the recording is paused.
     browser.refresh()
     wait("document.getElementById('camera').dataset.number")

@@ -21,6 +21,7 @@ from dino_ros.nodes.diagnostics import Diagnostics
 from dino_ros.nodes.distributions import after_parameters_are_set
 from dino_ros.nodes.managed_node import ManagedNode, manage
 from dino_ros.nodes.parameters import PERCEPTION_PARAMETERS, why_refused
+from dino_ros.nodes.taught_topics import TAUGHT_OBJECTS, say_looks
 from dino_ros.perception.perceiver import Perceiver
 from dino_ros.perception.pipeline import Pipeline
 from dino_ros.taught.looks import Look
@@ -239,7 +240,7 @@ class PerceptionNode(ManagedNode):
             "architecture": perceiver.info.architecture,
             "input size": f"{perceiver.info.height}x{perceiver.info.width}",
             "backend": perceiver.chosen,
-            "taught objects": ", ".join(self._objects.looks) if self._objects else "",
+            TAUGHT_OBJECTS: say_looks(self._objects.looks if self._objects else {}),
             **{f"why not {engine}": reason for engine, reason in perceiver.passed_over.items()},
         }
 

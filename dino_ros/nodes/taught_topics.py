@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,9 @@ TEACH = "teach"
 QOS = {"depth": 5, "liveliness": LivelinessPolicy.AUTOMATIC}
 LABEL_INFO_QOS = {**QOS, "depth": 1, "durability": DurabilityPolicy.TRANSIENT_LOCAL}
 
+TAUGHT_OBJECTS = "taught objects (looks)"
+"""Key of the node's report, whose value is as in `cup (2), pen (1)`."""
+
 Pick = Callable[[PreparedFrame, Perception], NDArray[np.uint8]]
 """From a frame and what was seen in it to the mask [H, W] of what is shown; raises UserError if there is nothing."""
 Learn = Callable[[Look, str], str]
@@ -48,6 +52,16 @@ class Lesson:
     pick: Pick
     needs: frozenset[str]
     """Outputs of the Perceiver that `pick` reads."""
+
+
+def say_looks(looks: Mapping[str, Sequence[Look]]) -> str:
+    """For TAUGHT_OBJECTS: the names of objects and how many looks there are at each."""
+    return ", ".join(f"{name} ({len(of_one)})" for name, of_one in looks.items())
+
+
+def read_looks(said: str) -> dict[str, int]:
+    """How many looks there are at each object, by its name, of what `say_looks` said."""
+    return {name: int(count) for name, count in re.findall(r"(\w+) \((\d+)\)", said)}
 
 
 class TaughtTopics:
