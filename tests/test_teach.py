@@ -71,6 +71,7 @@ def test_looks_add_up_are_told_and_made_again(
     [
         (["cup", "--like", "frame.png", "--click", "96,5", "--out", "o"], "outside the image of 96x64"),
         (["cup", "--like", "frame.png", "--box", "100,5,9,9", "--out", "o"], "outside the image of 96x64"),
+        (["cup", "--like", "frame.png", "--box", "5,5,0,9", "--out", "o"], "outside the image of 96x64"),
         (["cup", "--like", "frame.png", "frame.png", "--click", "5,5", "--out", "o"], "one picture"),
         (["cup", "--like", "none.png", "--out", "o"], "no image none.png"),
         (["objects", "--like", "frame.png", "--out", "o"], "a topic of the node has it"),
