@@ -91,12 +91,7 @@ class TaughtObjects:
         folder holds an object of that name that cannot be used; OSError if it cannot be written.
         """
         check_object_name(name)
-        known = self._objects.get(name)
-        if known is None and object_file(self.folder, name).exists():
-            raise UserError(
-                f"{object_file(self.folder, name)} holds an object that cannot be used with {self._student.name}: make "
-                f"it again with `{self._again}`, or take another name."
-            )
+        known = self._known(name, "take another name")
         if known is None and not look.shows_it:
             raise UserError(f"There is no object {name} yet: show it before what is not to be taken for it.")
         records, looks = (known.records, known.looks) if known else ((), ())
@@ -111,8 +106,11 @@ class TaughtObjects:
         self._save(name, (*records, record), (*looks, as_saved(look)))
 
     def undo(self, name: str) -> None:
-        """Take back the last look at an object, which goes with its only one. Raises UserError if there is none."""
-        known = self._objects.get(name)
+        """Take back the last look at an object, which goes with its only one.
+
+        Raises UserError if there is none, or only one that cannot be used.
+        """
+        known = self._known(name, "forget it")
         if known is None or len(known.looks) == 1:
             self.forget(name)
             return
@@ -141,6 +139,16 @@ class TaughtObjects:
         one = TaughtObject(name, self._student.name, self._student_sha256, self._embed_dim, records, looks)
         write_object(self.folder, one)
         self._set({**self._objects, name: one})
+
+    def _known(self, name: str, otherwise: str) -> TaughtObject | None:
+        """The object of that name, if there is one. Raises UserError for one that cannot be used."""
+        known = self._objects.get(name)
+        if known is None and name in object_names(self.folder):
+            raise UserError(
+                f"{object_file(self.folder, name)} holds an object that cannot be used with {self._student.name}: make "
+                f"it again with `{self._again}`, or {otherwise}."
+            )
+        return known
 
     def _set(self, objects: dict[str, TaughtObject]) -> None:
         self._objects = objects
