@@ -40,7 +40,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_model(parser)
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to serve; 0.0.0.0 lets everybody on the network look and set"
+        "--host",
+        default="127.0.0.1",
+        help="address to serve; 0.0.0.0 lets everybody on the network look and set, but not teach",
     )
     parser.add_argument("--port", type=int, default=8080, help="set it where another program has the port")
 
@@ -57,7 +59,10 @@ def run(options: argparse.Namespace) -> int:
     try:
         print(f"Open {server.url} in a browser. Nothing is computed until somebody looks; Ctrl-C ends it.", flush=True)
         if options.host not in ("127.0.0.1", "localhost"):
-            print("Everybody on the network can open the page and set the mask's parameters.", flush=True)
+            print(
+                "Everybody on the network can open the page and set the mask's parameters; this machine alone teaches.",
+                flush=True,
+            )
         server.serve_forever()
     finally:
         viewed.close()  # first, so that no answer waits for it

@@ -107,7 +107,7 @@ function draw() {
   }
   if (pictures.taught && $("show-taught").checked && !point) {
     layer(pictures.taught, 0.6);
-    for (const [name, one] of Object.entries(frame.found)) for (const box of one.boxes) boxed(...box, one.color, `${name} ${scored(one)}`);
+    for (const [name, one] of Object.entries(frame.found)) for (const box of one.boxes) boxed(...box, one.color, `${name} ${scored(one)}`.trim());
   }
   if (dragged) {
     context.strokeStyle = "#fff";
