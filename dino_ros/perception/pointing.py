@@ -52,5 +52,5 @@ def object_in_box(
     mask = np.zeros_like(seen)
     mask[top:bottom, left:right] = seen[top:bottom, left:right]
     if not mask.any():
-        raise UserError("The student sees no object there: give a mask of it.")
+        raise UserError("The student sees no object there: click it instead, or give a mask of it.")
     return mask

@@ -55,7 +55,7 @@ async function follow() {
     const loaded = {};
     for (const name of ["camera", "mask", "taught", "features", "similarity"]) if (told[name]) loaded[name] = await picture(told[name]);
     if (point_then !== point) { after = 0; continue; }
-    showFound(told.found || {});
+    showFound(new Map(Object.entries(told.found || {})));
     frame = told;
     pictures = loaded;
     after = told.number;
@@ -75,7 +75,7 @@ function showStatus(told) {
   $("name").textContent = [about.name, told.status.student].filter(Boolean).join(" · ");
   waitingFor(told.camera || frame ? "" : `No camera image yet: ${told.waiting_for}`);
   showValues(told.values);
-  showTaught(told.looks);
+  showTaught(new Map(Object.entries(told.looks)));
   paused = told.paused;
   $("pause").textContent = paused ? "Play" : "Pause";
 }
@@ -219,9 +219,9 @@ function press(down) {
 
 // The rows of the taught objects, kept from frame to frame so that their buttons can be pressed.
 function showTaught(looks) {
-  $("taught-box").hidden = !Object.keys(looks).length;
-  for (const [name, row] of rows) if (!(name in looks)) { row.remove(); rows.delete(name); }
-  for (const [name, count] of Object.entries(looks)) {
+  $("taught-box").hidden = !looks.size;
+  for (const [name, row] of rows) if (!looks.has(name)) { row.remove(); rows.delete(name); }
+  for (const [name, count] of looks) {
     if (!rows.has(name)) {
       rows.set(name, taughtRow(name));
       $("taught").append(rows.get(name));
@@ -259,7 +259,7 @@ function scored(one) {
 
 function showFound(found) {
   for (const [name, row] of rows) {
-    const one = found[name];
+    const one = found.get(name);
     row.querySelector("i").style.background = one ? one.color : "";
     row.querySelector("span").textContent = !one ? "" : one.boxes.length ? scored(one) || "in view" : "not in view";
   }
