@@ -161,8 +161,9 @@ def test_what_is_clicked_and_named_is_found_in_this_frame_and_the_next(
     pointed = page.post("/point_out", {"number": frame["number"], "x": 0.1, "y": 0.4})[1]
     assert page.post("/teach", {"shown": pointed["shown"], "name": "again", "shows_it": True})[0] == 200
     assert page.frame()["looks"] == {"again": 1}
-    (record,) = TaughtObjects.load(recording / "objects", read_student(student), student).records["again"]
-    assert (record.how, record.shows_it) == ("click", True)
+    objects = TaughtObjects.load(recording / "objects", read_student(student), student)
+    assert [(one.how, one.shows_it) for one in objects.records["again"]] == [("click", True)]
+    assert objects.looks["again"][0].mask[20:28, 4:12].all(), "of the frame that was clicked, not of the one in view"
 
 
 def test_looks_add_up_are_taken_back_and_forgotten(page: Page) -> None:

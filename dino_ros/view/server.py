@@ -154,7 +154,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _same_machine(self) -> bool:
         """Whether the page is open on this machine, or reaches it through a tunnel that ends here."""
-        return ipaddress.ip_address(self.client_address[0]).is_loopback
+        client, own = self.client_address[0], self.connection.getsockname()[0]
+        return client == own or ipaddress.ip_address(client).is_loopback
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: a line for every frame helps nobody."""
