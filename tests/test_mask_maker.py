@@ -160,11 +160,12 @@ def test_objects_keep_their_numbers_and_new_ones_get_new_ones() -> None:
     assert made.objects[58, 258] == 3
 
 
-def test_objects_that_nobody_asked_for_in_between_start_anew() -> None:
-    maker, frame = MaskMaker(), film((60, 60))
-    assert {*np.unique(make(maker, frame, 0, STEADY).objects)} == {0, 1}
-    assert maker(frame[0], SIZE, frame[1], FRAME, STEADY).objects is None
-    assert {*np.unique(make(maker, frame, 2 * FRAME, STEADY).objects)} == {0, 2}
+@pytest.mark.parametrize(("remember", "number"), [(0.0, 2), (30.0, 1)])
+def test_objects_that_nobody_asked_for_in_between_are_new_unless_remembered(remember: float, number: int) -> None:
+    maker, frame, mask = MaskMaker(), film((60, 60)), dataclasses.replace(STEADY, remember=remember)
+    assert {*np.unique(make(maker, frame, 0, mask).objects)} == {0, 1}
+    assert maker(frame[0], SIZE, frame[1], FRAME, mask).objects is None
+    assert {*np.unique(make(maker, frame, 2 * FRAME, mask).objects)} == {0, number}
 
 
 @pytest.mark.parametrize("size", [(120, 160), (240, 100), (1, 1), (9, 500), (480, 640)])

@@ -13,6 +13,7 @@ from dino_ros.masks.attention import attention_mask
 from dino_ros.masks.background import background_mask
 from dino_ros.masks.binary import largest_components
 from dino_ros.masks.lost import lost_mask
+from dino_ros.masks.memory import Memory
 from dino_ros.masks.motion import JUMP, MotionEstimator
 from dino_ros.masks.normalized_cut import normalized_cut_mask
 from dino_ros.masks.parameters import METHODS, MaskParameters
@@ -41,6 +42,7 @@ class MaskMaker:
             "objects": self._track.objects,
             "gray": self._motion.gray,
         }
+        arrays.update(self._track.memory.arrays())
         return {"counts": counts, **{name: array for name, array in arrays.items() if array is not None}}
 
     @classmethod
@@ -51,6 +53,7 @@ class MaskMaker:
         maker._cut = memory.get("cut")
         maker._track.soft, maker._track.objects = memory.get("soft"), memory.get("objects")
         maker._motion.gray = memory.get("gray")
+        maker._track.memory = Memory.recall(memory)
         return maker
 
     def __call__(
@@ -63,7 +66,8 @@ class MaskMaker:
         objects: bool = False,
     ) -> Masks:
         """The masks of an image: `see`, then `make`."""
-        return self.make(outputs, self.see(size, image, stamp, parameters, objects), stamp, parameters, objects)
+        view = self.see(size, image, stamp, parameters, objects, outputs.get("features"))
+        return self.make(outputs, view, parameters, objects)
 
     def see(
         self,
@@ -72,28 +76,29 @@ class MaskMaker:
         stamp: int,
         parameters: MaskParameters,
         objects: bool = False,
+        features: NDArray[np.float32] | None = None,
     ) -> View:
         """What all masks of a frame share: of an image of `size` (height and width), taken at `stamp` ns.
 
-        The image itself, RGB [H, W, 3], may be None if `parameters.needs_image(objects)` is False.
+        The image itself, RGB [H, W, 3], may be None if `parameters.needs_image(objects)` is False. `features` are its
+        patch tokens [h, w, C]; without them objects that come back get new numbers.
         """
         if image is None:
-            return View(size, None, None, None)
+            return View(size, None, None, None, stamp, features)
         fine = shrink(image, FINE)
         small = shrink(fine, SMALL)
-        return View(size, fine, small, self._motion(small, stamp) if parameters.steady or objects else None)
+        motion = self._motion(small, stamp) if parameters.steady or objects else None
+        return View(size, fine, small, motion, stamp, features)
 
-    def make(
-        self, outputs: Outputs, view: View, stamp: int, parameters: MaskParameters, objects: bool = False
-    ) -> Masks:
+    def make(self, outputs: Outputs, view: View, parameters: MaskParameters, objects: bool = False) -> Masks:
         """The masks of a frame, by the method of `parameters`, which are resolved for the student.
 
         `outputs` holds the student's outputs that the method needs. Objects are numbered only if `objects` is True.
         Raises UserError for outputs that are not finite.
         """
-        if not 0 <= stamp - self._stamp <= JUMP:
+        if not 0 <= view.stamp - self._stamp <= JUMP:
             self._cut = None
-        self._stamp = stamp
+        self._stamp = view.stamp
         grid = self._grid_mask(outputs, parameters)
         if parameters.components:
             left_out = (grid > 0.5) & ~largest_components(grid > 0.5, parameters.components)
@@ -110,6 +115,11 @@ class MaskMaker:
         """The masks that soft masks [h, w] of the patch grid become by the same steps; each name is followed apart."""
         self._named = {name: self._named.get(name) or Track() for name in soft}
         return {name: track(soft[name], view, parameters, objects) for name, track in self._named.items()}
+
+    def forget(self) -> None:
+        """Forget what objects look like: another student makes the tokens from now on."""
+        for track in (self._track, *self._named.values()):
+            track.memory = Memory()
 
     def _grid_mask(self, outputs: Outputs, parameters: MaskParameters) -> NDArray[np.float32]:
         """Soft mask [h, w] on the patch grid, by the chosen method."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import cv2
@@ -17,14 +18,18 @@ OVERLAP = 0.3
 
 
 def number_objects(
-    mask: NDArray[np.uint8], smallest: float, before: NDArray[np.uint16] | None, next_number: int
+    mask: NDArray[np.uint8],
+    smallest: float,
+    before: NDArray[np.uint16] | None,
+    next_number: int,
+    remembered: Collection[int] = (),
 ) -> tuple[NDArray[np.uint16], int]:
     """Number the 8-connected parts of a mask [H, W] (nonzero: object) that have at least `smallest` pixels, from 1.
 
     `before` has the numbers of the previous frame, moved to where its objects are now, at any size, or is None. A part
     takes the number of the object that it overlaps by more than OVERLAP, largest overlap first. Otherwise it gets a new
-    number: `next_number` or the first free one after it. Returns the numbers [H, W], 0 on the background, and the next
-    new number.
+    number: `next_number` or the first free one after it, which is none of those that are `remembered`. Returns the
+    numbers [H, W], 0 on the background, and the next new number.
     """
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     areas = statistics[1:, cv2.CC_STAT_AREA]
@@ -37,6 +42,7 @@ def number_objects(
         if not numbers[part] and number not in taken:
             numbers[part] = number
             taken.add(number)
+    taken.update(remembered)
     for part in np.flatnonzero(numbers == 0)[1:]:
         while next_number in taken:
             next_number = next_number % LARGEST_NUMBER + 1

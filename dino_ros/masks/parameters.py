@@ -103,6 +103,15 @@ class MaskParameters:
             bounds=(0.0, 0.95),
         ),
     )
+    remember: float = _parameter(
+        30.0,
+        Rule(
+            "Seconds for which an object out of view is remembered: if it comes back, it is known by its looks and "
+            "gets its number again. Raise it for a camera that looks away for longer; 0 gives what comes back a new "
+            "number.",
+            bounds=(0.0, 3600.0),
+        ),
+    )
 
     def __post_init__(self) -> None:
         for name, rule in RULES.items():

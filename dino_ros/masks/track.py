@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.images.encodings import resize
+from dino_ros.masks.memory import Memory
 from dino_ros.masks.motion import Motion
 from dino_ros.masks.objects import SMALLEST, number_objects
 from dino_ros.masks.parameters import MaskParameters
@@ -43,6 +44,10 @@ class View:
     """RGB, at most SMALL pixels long; None where `fine` is."""
     motion: Motion | None
     """Since the previous frame; None if it is not needed, or if this frame does not continue that one."""
+    stamp: int
+    """When it was taken, in nanoseconds."""
+    features: NDArray[np.float32] | None
+    """Patch tokens [h, w, C], by which objects are found again; None where none are."""
 
 
 class Track:
@@ -54,11 +59,13 @@ class Track:
         self.objects: NDArray[np.uint16] | None = None
         """Numbers [h, w] of the previous frame, at the size of `View.small`."""
         self.next_number = 1
+        self.memory = Memory()
 
     def __call__(self, grid: NDArray[np.float32], view: View, parameters: MaskParameters, objects: bool) -> Masks:
         """The masks that a soft mask [h, w] of the patch grid becomes; objects are numbered only if that is True."""
         if view.small is None or view.fine is None:
             return Masks(upsample(grid, *view.size), None)
+        self.memory.move_on(view.stamp, parameters.remember)
         if not grid.any() and (self.soft is None or parameters.steady * self.soft.max() <= 0.5):
             self.soft = self.objects = None  # what is not there costs nothing
             return Masks(np.zeros(view.size, np.uint8), np.zeros(view.size, np.uint16) if objects else None)
@@ -77,8 +84,12 @@ class Track:
         before = None
         if self.objects is not None and view.motion is not None:
             before = view.motion.carry_labels(self.objects)
-        numbers, self.next_number = number_objects(mask, SMALLEST * mask.size / grid.size, before, self.next_number)
+        smallest, remembered = SMALLEST * mask.size / grid.size, self.memory.numbers.tolist()
+        numbers, self.next_number = number_objects(mask, smallest, before, self.next_number, remembered)
         self.objects = cv2.resize(numbers, small.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint16)
+        if parameters.remember and view.features is not None:
+            for new, old in self.memory.see(self.objects, view.features, small).items():
+                numbers[numbers == new] = self.objects[self.objects == new] = old
         return Masks(mask, numbers)
 
 

@@ -89,7 +89,8 @@ class Request:
     def student_outputs(self) -> frozenset[str]:
         """The student's outputs that the requested ones are made from."""
         masks = METHODS[self.mask.method] if self.outputs & MASK_OUTPUTS else ()
-        return (self.outputs - MASK_OUTPUTS).union(masks, {"features"} if self.looks else ())
+        recognizes = bool(self.looks) or ("objects" in self.outputs and self.mask.remember > 0)
+        return (self.outputs - MASK_OUTPUTS).union(masks, {"features"} if recognizes else ())
 
     @property
     def needs_image(self) -> bool:
@@ -244,7 +245,7 @@ class Perceiver:
         if not masked and finder is None:
             return Perception(features, attention, embedding, None)
         numbered = objects or finder is not None
-        view = maker.see(image.size, image.rgb, image.stamp, request.mask, numbered)
+        view = maker.see(image.size, image.rgb, image.stamp, request.mask, numbered, result.get("features"))
         sightings = {}
         if finder is not None:
             found = finder(result["features"])
@@ -254,6 +255,6 @@ class Perceiver:
                 sightings[name] = Sighting(masks.mask, masks.objects, found[name].similarity, found[name].score)
         if not masked:
             return Perception(features, attention, embedding, None, taught=sightings)
-        masks = maker.make(result, view, image.stamp, request.mask, objects)
+        masks = maker.make(result, view, request.mask, objects)
         mask = masks.mask if "mask" in request.outputs else None
         return Perception(features, attention, embedding, mask, masks.objects, sightings)

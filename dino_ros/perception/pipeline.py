@@ -7,6 +7,7 @@ wait together go through the student as one batch; nobody waits for a camera tha
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -115,7 +116,7 @@ class Pipeline:
         looks: Mapping[str, Sequence[Look]] = MappingProxyType({}),
     ) -> None:
         self.use(perceiver, mask, max_pixels, looks)
-        self._makers: dict[Camera, MaskMaker] = {}
+        self._makers: dict[Camera, tuple[weakref.ref[Perceiver], MaskMaker]] = {}
         self._finders: dict[Camera, tuple[Perceiver, Finder]] = {}
         self._bits: dict[Camera, SensorBits] = {}
         self._delivering = LatestItemsWorker[Camera, InferredFrame](self._deliver_frames, "deliver")
@@ -188,12 +189,21 @@ class Pipeline:
         for camera, inferred in frames.items():
             frame = inferred.prepared
             try:
-                maker = self._makers.setdefault(camera, MaskMaker())
+                maker = self._maker(camera, frame.perceiver)
                 finder = self._finder(camera, frame)
                 perception = frame.perceiver.finish(inferred.result, frame.image, frame.request, maker, finder)
                 camera.deliver(frame, perception)
             except Exception as error:
                 camera.failed(_sentence(error))
+
+    def _maker(self, camera: Camera, perceiver: Perceiver) -> MaskMaker:
+        """What makes the masks of a camera; it does not compare the tokens of two students."""
+        student = weakref.ref(perceiver)  # this must not keep it after its last frame
+        before, maker = self._makers.get(camera, (student, MaskMaker()))
+        if before != student:
+            maker.forget()
+        self._makers[camera] = student, maker
+        return maker
 
     def _finder(self, camera: Camera, frame: PreparedFrame) -> Finder | None:
         """What finds the objects that the frame's request names; what it saw of the background outlives a change."""
