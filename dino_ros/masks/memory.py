@@ -26,8 +26,8 @@ FRAMES = 100
 class Memory:
     """The looks of the objects of one mask: those in the previous frame, and those that were lost.
 
-    A look is the mean patch token, at unit length, and the mean color. Two are kept of an object, both of which an
-    object that comes back may be like: the mean of all its looks, and the last one, which shows a part where it passed
+    A look is the mean patch token, at unit length, and the mean color of its patches. Two are kept of an object, and what
+    comes back may be like either: the mean of all its looks, and the last one, which shows a part of it where it passed
     behind something or out of the image.
     """
 
@@ -76,12 +76,11 @@ class Memory:
             self.looks = np.zeros((2, 0, looks.shape[1]), np.float32)
         back = self._find(numbers, looks)
         numbers = np.array([back.get(number, number) for number in numbers.tolist()], np.int64)
-        known = {number: row for row, number in enumerate(self.numbers.tolist())}
-        rows = np.array([known.get(number, -1) for number in numbers.tolist()], np.int64)
+        rows = self._rows(numbers)
         frames = np.where(rows >= 0, np.append(self.frames, 0)[rows], 0) + 1
         before = np.append(self.looks[0], np.zeros_like(looks[:1]), axis=0)[rows]
         means = before + (looks - before) / np.minimum(frames, FRAMES)[:, None]
-        lost = np.flatnonzero(~np.isin(self.numbers, numbers))
+        lost = np.delete(np.arange(len(self.numbers)), rows[rows >= 0])
         self._keep(lost[np.argsort(-self.seen[lost], kind="stable")[:LOST]])
         self.numbers = np.append(numbers, self.numbers)
         self.seen = np.append(np.full(len(numbers), self.stamp), self.seen)
@@ -91,9 +90,9 @@ class Memory:
 
     def _find(self, numbers: NDArray[np.int64], looks: NDArray[np.float32]) -> dict[int, int]:
         """For new numbers in view, by their looks, the numbers of lost objects."""
-        new = ~np.isin(numbers, self.numbers)
-        lost = ~np.isin(self.numbers, numbers)
-        if not new.any() or not lost.any():
+        rows = self._rows(numbers)
+        new, lost = rows < 0, np.delete(np.arange(len(self.numbers)), rows[rows >= 0])
+        if not new.any() or not len(lost):
             return {}
         similar = np.maximum(*(_similarity(looks, kept[lost]) for kept in self.looks))
         needed = np.maximum(similar[~new].max(axis=0, initial=LIKE), LIKE)
@@ -107,6 +106,11 @@ class Memory:
             similar[best] = similar[:, old] = -np.inf
         return back
 
+    def _rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where each of the numbers is in the memory; -1 for those that are not."""
+        rows = {number: row for row, number in enumerate(self.numbers.tolist())}
+        return np.array([rows.get(number, -1) for number in numbers.tolist()], np.int64)
+
     def _keep(self, rows: NDArray[np.intp]) -> None:
         """Forget all but these."""
         self.numbers, self.seen, self.frames = self.numbers[rows], self.seen[rows], self.frames[rows]
@@ -117,15 +121,14 @@ def _look(
     objects: NDArray[np.uint16], features: NDArray[np.float32], rgb: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The numbers [n] in view, rising, and the looks [n, C + 3] at them."""
-    counts = np.bincount(objects.ravel())
-    counts[0] = 0
-    numbers = np.flatnonzero(counts)
-    tokens = object_descriptors(features, objects)
+    numbers = np.flatnonzero(np.bincount(objects.ravel())[1:]) + 1
+    of_patches = cv2.resize(rgb, features.shape[1::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    means = object_descriptors(np.dstack([features, of_patches]), objects)
+    tokens, colors = means[:, :-3], means[:, -3:]
     tokens /= np.maximum(np.linalg.norm(tokens, axis=1, keepdims=True), 1e-12)
-    sums = [np.bincount(objects.ravel(), weights=rgb[:, :, i].ravel())[numbers] for i in range(3)]
-    means = np.transpose(sums / (255 * counts[numbers])).astype(np.float32)
-    colors = cv2.cvtColor(means[None], cv2.COLOR_RGB2LAB)[0] if len(means) else means
-    return numbers, np.column_stack([tokens, colors]).astype(np.float32)
+    if len(colors):
+        colors[:] = cv2.cvtColor(colors[None], cv2.COLOR_RGB2LAB)[0]
+    return numbers, means
 
 
 def _similarity(looks: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
