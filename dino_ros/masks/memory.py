@@ -26,9 +26,9 @@ FRAMES = 100
 class Memory:
     """The looks of the objects of one mask: those in the previous frame, and those that were lost.
 
-    A look is the mean patch token, at unit length, and the mean color of its patches. Two are kept of an object, and what
-    comes back may be like either: the mean of all its looks, and the last one, which shows a part of it where it passed
-    behind something or out of the image.
+    A look is the mean patch token, at unit length, and the mean color of its patches. Two are kept of an object, and
+    what comes back may be like either: the mean of all its looks, and the last one, which shows a part of it where it
+    passed behind something or out of the image.
     """
 
     def __init__(self) -> None:
