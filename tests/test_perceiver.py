@@ -75,6 +75,8 @@ class CountingBackend:
         (["mask"], MaskParameters(), ["attention", "features"]),
         (["mask"], MaskParameters("lost"), ["features"]),
         (["objects", "embedding"], MaskParameters("lost"), ["embedding", "features"]),
+        (["objects"], ATTENTION, ["attention", "features"]),  # objects are known again by their features
+        (["objects"], dataclasses.replace(ATTENTION, remember=0.0), ["attention"]),
         ([], ATTENTION, None),
     ],
 )

@@ -13,6 +13,7 @@ from image_messages import message
 from numpy.typing import NDArray
 from scenes import image
 
+from dino_ros.images.stamps import SECOND
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.perception.perceiver import Perceiver, Perception
 from dino_ros.perception.pipeline import COLORS, IMAGE, Pipeline, PreparedFrame
@@ -210,6 +211,22 @@ def test_a_frame_on_its_way_keeps_its_student_when_another_takes_over(
     assert camera.delivered[0][0].perceiver is gated
     assert other.delivered[0][0].perceiver is following
     assert backend.batches == [1]
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_objects_are_known_again_by_the_student_that_saw_them(
+    student: Path, run: Callable[[Perceiver], Pipeline], another: bool
+) -> None:
+    perceiver, camera, numbers = Perceiver.load(student, "onnxruntime"), MemoryCamera(["objects"]), []
+    pipeline = run(perceiver)
+    for seconds in (1, 5):
+        pipeline.offer(camera, message(image(40, 60, 1), "rgb8"), seconds * SECOND)
+        camera.wait(lambda: camera.delivered)
+        numbers.append({*np.unique(camera.delivered.pop()[1].objects)} - {0})
+        if another:
+            pipeline.use(Perceiver.load(student, "onnxruntime"), MaskParameters())
+    assert len(numbers[0]) == len(numbers[1]) > 0
+    assert len(numbers[0] & numbers[1]) == (0 if another else len(numbers[0]))
 
 
 def test_a_student_is_gone_once_its_last_frame_is_delivered(
