@@ -24,8 +24,8 @@ Place = tuple[int, int]
 class Camera:
     """Shows objects of 30 pixels, by name, at places; says which number each gets."""
 
-    def __init__(self, mask: MaskParameters = MASK) -> None:
-        self.maker, self.mask, self.stamp = MaskMaker(), mask, 100 * SECOND
+    def __init__(self, named: bool = False) -> None:
+        self.maker, self.named, self.stamp = MaskMaker(), named, 100 * SECOND
         self.random = np.random.default_rng(0)
 
     def __call__(self, passed: int = FRAME, **objects: Place) -> dict[str, int]:
@@ -41,7 +41,11 @@ class Camera:
             features[there] = TOKENS[kind] + 0.3 * self.random.normal(size=(int(there.sum()), 24))
             soft[there] = 1
         outputs = {"features": features.astype(np.float32), "foreground": soft}
-        made = self.maker(outputs, SIZE, image, self.stamp, self.mask, objects=True).objects
+        view = self.maker.see(SIZE, image, self.stamp, MASK, True, outputs["features"])
+        if self.named:
+            made = self.maker.make_named({"it": soft}, view, MASK, True)["it"].objects
+        else:
+            made = self.maker.make(outputs, view, MASK, True).objects
         assert made is not None
         numbers = {name: int(made[top + 15, left + 15]) for name, (top, left) in objects.items()}
         assert {*np.unique(made)} == {0, *numbers.values()}
@@ -52,8 +56,9 @@ class Camera:
 LEFT, RIGHT, MIDDLE, CORNER = (10, 10), (10, 110), (50, 60), (80, 10)
 
 
-def test_what_comes_back_elsewhere_gets_its_number_and_what_is_new_gets_another() -> None:
-    camera = Camera()
+@pytest.mark.parametrize("named", [False, True])
+def test_what_comes_back_elsewhere_gets_its_number_and_what_is_new_gets_another(named: bool) -> None:
+    camera = Camera(named)
     assert camera(a=LEFT, b=RIGHT) == {"a": 1, "b": 2}
     camera()
     camera()
