@@ -48,7 +48,9 @@ class View:
 class Track:
     """One mask through the frames of a camera; remembers the previous frame."""
 
-    def __init__(self) -> None:
+    def __init__(self, smallest: float = SMALLEST) -> None:
+        """`smallest` is the least area of an object, in patches."""
+        self._smallest = smallest
         self.soft: NDArray[np.float32] | None = None
         """[h, w] at the size of `View.small`; None where nothing is carried on."""
         self.objects: NDArray[np.uint16] | None = None
@@ -77,7 +79,9 @@ class Track:
         before = None
         if self.objects is not None and view.motion is not None:
             before = view.motion.carry_labels(self.objects)
-        numbers, self.next_number = number_objects(mask, SMALLEST * mask.size / grid.size, before, self.next_number)
+        numbers, self.next_number = number_objects(
+            mask, self._smallest * mask.size / grid.size, before, self.next_number
+        )
         self.objects = cv2.resize(numbers, small.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint16)
         return Masks(mask, numbers)
 
