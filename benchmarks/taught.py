@@ -41,14 +41,13 @@ from dino_train.evaluation.segmentation.taught_objects import patch_tokens
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from tables import NAMES, Table, render, tables, visit
+from taught_baselines import SiftObject, middle, sift_points
 
 TAUGHT, SEARCHED = 40, 60
 """Tables to teach from, and to look on."""
 LOOKS = (1, 3)
 VISIBLE = 100
 """Pixels of 320x240 that must be seen of an object for it to be in view; with fewer but some it is not judged."""
-INLIERS = 8
-"""Matches that fit one homography, for SIFT to have found an object."""
 STEPS = MaskParameters(steady=0.0)
 NOTHING = np.zeros((1, 1, 1), np.float32)
 
@@ -68,12 +67,11 @@ def by_mask(table: Table, name: str, features: NDArray[np.float32]) -> NDArray[n
 
 def by_click(table: Table, name: str, features: NDArray[np.float32]) -> NDArray[np.uint8]:
     """What a click on the object's middle takes."""
-    padded = np.pad(table.masks[name].astype(np.uint8), 1)
-    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    height, width = depth.shape
+    mask = table.masks[name].astype(np.uint8)
+    y, x = middle(mask)
+    height, width = mask.shape
     rows, columns = features.shape[:2]
-    found = object_at(features, int(y) * rows // height, int(x) * columns // width)
+    found = object_at(features, y * rows // height, x * columns // width)
     return cv2.resize(found.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).astype(np.uint8)
 
 
@@ -116,34 +114,17 @@ def find(
 
 
 def find_by_sift(shown: Sequence[Table], views: dict[str, list[int]], searched: Sequence[Table]) -> list[Answer]:
-    """SIFT: matches by the ratio test that fit one homography, which carries the mask."""
-    sift, matcher = cv2.SIFT_create(), cv2.BFMatcher()  # type: ignore[attr-defined]
-    models = []
-    for name, (first, *_) in views.items():
-        table = shown[first]
-        models.append((name, table, *sift.detectAndCompute(table.rgb, table.masks[name].astype(np.uint8) * 255)))
+    """The answers of SIFT."""
+    models = {name: SiftObject(shown[n].rgb, shown[n].masks[name].astype(np.uint8)) for name, (n, *_) in views.items()}
     answers = []
     for table in searched:
-        points, descriptors = sift.detectAndCompute(table.rgb, None)
-        for name, model, model_points, model_descriptors in models:
-            if not judged(table, name):
-                continue
-            true = table.masks.get(name)
-            there, count, iou = true is not None and bool(true.any()), 0, 0.0
-            if model_descriptors is not None and descriptors is not None and len(descriptors) > 1:
-                pairs = matcher.knnMatch(model_descriptors, descriptors, k=2)
-                good = [one for one, other in pairs if one.distance < 0.75 * other.distance]
-                if len(good) >= 4:
-                    source = np.array([model_points[one.queryIdx].pt for one in good], np.float32)
-                    target = np.array([points[one.trainIdx].pt for one in good], np.float32)
-                    homography, fits = cv2.findHomography(source, target, cv2.RANSAC, 3.0)
-                    count = 0 if homography is None else int(fits.sum())
-                    if count >= INLIERS and there and true is not None:
-                        mask = cv2.warpPerspective(
-                            model.masks[name].astype(np.uint8), homography, true.shape[::-1], flags=cv2.INTER_NEAREST
-                        )
-                        iou = jaccard(mask > 0, true)
-            answers.append(Answer(there, 1.0 if count >= INLIERS else 0.0, iou))
+        points = sift_points(table.rgb)
+        for name, model in models.items():
+            if judged(table, name):
+                true, found = table.masks.get(name), model(points)
+                there = true is not None and bool(true.any())
+                iou = jaccard(found, true) if there and true is not None else 0.0
+                answers.append(Answer(there, float(found.any()), iou))
     return answers
 
 
