@@ -5,8 +5,7 @@
 Ten objects, two to five of them on each table. Each is taught by one look and by three, by its true mask and by a
 click, all ten names at once, and looked for on other tables. The tables do not continue one another, so that every one
 gets a new finder; the background that was seen is kept. The second half of the tables gives the scores: constants may
-be chosen on the first. Writes OUT/taught.json, a sheet of pictures, and for the first student a video of an object that
-leaves and comes back.
+be chosen on the first. Writes OUT/taught.json and a sheet of pictures.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,11 +35,10 @@ from dino_ros.taught.background import Background
 from dino_ros.taught.click import object_at
 from dino_ros.taught.finder import Finder
 from dino_ros.taught.looks import Look, look_at
-from dino_train.evaluation.pictures.sheet import write_video
 from dino_train.evaluation.segmentation.taught_objects import patch_tokens
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from tables import NAMES, Table, render, tables, visit
+from tables import NAMES, Table, tables
 from taught_baselines import SiftObject, middle, sift_points
 
 TAUGHT, SEARCHED = 40, 60
@@ -174,32 +172,6 @@ def sheet(looks: dict[str, list[Look]], searched: Sequence[tuple[Table, NDArray[
     return np.vstack(rows)
 
 
-def leaves_and_comes_back(perceiver: Perceiver, file: Path) -> None:
-    """Write a video: three objects, one taught on the first frame; it is taken away and put back elsewhere."""
-    visits = [
-        visit(1, (-0.2, 0.0), 0.3, -2, 3),
-        visit(6, (0.2, 0.1), 0.0, -2, 20),
-        visit(8, (0.05, -0.18), 1.0, -2, 20),
-        visit(1, (0.0, 0.18), 2.2, 5, 20),
-    ]
-    frames = list(render(visits, (1, 6, 8, 1), np.arange(0, 8, 0.1).tolist(), 5, (320, 240)))
-    name, parameters = NAMES[1], MaskParameters()
-    features = patch_tokens(perceiver, frames[0].rgb)
-    look = look_at(features, frames[0].rgb, frames[0].masks[name].astype(np.uint8))
-    finder, maker = Finder({name: [look]}, Background(features.shape[-1])), MaskMaker()
-
-    def pictures() -> Iterator[NDArray[np.uint8]]:
-        for number, frame in enumerate(frames):
-            one = finder(patch_tokens(perceiver, frame.rgb))[name]
-            view = maker.see((240, 320), frame.rgb, number * 10**8, parameters)
-            picture = overlay(frame.rgb, maker.make_named({name: one.soft}, view, parameters)[name].mask, NOTHING)
-            text = f"{name} {one.score:.2f}" if one.score >= 0.5 else f"{name} not in view {one.score:.2f}"
-            cv2.putText(picture, text, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255))
-            yield picture
-
-    write_video(file, pictures(), 10)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Teach, look, score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -238,8 +210,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     picture = cv2.cvtColor(sheet(looks, pairs), cv2.COLOR_RGB2BGR)
                     png = cv2.imencode(".png", picture)[1].tobytes()
                     write_whole(options.out / f"{Path(student).stem}.png", png)
-        if student == options.students[0]:
-            leaves_and_comes_back(perceiver, options.out / "leaves_and_comes_back.mp4")
     write_whole(options.out / "taught.json", json.dumps(results, indent=2).encode())
     columns = [name for name in results[-1] if name != "reliability"]
     table = RichTable(*columns)

@@ -327,8 +327,9 @@ def main() -> None:
         rows = results[measure] = []
         for student in options.students:
             perceiver = Perceiver.load(student)
-            rows += [{"student": Path(student).stem, **row} for row in MEASURES[measure](perceiver, options.data)]
-            write_whole(options.out / "taught_real.json", json.dumps(results, indent=2).encode())
+            for row in MEASURES[measure](perceiver, options.data):
+                rows.append({"student": Path(student).stem, **row})
+                write_whole(options.out / "taught_real.json", json.dumps(results, indent=2).encode())
         columns = [name for name, value in rows[0].items() if not isinstance(value, dict)]
         table = Table(*columns, title=measure)
         for row in rows:
