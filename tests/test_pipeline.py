@@ -39,6 +39,9 @@ class MemoryCamera:
             self.changed.notify()
         return self._wanted
 
+    def look_closer(self, frame: PreparedFrame) -> None:
+        """Nothing."""
+
     def deliver(self, frame: PreparedFrame, perception: Perception) -> None:
         self.may_deliver.wait()
         with self.changed:

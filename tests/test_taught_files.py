@@ -130,8 +130,11 @@ def test_objects_of_another_student_are_refused_until_they_are_made_again(tmp_pa
     assert not other.looks
     (sentence,) = other.refused
     assert f"dino-ros teach --again {tmp_path} --model 'my other.onnx'" in sentence
-    with pytest.raises(UserError, match=r"cannot be used with my other\.onnx"):
-        other.add("cup", look(0), "click")
+    before = files(tmp_path)
+    for change in (lambda: other.add("cup", look(0), "click"), lambda: other.undo("cup")):
+        with pytest.raises(UserError, match=r"cannot be used with my other\.onnx"):
+            change()
+    assert files(tmp_path) == before
     other.teach_again("cup", lambda rgb: tokens_of(255 - rgb))
     assert_same(other, TaughtObjects.load(tmp_path, INFO_B, STUDENT))
     assert [one.shows_it for one in other.looks["cup"]] == [True, False]

@@ -13,7 +13,7 @@ from clients import PERCEPTION, Client
 from geometry_msgs.msg import Point, PointStamped
 from imports import ROOT
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, RegionOfInterest
 from std_srvs.srv import Trigger
 
 from dino_ros.demo.lifecycle import bring_up
@@ -21,6 +21,9 @@ from dino_ros.demo.run import running
 from dino_ros.images.sources import open_source
 from dino_ros.messages import to_array
 from dino_ros.nodes.messages import mask_message
+from dino_ros.perception.perceiver import Perceiver
+from dino_ros.perception.pointing import object_in_box
+from dino_ros.taught.pictures import read_picture
 
 BAG = ROOT / "dino_ros" / "demo" / "table_bag"
 
@@ -81,6 +84,17 @@ def test_an_object_is_shown_found_and_remembered(client: Client, tmp_path: Path)
         client.wait(lambda: mask.get_subscription_count() == 1, "the node")
         mask.publish(mask_message(np.multiply(later_truth == number, 255, dtype=np.uint8), masks[-1].header))
         robot.until(lambda: (folder / "box.json").exists(), "the object's file", later)
+
+        # Of a box the object is what `dino-ros teach --box` takes for it.
+        box = client.create_publisher(RegionOfInterest, "/dino/teach/box", 5)
+        client.wait(lambda: box.get_subscription_count() == 1, "the node")
+        left, top, width, height = cv2.boundingRect((truth == number).astype(np.uint8))
+        box.publish(RegionOfInterest(x_offset=left, y_offset=top, width=width, height=height))
+        robot.until(lambda: (folder / "box" / "look_2.png").exists(), "the second look", there)
+        shown = read_picture(folder / "box" / "look_2.png")[:, :, 0] > 0
+        expected = object_in_box(Perceiver.load(backend="onnxruntime"), there, left, top, width, height) > 0
+        assert 0.1 < np.count_nonzero(expected) / (width * height) < 0.85, "not all of the box"
+        assert iou(shown, expected) > 0.9
     with running("perception_node", parameters, ()):
         assert bring_up(client, PERCEPTION)
         masks = client.listen("/dino/box/mask")

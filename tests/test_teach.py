@@ -59,9 +59,18 @@ def test_looks_add_up_are_told_and_made_again(
     capsys.readouterr()
     assert teach(monkeypatch, student, "--list", out) == 0
     assert "taught for another student" in capsys.readouterr().out
+    drawn = out / "cup" / "look_1_found.jpg"
+    before = drawn.read_bytes()
+    drawn.write_bytes(b"of the other student")
     assert teach(monkeypatch, student, "--again", out) == 0
+    assert read_picture(drawn).shape == (64, 192, 3)
+    assert drawn.read_bytes() != before, "the look at what it is not came later"
     again = TaughtObjects.load(out, read_student(student), student).looks["cup"]
     np.testing.assert_allclose(again[0].inside.tokens, shown.inside.tokens, atol=0.02)
+    capsys.readouterr()
+    assert teach(monkeypatch, student, "cup", "--undo", out) == 0
+    assert capsys.readouterr().out == "cup: 1 look left.\n"
+    assert len(TaughtObjects.load(out, read_student(student), student).looks["cup"]) == 1
     assert teach(monkeypatch, student, "cup", "--forget", out) == 0
     assert [*out.iterdir()] == []
 
@@ -71,12 +80,14 @@ def test_looks_add_up_are_told_and_made_again(
     [
         (["cup", "--like", "frame.png", "--click", "96,5", "--out", "o"], "outside the image of 96x64"),
         (["cup", "--like", "frame.png", "--box", "100,5,9,9", "--out", "o"], "outside the image of 96x64"),
+        (["cup", "--like", "frame.png", "--box", "5,5,0,9", "--out", "o"], "outside the image of 96x64"),
         (["cup", "--like", "frame.png", "frame.png", "--click", "5,5", "--out", "o"], "one picture"),
         (["cup", "--like", "none.png", "--out", "o"], "no image none.png"),
         (["objects", "--like", "frame.png", "--out", "o"], "a topic of the node has it"),
         (["cup", "--out", "o"], "--like"),
         (["cup", "--like", "frame.png"], "Name one folder"),
         (["cup", "--forget", "o"], "There is no object 'cup'"),
+        (["cup", "--undo", "o"], "There is no object 'cup'"),
         (["--again", "o"], "Nothing is taught in o"),
     ],
 )

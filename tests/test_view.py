@@ -22,8 +22,13 @@ from dino_ros.backends import Backend
 from dino_ros.errors import UserError
 from dino_ros.images.sources import open_source
 from dino_ros.perception.perceiver import Perceiver
+from dino_ros.student import read_student
+from dino_ros.taught.object_files import TaughtObjects, check_object_name
+from dino_ros.view import server as server_module
 from dino_ros.view.player import Player
+from dino_ros.view.scene import parts
 from dino_ros.view.server import Server
+from dino_ros.view.teaching import Teaching
 
 
 @pytest.fixture
@@ -38,11 +43,16 @@ def recording(tmp_path: Path) -> Path:
     return folder
 
 
+def taught_player(recording: Path, student: Path) -> Player:
+    perceiver = Perceiver.load(student, "onnxruntime")
+    return Player(open_source(recording), perceiver, Teaching(perceiver, recording / "objects", check_object_name))
+
+
 @pytest.fixture
 def page(recording: Path, student: Path) -> Iterator[Page]:
-    player = Player(open_source(recording), Perceiver.load(student, "onnxruntime"))
+    player = taught_player(recording, student)
     server = Server(player, "127.0.0.1", 0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield Page(server.server_address[1])
     player.close()
     server.shutdown()
@@ -114,6 +124,100 @@ def test_only_parameters_of_the_mask_within_their_range(page: Page, values: Any,
     assert page.frame()["values"] == before
 
 
+def paused_frame(page: Page) -> Any:
+    """The first frame: its square, of 2x2 patches, is 16 to 32 pixels down at the left."""
+    page.post("/pause", {"paused": True})
+    page.post("/step", {})
+    frame = page.frame()
+    while frame["stamp"] != 0:
+        page.post("/step", {})
+        frame = page.frame(after=frame["number"])
+    return frame
+
+
+def test_what_is_clicked_and_named_is_found_in_this_frame_and_the_next(
+    page: Page, student: Path, recording: Path
+) -> None:
+    frame = paused_frame(page)
+    assert (frame["looks"], "found" in frame) == ({}, False)
+    status, pointed = page.post("/point_out", {"number": frame["number"], "x": 0.1, "y": 0.4})
+    assert status == 200
+    assert page.pixels(pointed["picture"]).shape[2] == 3
+    assert page.post("/teach", {"shown": pointed["shown"], "name": "square", "shows_it": True})[0] == 200
+    here = page.frame()
+    assert here["looks"] == {"square": 1}
+    x, y, width, height = here["found"]["square"]["boxes"][0]
+    assert here["found"]["square"]["score"] > 0.5
+    assert abs(np.array([x, y, x + width, y + height]) - [0, 16, 16, 32]).max() <= 8
+    painted = page.pixels(here["taught"])[:, :, 3] > 0
+    assert painted[20:28, 4:12].all()
+    assert painted.mean() < 0.1
+    page.post("/step", {})
+    there = page.frame(after=here["number"])["found"]["square"]["boxes"][0]
+    assert abs(there[0] - 16) <= 8
+
+    # It is what a node reads, and what another program taught meanwhile is not lost.
+    TaughtObjects.load(recording / "objects", read_student(student), student).undo("square")
+    pointed = page.post("/point_out", {"number": frame["number"], "x": 0.1, "y": 0.4})[1]
+    assert page.post("/teach", {"shown": pointed["shown"], "name": "again", "shows_it": True})[0] == 200
+    assert page.frame()["looks"] == {"again": 1}
+    objects = TaughtObjects.load(recording / "objects", read_student(student), student)
+    assert [(one.how, one.shows_it) for one in objects.records["again"]] == [("click", True)]
+    assert objects.looks["again"][0].mask[20:28, 4:12].all(), "of the frame that was clicked, not of the one in view"
+
+
+def test_looks_add_up_are_taken_back_and_forgotten(page: Page) -> None:
+    frame = paused_frame(page)
+    for place, shows_it in (({"x": 0, "y": 0.2, "width": 0.2, "height": 0.4}, True), ({"x": 0.9, "y": 0.9}, False)):
+        pointed = page.post("/point_out", {"number": frame["number"], **place})[1]
+        assert page.post("/teach", {"shown": pointed["shown"], "name": "square", "shows_it": shows_it})[0] == 200
+    assert page.frame()["looks"] == {"square": 2}
+    assert page.post("/undo", {"name": "square"})[0] == 200
+    assert page.frame()["looks"] == {"square": 1}
+    assert page.post("/forget", {"name": "square"})[0] == 200
+    last = page.frame()
+    assert (last["looks"], "found" in last) == ({}, False)
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "said"),
+    [
+        ("/point_out", {"number": 10**9, "x": 0.5, "y": 0.5}, "This frame is gone"),
+        ("/point_out", {"number": 1, "x": 1.5, "y": 0.5}, "from 0 to 1"),
+        ("/point_out", {"number": 1, "x": True, "y": 0.5}, "from 0 to 1"),
+        ("/point_out", {"number": "1", "x": 0.5, "y": 0.5}, "number is '1'"),
+        ("/teach", {"shown": 0, "name": "cup"}, "pointed out"),
+        ("/teach", {"shown": 0, "name": "../cup"}, "cannot be the name of an object"),
+        ("/teach", {"shown": 0, "name": ["cup"]}, "has no name"),
+        ("/undo", {"name": "cup"}, "There is no object 'cup'"),
+        ("/forget", {"name": "../../cup"}, "There is no object"),
+    ],
+)
+def test_what_cannot_be_taught_is_said_in_a_sentence(page: Page, path: str, values: Any, said: str) -> None:
+    status, told = page.post(path, values)
+    assert status == 400
+    assert said in told["error"]
+
+
+def test_strangers_on_the_network_change_no_files(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = server_module.Handler
+    monkeypatch.setattr(handler, "setup", lambda self: (setattr(self, "client_address", ("192.0.2.7", 1)), base(self)))
+    base = handler.__mro__[1].setup  # type: ignore[attr-defined]
+    assert json.loads(page.get("/about")[2])["teaches"] is False
+    for path in server_module.TEACHING:
+        status, told = page.post(path, {"number": 1, "shown": 1, "x": 0.5, "y": 0.5, "name": "cup"})
+        assert (status, "ssh -L" in told["error"]) == (400, True), path
+    assert page.post("/parameters", {"mask_steady": 0.25})[0] == 200
+
+
+def test_crumbs_of_a_mask_get_no_box() -> None:
+    mask = np.zeros((40, 60), np.uint8)
+    mask[5:15, 5:25] = mask[20:30, 40:45] = 255
+    mask[35, 35] = 255
+    assert parts(mask) == [[5, 5, 20, 10], [40, 20, 5, 10]]
+    assert parts(np.zeros_like(mask)) == []
+
+
 @pytest.mark.parametrize(
     ("host", "status"),
     [
@@ -171,7 +275,7 @@ class Lone:
 def test_one_thread_at_a_time_runs_the_engine(recording: Path) -> None:
     perceiver = Perceiver.load("table_vit_micro_8", "onnxruntime")
     perceiver.backend = engine = Lone(perceiver.backend)
-    player = Player(open_source(recording), perceiver)
+    player = Player(open_source(recording), perceiver, Teaching(perceiver, recording / "objects", check_object_name))
     player.set_parameters({"mask_method": "attention"})
     assert player.scene(0, 30.0, ())
     player.pause(True)

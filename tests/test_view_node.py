@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,67 @@ from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.run import running
 from dino_ros.errors import UserError
 from dino_ros.nodes import running_node
+from dino_ros.nodes.detections import vision
 from dino_ros.nodes.running_node import RunningNode
 from dino_ros.perception.perceiver import Perceiver
+from dino_ros.view.scene import Place, Scene
 
 
 @pytest.fixture
-def active(client: Client, student: Path) -> Iterator[Client]:
+def active(client: Client, student: Path, tmp_path: Path) -> Iterator[Client]:
     """A client, and a perception node that is active with the tiny student."""
-    with running("perception_node", {"model": str(student)}, ()):
+    with running("perception_node", {"model": str(student), "taught_folder": str(tmp_path)}, ()):
         assert bring_up(client, PERCEPTION)
         yield client
+
+
+def assert_what_is_clicked_and_named_is_learnt_by_the_node(active: Client, viewed: RunningNode) -> None:
+    rgb = np.full((32, 48, 3), (60, 90, 60), np.uint8)
+    rgb[8:24, 16:32] = (220, 30, 30)
+    number, scene = 1000, viewed.scene(0, 0, ())
+
+    def seen() -> Scene | None:
+        nonlocal number, scene
+        number += 1
+        active.send(number, rgb)
+        scene = viewed.scene(scene.number if scene else 0, 0.05, ("taught",))
+        return scene
+
+    def done(step: Callable[[], None]) -> list[Any]:
+        """Send images until a step that waits for the node has ended; returns what it raised."""
+        raised: list[Any] = []
+
+        def run() -> None:
+            try:
+                step()
+            except UserError as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        active.wait(lambda: (seen() and False) or not thread.is_alive(), "the node to learn")
+        return raised
+
+    active.wait(seen, "an image")
+    pointed = viewed.point_out(0, Place(0.5, 0.5))
+    (refused,) = done(lambda: viewed.teach(pointed.number, "objects", True))
+    assert "objects cannot be the name of an object" in str(refused)
+    assert done(lambda: viewed.teach(pointed.number, "square", True)) == []
+    assert viewed.taught() == {"square": 1}
+    active.wait(lambda: seen() and scene.taught, "where it is")
+    score = scene.taught["square"].score
+    assert score > 0.5 if vision else score is None
+    found = scene.taught["square"].mask > 0
+    assert found[12:20, 20:28].all()
+    assert found.mean() < 0.3
+    assert done(lambda: viewed.forget("square")) == []
+    active.wait(lambda: not viewed.taught(), "it to be forgotten")
 
 
 def test_a_node_is_subscribed_to_only_while_somebody_looks(active: Client, student: Path) -> None:
     viewed = RunningNode(PERCEPTION, None)
     active.wait(lambda: viewed.status(), "diagnostics")
+    assert viewed.status()["student"] == student.stem
     assert active.camera.get_subscription_count() == 0
     number, scene = 0, None
     layers: tuple[str, ...] = ("attention", "similarity")
@@ -67,6 +113,7 @@ def test_a_node_is_subscribed_to_only_while_somebody_looks(active: Client, stude
     assert viewed.parameters()["mask_steady"] == 0.25
     with pytest.raises(UserError, match="mask_attention_head"):
         viewed.set_parameters({"mask_attention_head": 60})
+    assert_what_is_clicked_and_named_is_learnt_by_the_node(active, viewed)
     active.wait(lambda: active.camera.get_subscription_count() == 0, "the camera to be left")
     viewed.destroy_node()
 

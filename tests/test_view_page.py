@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ from selenium.webdriver.support.ui import WebDriverWait
 from dino_ros.demo.table import TABLE, TOPIC
 from dino_ros.images.sources import open_source
 from dino_ros.perception.perceiver import Perceiver
+from dino_ros.taught.object_files import check_object_name
 from dino_ros.view.player import Player
 from dino_ros.view.server import Server
+from dino_ros.view.teaching import Teaching
 
 PERCEIVER_MODEL = "table_vit_micro_8"
 
@@ -48,8 +51,9 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    player = Player(open_source(TABLE, TOPIC), Perceiver.load(PERCEIVER_MODEL, "onnxruntime"))
+def server(tmp_path: Path) -> Iterator[Server]:
+    perceiver = Perceiver.load(PERCEIVER_MODEL, "onnxruntime")
+    player = Player(open_source(TABLE, TOPIC), perceiver, Teaching(perceiver, tmp_path / "objects", check_object_name))
     server = Server(player, "127.0.0.1", 0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -77,6 +81,9 @@ class Unheard:
 
     def parameters(self) -> dict[str, Any]:
         return self.values
+
+    def taught(self) -> dict[str, int]:
+        return {}
 
     def paused(self) -> bool:
         return False
@@ -180,6 +187,14 @@ def test_clicks_keys_and_sliders(browser: Any, server: Server) -> None:
     browser.find_element("id", "mask_attention_mass").send_keys(Keys.END)
     shows(last + 2)
     assert (np.abs(canvas() - bare).max(axis=2) > 20).mean() > 0.5
+
+    # What is clicked and named is found, and the row of its name says so.
+    box.click()
+    wait("!document.getElementById('teach').hidden && document.activeElement.id === 'object'")
+    browser.switch_to.active_element.send_keys("thing", Keys.ENTER)
+    wait("/^thing[01][.]/.test(document.getElementById('taught').textContent)")
+    wait("document.getElementById('teach').hidden && document.getElementById('camera').dataset.point === ''")
+    assert page.frame()["looks"] == {"thing": 1}
 
     # Another page learns from the server that the recording is paused.
     browser.refresh()

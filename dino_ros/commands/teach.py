@@ -59,10 +59,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--not", dest="shows_it", action="store_false", help="the pictures show what is not to be taken for the object"
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder of taught objects, old and new")
-    other = parser.add_mutually_exclusive_group()
-    other.add_argument("--list", type=Path, metavar="FOLDER", help="say what is taught there, and what cannot be used")
-    other.add_argument("--forget", type=Path, metavar="FOLDER", help="remove the object NAME from there")
-    other.add_argument(
+    parser.add_argument("--list", type=Path, metavar="FOLDER", help="say what is taught there, and what cannot be used")
+    parser.add_argument("--undo", type=Path, metavar="FOLDER", help="take back the last look at NAME there")
+    parser.add_argument("--forget", type=Path, metavar="FOLDER", help="remove the object NAME from there")
+    parser.add_argument(
         "--again",
         type=Path,
         metavar="FOLDER",
@@ -75,13 +75,19 @@ def run(options: argparse.Namespace) -> int:
     from dino_ros.student import find_student, read_student
     from dino_ros.taught.object_files import TaughtObjects
 
-    folders = [folder for folder in (options.out, options.list, options.forget, options.again) if folder]
+    ways = (options.out, options.list, options.undo, options.forget, options.again)
+    folders = [folder for folder in ways if folder]
     if len(folders) != 1:
-        raise UserError("Name one folder: --out to teach, or --list, --forget or --again.")
+        raise UserError("Name one folder: --out to teach, or --list, --undo, --forget or --again.")
     student = find_student(options.model)
     objects = TaughtObjects.load(folders[0], read_student(student), student)
     if options.list:
         show(objects)
+    elif options.undo:
+        objects.undo(options.name or "")
+        left = len(objects.looks.get(options.name, ()))
+        done = f"{looks(left)} left" if left else "forgotten, since that was its only look"
+        print(f"{options.name}: {done}.")
     elif options.forget:
         objects.forget(options.name or "")
         print(f"{options.name} is forgotten.")
@@ -115,7 +121,7 @@ def teach(objects: TaughtObjects, options: argparse.Namespace) -> None:
             objects.add(name, look_at(patch_tokens(perceiver, rgb), rgb, mask, options.shows_it), how)
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
-        drawn = draw_last_look(objects, name, perceiver)
+        drawn = draw_look(objects, name, -1, perceiver)
         what = "is" if options.shows_it else "is not"
         say(f"{name} {what} what fills {(mask > 0).mean():.0%} of {file}: look at {drawn}.")
     say(f"{looks(len(objects.looks[name]))} at {name}. To find it on a robot:")
@@ -134,18 +140,18 @@ def object_mask(perceiver: Perceiver, rgb: NDArray[np.uint8], options: argparse.
     return object_in_box(perceiver, rgb, *(options.box or (0, 0, rgb.shape[1], rgb.shape[0])))
 
 
-def draw_last_look(objects: TaughtObjects, name: str, perceiver: Perceiver) -> Path:
-    """Draw the last look at an object, and what is found in its picture by all looks so far; returns the file."""
+def draw_look(objects: TaughtObjects, name: str, index: int, perceiver: Perceiver) -> Path:
+    """Draw one of the looks at an object, and what is found in its picture by all looks so far; returns the file."""
     from dino_ros.perception.pointing import patch_tokens
     from dino_ros.taught.background import Background
     from dino_ros.taught.finder import Finder
     from dino_ros.taught.pictures import draw_found, write_picture
     from dino_ros.taught.records import found_file
 
-    look = objects.looks[name][-1]
+    look = objects.looks[name][index]
     finder = Finder(objects.looks, Background(perceiver.info.embed_dim))
     found = finder(patch_tokens(perceiver, look.picture))[name]
-    file = found_file(objects.folder, name, objects.records[name][-1].number)
+    file = found_file(objects.folder, name, objects.records[name][index].number)
     write_picture(file, draw_found(look, found))
     return file
 
@@ -162,6 +168,9 @@ def teach_again(objects: TaughtObjects, options: argparse.Namespace) -> None:
     for name in names:
         objects.teach_again(name, partial(patch_tokens, perceiver))
         say(f"{name}: {looks(len(objects.looks[name]))} made again for {perceiver.path.name}.")
+    for name in names:
+        for index in range(len(objects.looks[name])):
+            draw_look(objects, name, index, perceiver)
 
 
 def show(objects: TaughtObjects) -> None:

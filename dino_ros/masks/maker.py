@@ -21,8 +21,8 @@ from dino_ros.masks.track import FINE, SMALL, Masks, Track, View, shrink
 
 Outputs = Mapping[str, NDArray[np.float32]]
 
-SMALLEST_NAMED = 0.25
-"""Smallest area of a part of a named mask, in patches: it may be a single patch, which shrinks to half of its area."""
+SMALLEST_NAMED = 0.05
+"""Smallest area of a part of a named mask, in patches: what was found may be one patch, and shrinks when refined."""
 
 
 class MaskMaker:

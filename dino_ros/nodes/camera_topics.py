@@ -303,6 +303,9 @@ class CameraTopics:
         self.diagnostics.problem(sentence)
         self._node.get_logger().warning(f"{self.image_topic}: {sentence}", throttle_duration_sec=WARN_EVERY)
 
+    def look_closer(self, frame: PreparedFrame) -> None:
+        self.taught.look_closer(frame)
+
     def deliver(self, frame: PreparedFrame, perception: Perception) -> None:
         """Publish the results that have subscribers, the mask first."""
         header = header_of(frame.arrived.message)

@@ -57,6 +57,12 @@ def _detections(objects: NDArray[np.uint16], header: Header, prefix: str, class_
     return detections
 
 
+def taught_scores(message: Any) -> dict[str, float]:
+    """The score of each object, by its name, of what `taught_detections_message` made."""
+    results = [result.hypothesis for detection in message.detections for result in detection.results]
+    return {result.class_id: result.score for result in results}
+
+
 def taught_label_info_message(names: Sequence[str], header: Header) -> Any:
     """A LabelInfo with the names of taught objects, numbered from 1."""
     classes = [vision.VisionClass(class_id=number, class_name=name) for number, name in enumerate(names, start=1)]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -16,7 +14,6 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from dino_ros.errors import UserError
-from dino_ros.files import named_path
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.camera_topics import CameraTopics
@@ -24,10 +21,11 @@ from dino_ros.nodes.diagnostics import Diagnostics
 from dino_ros.nodes.distributions import after_parameters_are_set
 from dino_ros.nodes.managed_node import ManagedNode, manage
 from dino_ros.nodes.parameters import PERCEPTION_PARAMETERS, why_refused
+from dino_ros.nodes.taught_topics import TAUGHT_OBJECTS, say_looks
 from dino_ros.perception.perceiver import Perceiver
 from dino_ros.perception.pipeline import Pipeline
 from dino_ros.taught.looks import Look
-from dino_ros.taught.object_files import TaughtObjects
+from dino_ros.taught.object_files import TaughtObjects, objects_folder
 
 
 class PerceptionNode(ManagedNode):
@@ -161,16 +159,13 @@ class PerceptionNode(ManagedNode):
     def _remember(self, perceiver: Perceiver) -> None:
         """Look for the objects that were taught for a student."""
         with self._teaching:
-            self._objects = TaughtObjects.load(self._folder(), perceiver.info, perceiver.path)
+            folder = objects_folder(self._value("taught_folder"))
+            self._objects = TaughtObjects.load(folder, perceiver.info, perceiver.path)
             for sentence in self._objects.refused:
                 self.get_logger().warning(sentence)
             self._find(self._objects)
             if self._objects.looks:
                 self.get_logger().info(f"Remembers {', '.join(self._objects.looks)}, of {self._objects.folder}.")
-
-    def _folder(self) -> Path:
-        home = os.environ.get("ROS_HOME") or "~/.ros"
-        return named_path(self._value("taught_folder") or Path(home) / "dino_objects")
 
     def _find(self, objects: TaughtObjects) -> None:
         """Look for these objects from the next frame on."""
@@ -245,7 +240,7 @@ class PerceptionNode(ManagedNode):
             "architecture": perceiver.info.architecture,
             "input size": f"{perceiver.info.height}x{perceiver.info.width}",
             "backend": perceiver.chosen,
-            "taught objects": ", ".join(self._objects.looks) if self._objects else "",
+            TAUGHT_OBJECTS: say_looks(self._objects.looks if self._objects else {}),
             **{f"why not {engine}": reason for engine, reason in perceiver.passed_over.items()},
         }
 

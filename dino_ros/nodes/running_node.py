@@ -5,28 +5,34 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import Point, PointStamped
 from rcl_interfaces.srv import GetParameters, SetParametersAtomically
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image, RegionOfInterest
+from std_srvs.srv import Trigger
 
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import to_rgb
 from dino_ros.images.stamps import stamp_ns
 from dino_ros.masks.parameters import RULES
 from dino_ros.messages import to_array
+from dino_ros.nodes.detections import taught_scores, vision
 from dino_ros.nodes.diagnostics import SUPERSEDED, UNUSABLE
-from dino_ros.view.scene import LOOKED_AT, Scene
+from dino_ros.nodes.taught_topics import FOLDER, TAUGHT_OBJECTS, TEACH, read_looks
+from dino_ros.view.scene import LOOKED_AT, Found, Place, PointedOut, Scene
 
+TAUGHT = "taught"
 TOPICS = {
     "mask": "attention_mask",
     "objects": "objects",
@@ -34,7 +40,9 @@ TOPICS = {
     "features": "features_rgb",
     "similarity": "features",
 }
-"""The node's topic of each of LAYERS."""
+"""The node's topic of each of LAYERS but TAUGHT, for which every taught object has one, and all together SCORES."""
+SCORES = f"{FOLDER}/detections"
+"""The node's topic that has the scores of taught objects, where vision_msgs is installed."""
 CAMERA = "camera"
 KEPT = 30
 """Latest messages of each topic among which those with the same stamp are looked for."""
@@ -45,7 +53,9 @@ DROPPED = {
 }
 """Keys of the node's report, and how the page says them."""
 PATIENCE = 5.0
-"""Seconds that the node may take to answer, and to report itself again."""
+"""Seconds that the node may take to answer, to learn, and to report itself again."""
+TEACHES = {"click": PointStamped, "box": RegionOfInterest}
+"""Topics below the node's TEACH on which an object is pointed out, and their messages."""
 
 
 def open_node(node: str, topic: str | None) -> RunningNode:
@@ -78,6 +88,14 @@ class RunningNode(Node):
         """Subscriptions to the camera and to layers."""
         self._messages: dict[str, dict[int, Any]] = {}
         """Of each subscription, by stamp."""
+        self._teaching = threading.Lock()
+        """Held while an object is taught: the node learns one at a time."""
+        self._lesson = 0
+        self._pointed_out: tuple[str, Any] | None = None
+        """The topic and the message of the last lesson."""
+        self._teachers: dict[str, Any] = {}
+        """Publishers to the topics of TEACHES."""
+        self._taking_back = {name: self.create_client(Trigger, f"{node}/{name}") for name in ("undo", "forget")}
         self._get = self.create_client(GetParameters, f"{node}/get_parameters")
         self._set = self.create_client(SetParametersAtomically, f"{node}/set_parameters_atomically")
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
@@ -104,6 +122,7 @@ class RunningNode(Node):
             return {"rate": f"0 Hz: {self.name} is not heard for {silent:.0f} s"}
         latency = facts.get("latency p50 (ms)", "")
         return {
+            "student": PurePath(facts.get("model", "")).stem,
             "rate": f"{facts.get('output rate (Hz)', '?')} Hz",
             "latency": f"{latency} ms" if latency else "",
             "dropped": ", ".join(f"{facts.get(key, '?')} {word}" for key, word in DROPPED.items()),
@@ -126,21 +145,89 @@ class RunningNode(Node):
             return dict(self._values)
 
     def set_parameters(self, values: dict[str, Any]) -> None:
-        parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        self._set_on_node(values)
         with self._condition:
-            future = (
-                None if self._stopped else self._set.call_async(SetParametersAtomically.Request(parameters=parameters))
-            )
+            self._values.update(values)
+
+    def _set_on_node(self, values: dict[str, Any]) -> None:
+        parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        result = self._call(self._set, SetParametersAtomically.Request(parameters=parameters)).result
+        if not result.successful:
+            raise UserError(result.reason)
+
+    def _call(self, client: Any, request: Any) -> Any:
+        """What the node answers. Raises UserError if it does not."""
+        with self._condition:
+            future = None if self._stopped else client.call_async(request)
             if future:
                 future.add_done_callback(lambda _: self._wake())
                 self._condition.wait_for(lambda: self._stopped or future.done(), PATIENCE)
         if not future or not future.done():
-            raise UserError(f"{self.name} does not answer: see whether it runs, then set the parameter again.")
-        result = future.result().result
-        if not result.successful:
-            raise UserError(result.reason)
+            raise UserError(f"{self.name} does not answer: see whether it runs, then try it again.")
+        return future.result()
+
+    def taught(self) -> dict[str, int]:
         with self._condition:
-            self._values.update(values)
+            return read_looks(self._facts.get(TAUGHT_OBJECTS, ""))
+
+    def point_out(self, number: int, place: Place) -> PointedOut:
+        """Only `teach` tells the node, which learns from the frame that comes next; so there is no picture yet."""
+        with self._condition:
+            if self._scene is None:
+                raise UserError("There is no image yet: wait for one, then point the object out.")
+            x, y, width, height = place.pixels(*self._scene.rgb.shape[:2])
+            if place.is_box:
+                left, top, right, bottom = map(round, (x, y, x + width, y + height))
+                region = RegionOfInterest(x_offset=left, y_offset=top, width=right - left, height=bottom - top)
+                self._pointed_out = "box", region
+            else:
+                self._pointed_out = "click", PointStamped(point=Point(x=x, y=y))
+            for how in TEACHES.keys() - self._teachers.keys():  # now, so that the node knows them when there is a name
+                topic = f"{self._prefix}{TEACH}/{how}"
+                self._teachers[how] = self.create_publisher(TEACHES[how], topic, 5)
+            self._lesson += 1
+            return PointedOut(self._lesson, None)
+
+    def teach(self, number: int, name: str, shows_it: bool) -> None:
+        with self._teaching, self._naming({"teach": name, "teach_not": not shows_it}), self._condition:
+            if self._pointed_out is None or number != self._lesson:
+                raise UserError(f"Something else was pointed out meanwhile: show {name} again.")
+            how, message = self._pointed_out
+            before = self.taught().get(name, 0)
+            heard = self._until(lambda: self._teachers[how].get_subscription_count() > 0)
+            if heard:
+                self._teachers[how].publish(message)
+            if not heard or not self._until(lambda: self.taught().get(name, 0) > before):
+                raise UserError(
+                    f"{self.name} has not learnt it within {PATIENCE:.0f} s: its log says why, unless no images come."
+                )
+            self._pointed_out = None
+
+    def undo(self, name: str) -> None:
+        self._change("undo", name)
+
+    def forget(self, name: str) -> None:
+        self._change("forget", name)
+
+    def _change(self, service: str, name: str) -> None:
+        with self._teaching, self._naming({"teach": name}):
+            answer = self._call(self._taking_back[service], Trigger.Request())
+            if not answer.success:
+                raise UserError(answer.message)
+
+    @contextlib.contextmanager
+    def _naming(self, values: dict[str, Any]) -> Iterator[None]:
+        """Name an object to the node, and nothing afterwards: a stray click must teach nothing."""
+        self._set_on_node(values)
+        try:
+            yield
+        finally:
+            self._set_on_node({"teach": "", "teach_not": False})
+
+    def _until(self, condition: Callable[[], bool]) -> bool:
+        """Whether the condition comes true in time; it is looked at with each report, and several times a second."""
+        self._condition.wait_for(lambda: self._stopped or condition(), PATIENCE)
+        return not self._stopped and condition()
 
     def paused(self) -> bool:
         return False
@@ -213,18 +300,25 @@ class RunningNode(Node):
 
     def _follow(self) -> None:
         """Subscribe to what somebody looks at, and to nothing else."""
+        self._wake()
         topic = self._facts.get("image topic", "")
         wanted = self._wanted() if topic else set()
+        if TAUGHT in wanted:
+            wanted = wanted - {TAUGHT} | {f"{name}/mask" for name in self.taught()}
+            if vision and self.taught():
+                wanted.add(SCORES)
         for name in self._listening.keys() - wanted:
             self.destroy_subscription(self._listening.pop(name))
             del self._messages[name]
         for name in wanted - self._listening.keys():
             # Best effort matches every camera; the node publishes its results as reliable.
             qos = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-            kind = CompressedImage if name == CAMERA and topic.endswith("/compressed") else Image
+            kind = vision.Detection2DArray if name == SCORES else Image
+            if name == CAMERA and topic.endswith("/compressed"):
+                kind = CompressedImage
             on_message = lambda message, name=name: self._on_message(name, message)  # noqa: E731
             self._messages[name] = {}
-            where = topic if name == CAMERA else self._prefix + TOPICS[name]
+            where = topic if name == CAMERA else self._prefix + TOPICS.get(name, name)
             self._listening[name] = self.create_subscription(kind, where, on_message, qos)
 
     def _on_message(self, name: str, message: Any) -> None:
@@ -239,11 +333,13 @@ class RunningNode(Node):
         found = {name: messages.pop(stamp) for name, messages in self._messages.items()}
         try:
             rgb = to_rgb(found.pop(CAMERA))
+            scores = taught_scores(found.pop(SCORES)) if SCORES in found else {}
             arrays = {name: to_array(message) for name, message in found.items()}
         except UserError as error:
             self.get_logger().warning(str(error), throttle_duration_sec=10.0)
             return
         attention = arrays.get("attention")
+        names = sorted(topic.removesuffix("/mask") for topic in arrays if topic.endswith("/mask"))
         with self._condition:
             number = self._scene.number + 1 if self._scene else 1
             self._scene = Scene(
@@ -255,5 +351,6 @@ class RunningNode(Node):
                 None if attention is None else np.moveaxis(np.atleast_3d(attention), 2, 0),
                 arrays.get("similarity"),
                 arrays.get("features"),
+                {name: Found(arrays[f"{name}/mask"], scores.get(name)) for name in names},
             )
             self._condition.notify_all()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ from dino_ros.nodes.distributions import publisher_events
 from dino_ros.nodes.messages import mask_message, tensor_message
 from dino_ros.nodes.qos import overridable
 from dino_ros.perception.perceiver import Perception
-from dino_ros.perception.pipeline import IMAGE, TAUGHT, PreparedFrame
+from dino_ros.perception.pipeline import CLOSER, IMAGE, TAUGHT, PreparedFrame
+from dino_ros.perception.pointing import object_in_box
 from dino_ros.taught.click import mask_at
 from dino_ros.taught.looks import Look, look_at
 
@@ -33,8 +35,13 @@ TEACH = "teach"
 QOS = {"depth": 5, "liveliness": LivelinessPolicy.AUTOMATIC}
 LABEL_INFO_QOS = {**QOS, "depth": 1, "durability": DurabilityPolicy.TRANSIENT_LOCAL}
 
+TAUGHT_OBJECTS = "taught objects (looks)"
+"""Key of the node's report, whose value is as in `cup (2), pen (1)`."""
+
 Pick = Callable[[PreparedFrame, Perception], NDArray[np.uint8]]
 """From a frame and what was seen in it to the mask [H, W] of what is shown; raises UserError if there is nothing."""
+Box = tuple[float, ...]
+"""In pixels: x and y of the left upper corner, width and height."""
 Learn = Callable[[Look, str], str]
 """Takes in a look and how it was shown, and returns what to say of it; raises UserError or OSError if it cannot."""
 
@@ -47,7 +54,19 @@ class Lesson:
     """click, box, mask or object."""
     pick: Pick
     needs: frozenset[str]
-    """Outputs of the Perceiver that `pick` reads."""
+    """What `pick` reads of a frame: outputs of the Perceiver, and others that the pipeline names."""
+    box: Box | None = None
+    """Where `pick` needs a closer look."""
+
+
+def say_looks(looks: Mapping[str, Sequence[Look]]) -> str:
+    """For TAUGHT_OBJECTS: the names of objects and how many looks there are at each."""
+    return ", ".join(f"{name} ({len(of_one)})" for name, of_one in looks.items())
+
+
+def read_looks(said: str) -> dict[str, int]:
+    """How many looks there are at each object, by its name, of what `say_looks` said."""
+    return {name: int(count) for name, count in re.findall(r"(\w+) \((\d+)\)", said)}
 
 
 class TaughtTopics:
@@ -147,10 +166,23 @@ class TaughtTopics:
     def _is_heard(self, topic: str, output: Publisher) -> bool:
         return bool(topic != self._label_info and self._node.context.ok() and output.get_subscription_count() > 0)
 
+    def look_closer(self, frame: PreparedFrame) -> None:
+        """Keep the masks of what is in the boxes that were shown; runs in the thread that runs the student."""
+        rgb = frame.image.rgb
+        assert rgb is not None  # the boxes need it
+        with self._lock:
+            boxes = {lesson.box for lesson in self._lessons if lesson.box}
+        for box in boxes:
+            try:
+                frame.closer[box] = object_in_box(frame.perceiver, rgb, *box)
+            except UserError as error:
+                frame.closer[box] = error
+
     def deliver(self, frame: PreparedFrame, perception: Perception, header: Any) -> None:
         """Learn what was shown, and publish where the objects are."""
         with self._lock:
-            lessons = [lesson for lesson in self._lessons if lesson.needs <= frame.wanted]
+            ready = [lesson for lesson in self._lessons if lesson.needs <= frame.wanted]
+            lessons = [lesson for lesson in ready if lesson.box is None or lesson.box in frame.closer]
             self._lessons = [lesson for lesson in self._lessons if lesson not in lessons]
             outputs = {topic: self._outputs[topic] for topic in self._listened & self._outputs.keys()}
         for name, sighting in perception.taught.items():
@@ -178,7 +210,7 @@ class TaughtTopics:
         except (UserError, OSError) as error:
             self._node.get_logger().warning(str(error))
 
-    def _show(self, how: str, pick: Pick, also: Collection[str] = ()) -> None:
+    def _show(self, how: str, pick: Pick, also: Collection[str] = (), box: Box | None = None) -> None:
         """Keep a lesson for the next frame, if an object is being taught."""
         if not self._node.get_parameter("teach").value:
             topic = self._node.resolve_topic_name(self._prefix + TEACH)
@@ -188,7 +220,7 @@ class TaughtTopics:
             )
             return
         with self._lock:
-            self._lessons.append(Lesson(how, pick, frozenset({"features", IMAGE, *also})))
+            self._lessons.append(Lesson(how, pick, frozenset({"features", IMAGE, *also}), box))
         self._changed()
 
     def _click(self, point: Any) -> None:
@@ -205,14 +237,14 @@ class TaughtTopics:
         center = box.center.position
         self._box(center.x - box.size_x / 2, center.y - box.size_y / 2, box.size_x, box.size_y)
 
-    def _box(self, left: float, top: float, width: float, height: float) -> None:
+    def _box(self, *box: float) -> None:
         def pick(frame: PreparedFrame, perception: Perception) -> NDArray[np.uint8]:
-            mask = np.zeros(frame.image.size, np.uint8)
-            corners = np.rint([left, left + width, top, top + height]).clip(0, 1 << 30).astype(int)
-            mask[corners[2] : corners[3], corners[0] : corners[1]] = 255
-            return mask
+            found: NDArray[np.uint8] | UserError = frame.closer[box]
+            if isinstance(found, UserError):
+                raise found
+            return found
 
-        self._show("box", pick)
+        self._show("box", pick, (CLOSER,), box)
 
     def _mask(self, message: Any) -> None:
         def pick(frame: PreparedFrame, perception: Perception) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -31,6 +31,8 @@ COLORS = "colors"
 """What a camera adds to the outputs it wants if it needs the perceiver's `feature_colors` as well."""
 TAUGHT = "taught"
 """What a camera adds to the outputs it wants if the taught objects are to be found."""
+CLOSER = "closer"
+"""What a camera adds to the outputs it wants if its `look_closer` is to be called with the frame."""
 
 
 class Camera(Protocol):
@@ -40,7 +42,11 @@ class Camera(Protocol):
     """What it is called in messages."""
 
     def wanted(self) -> Collection[str]:
-        """What to make of the next frame: names from the Perceiver's OUTPUTS, IMAGE, COLORS and TAUGHT."""
+        """What to make of the next frame: names from the Perceiver's OUTPUTS, IMAGE, COLORS, TAUGHT and CLOSER."""
+
+    def look_closer(self, frame: PreparedFrame) -> None:
+        """Run the student on parts of a frame, and keep what it sees in `frame.closer`: only the caller's thread may
+        run it."""
 
     def deliver(self, frame: PreparedFrame, perception: Perception) -> None:
         """Take the results of a frame."""
@@ -71,12 +77,14 @@ class PreparedFrame:
 
     arrived: ArrivedFrame
     wanted: frozenset[str]
-    """What the camera wanted when the frame was decoded; IMAGE, COLORS and TAUGHT may be among it."""
+    """What the camera wanted when the frame was decoded; IMAGE, COLORS, TAUGHT and CLOSER may be among it."""
     perceiver: Perceiver
     """The one it was prepared for: another may have taken over since."""
     request: Request
     """What the perceiver is to compute."""
     image: PreparedImage
+    closer: dict[Any, Any] = field(default_factory=dict)
+    """What `Camera.look_closer` found, by whatever the camera names it."""
 
     @property
     def camera(self) -> Camera:
@@ -146,7 +154,8 @@ class Pipeline:
             if not wanted:
                 continue
             perceiver, mask, max_pixels, looks = self._used
-            request = Request(wanted - {IMAGE, COLORS, TAUGHT}, mask, looks if TAUGHT in wanted else {})
+            outputs = wanted - {IMAGE, COLORS, TAUGHT, CLOSER}
+            request = Request(outputs, mask, looks if TAUGHT in wanted else {})
             try:
                 bits = self._bits.setdefault(camera, SensorBits(camera.image_topic)).see(frame.message)
                 image = _decode(frame, perceiver, max_pixels, bits, keep_rgb=IMAGE in wanted or request.needs_image)
@@ -165,6 +174,9 @@ class Pipeline:
                 if any(COLORS in frame.wanted for frame in batch):
                     _ = perceiver.feature_colors  # the first time it runs the engine, which only this thread may
                 results = perceiver.infer([frame.image.input for frame in batch], sorted(outputs))
+                for frame in batch:
+                    if CLOSER in frame.wanted:
+                        frame.camera.look_closer(frame)
             except Exception as error:
                 for frame in batch:
                     frame.camera.failed(_sentence(error))

@@ -37,8 +37,8 @@ def object_in_box(
     outside the image, or the student sees nothing in it.
     """
     height, width = rgb.shape[:2]
-    left, right = (round(min(max(side, 0), width)) for side in (x, x + box_width))
-    top, bottom = (round(min(max(side, 0), height)) for side in (y, y + box_height))
+    sides = np.nan_to_num([x, x + box_width, y, y + box_height])
+    left, right, top, bottom = np.rint(sides.clip(0, [width, width, height, height])).astype(int).tolist()
     if left >= right or top >= bottom:
         raise UserError(
             f"The box {x:g},{y:g},{box_width:g},{box_height:g} is outside the image of {width}x{height} pixels."
@@ -52,5 +52,5 @@ def object_in_box(
     mask = np.zeros_like(seen)
     mask[top:bottom, left:right] = seen[top:bottom, left:right]
     if not mask.any():
-        raise UserError("The student sees no object there: give a mask of it.")
+        raise UserError("The student sees no object there: click it instead, or give a mask of it.")
     return mask

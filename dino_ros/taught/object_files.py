@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable, Collection, Mapping
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError, quoted
-from dino_ros.files import file_sha256, remove_leftovers
+from dino_ros.files import file_sha256, named_path, remove_leftovers
 from dino_ros.student import DEFAULT_STUDENT, MODELS, StudentInfo
 from dino_ros.taught.looks import Look, look_at
 from dino_ros.taught.pictures import write_picture
@@ -90,12 +91,7 @@ class TaughtObjects:
         folder holds an object of that name that cannot be used; OSError if it cannot be written.
         """
         check_object_name(name)
-        known = self._objects.get(name)
-        if known is None and object_file(self.folder, name).exists():
-            raise UserError(
-                f"{object_file(self.folder, name)} holds an object that cannot be used with {self._student.name}: make "
-                f"it again with `{self._again}`, or take another name."
-            )
+        known = self._known(name, "take another name")
         if known is None and not look.shows_it:
             raise UserError(f"There is no object {name} yet: show it before what is not to be taken for it.")
         records, looks = (known.records, known.looks) if known else ((), ())
@@ -110,8 +106,11 @@ class TaughtObjects:
         self._save(name, (*records, record), (*looks, as_saved(look)))
 
     def undo(self, name: str) -> None:
-        """Take back the last look at an object, which goes with its only one. Raises UserError if there is none."""
-        known = self._objects.get(name)
+        """Take back the last look at an object, which goes with its only one.
+
+        Raises UserError if there is none, or only one that cannot be used.
+        """
+        known = self._known(name, "forget it")
         if known is None or len(known.looks) == 1:
             self.forget(name)
             return
@@ -141,6 +140,16 @@ class TaughtObjects:
         write_object(self.folder, one)
         self._set({**self._objects, name: one})
 
+    def _known(self, name: str, otherwise: str) -> TaughtObject | None:
+        """The object of that name, if there is one. Raises UserError for one that cannot be used."""
+        known = self._objects.get(name)
+        if known is None and name in object_names(self.folder):
+            raise UserError(
+                f"{object_file(self.folder, name)} holds an object that cannot be used with {self._student.name}: make "
+                f"it again with `{self._again}`, or {otherwise}."
+            )
+        return known
+
     def _set(self, objects: dict[str, TaughtObject]) -> None:
         self._objects = objects
         self._looks = MappingProxyType({name: objects[name].looks for name in sorted(objects)})
@@ -158,6 +167,14 @@ class TaughtObjects:
     def _again(self) -> str:
         """The command that makes the folder's objects again for this student."""
         return shlex.join(["dino-ros", "teach", "--again", str(self.folder), *_model_option(self._student)])
+
+
+def objects_folder(name: str | Path = "") -> Path:
+    """The folder of taught objects that a user names; empty for `dino_objects` in ROS_HOME, which is ~/.ros unless set.
+
+    Raises UserError if nobody can tell whether it exists.
+    """
+    return named_path(name or Path(os.environ.get("ROS_HOME") or "~/.ros") / "dino_objects")
 
 
 def check_object_name(name: str, reserved: Collection[str] = ()) -> None:

@@ -18,6 +18,8 @@ from dino_ros.taught.finder import Found
 from dino_ros.taught.looks import Look
 
 JPEG_QUALITY = 95
+AROUND = 16
+"""Pixels around what was shown by which people know where it was."""
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
@@ -53,6 +55,14 @@ def write_picture(path: Path, image: NDArray[np.uint8]) -> None:
     settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if path.suffix == ".jpg" else []
     swapped = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     write_whole(path, cv2.imencode(path.suffix, swapped, settings)[1].tobytes())
+
+
+def draw_look(look: Look) -> NDArray[np.uint8]:
+    """What was shown, outlined, cut out of its picture with a little of what is around it: RGB [H, W, 3]."""
+    x, y, width, height = cv2.boundingRect(look.mask)
+    margin = AROUND + max(width, height) // 4
+    drawn = _outlined(look.picture, look.mask)
+    return drawn[max(y - margin, 0) : y + height + margin, max(x - margin, 0) : x + width + margin]
 
 
 def draw_found(look: Look, found: Found) -> NDArray[np.uint8]:

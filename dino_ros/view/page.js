@@ -1,15 +1,18 @@
 "use strict";
 // Asks for one frame after the other; a click adds the point to the request, and the answer brings its similarities.
+// What is clicked, or in a box that is dragged, is pointed out to the server, which learns it once it has a name.
 const $ = (id) => document.getElementById(id);
 let about, frame, point = null, pictures = {}, asking = new AbortController(), paused = false;
-const boxes = { mask: "show-mask", objects: "show-objects" };
+let dragged = null, shown = 0, pointed = 0, rows = new Map();
+const boxes = { mask: "show-mask", objects: "show-objects", taught: "show-taught" };
 
-async function send(path, body) {
+async function send(path, body, complaint = "error") {
   const answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
   const told = await answer.json();
-  $("error").textContent = told.error || "";
+  $(complaint).textContent = told.error || "";
   if (told.parameters) showValues(told.parameters);
   asking.abort();
+  return told;
 }
 
 // What is looked at; nothing else is asked for.
@@ -50,8 +53,9 @@ async function follow() {
     showStatus(told);
     if (!told.camera) continue;
     const loaded = {};
-    for (const name of ["camera", "mask", "features", "similarity"]) if (told[name]) loaded[name] = await picture(told[name]);
+    for (const name of ["camera", "mask", "taught", "features", "similarity"]) if (told[name]) loaded[name] = await picture(told[name]);
     if (point_then !== point) { after = 0; continue; }
+    showFound(new Map(Object.entries(told.found || {})));
     frame = told;
     pictures = loaded;
     after = told.number;
@@ -71,6 +75,7 @@ function showStatus(told) {
   $("name").textContent = [about.name, told.status.student].filter(Boolean).join(" · ");
   waitingFor(told.camera || frame ? "" : `No camera image yet: ${told.waiting_for}`);
   showValues(told.values);
+  showTaught(new Map(Object.entries(told.looks)));
   paused = told.paused;
   $("pause").textContent = paused ? "Play" : "Pause";
 }
@@ -87,15 +92,27 @@ function draw() {
   if (pictures.similarity && point) layer(pictures.similarity, 0.75);
   else if (pictures.mask && $("show-mask").checked) layer(pictures.mask, 0.4);
   const unit = Math.max(1, canvas.height / 240);
-  if ($("show-objects").checked && !point) for (const object of frame.objects || []) {
-    context.strokeStyle = context.fillStyle = `hsl(${(object.id * 137) % 360} 90% 65%)`;
+  const boxed = (x, y, width, height, color, text) => {
+    context.strokeStyle = context.fillStyle = color;
     context.lineWidth = unit;
-    context.strokeRect(object.x, object.y, object.width, object.height);
+    context.strokeRect(x, y, width, height);
     context.font = `bold ${10 * unit}px system-ui, sans-serif`;
-    const label = ` ${object.id} `, width = context.measureText(label).width, top = Math.max(0, object.y - 12 * unit);
-    context.fillRect(object.x, top, width, 12 * unit);
+    const label = ` ${text} `, wide = context.measureText(label).width, top = Math.max(0, y - 12 * unit);
+    context.fillRect(x, top, wide, 12 * unit);
     context.fillStyle = "#000";
-    context.fillText(label, object.x, top + 9.5 * unit);
+    context.fillText(label, x, top + 9.5 * unit);
+  };
+  if ($("show-objects").checked && !point) for (const object of frame.objects || []) {
+    boxed(object.x, object.y, object.width, object.height, `hsl(${(object.id * 137) % 360} 90% 65%)`, object.id);
+  }
+  if (pictures.taught && $("show-taught").checked && !point) {
+    layer(pictures.taught, 0.6);
+    for (const [name, one] of Object.entries(frame.found)) for (const box of one.boxes) boxed(...box, one.color, `${name} ${scored(one)}`.trim());
+  }
+  if (dragged) {
+    context.strokeStyle = "#fff";
+    context.lineWidth = unit;
+    context.strokeRect(dragged.x * canvas.width, dragged.y * canvas.height, dragged.width * canvas.width, dragged.height * canvas.height);
   }
   if (point) {
     context.strokeStyle = "#fff";
@@ -127,21 +144,125 @@ function draw() {
   });
 }
 
-function look(at) {
+// Look at a point, or a box, or neither; what is there may be named.
+function look(at, box = null) {
   point = at;
-  $("clear").hidden = !point;
-  $("hint").textContent = point ? "How alike every patch is to the point" : "Click the image: how alike every patch is to that point";
+  dragged = box;
+  $("clear").hidden = !point && !box;
+  $("hint").textContent = point ? "How alike every patch is to the point" : box ? "" : "Click the image: how alike every patch is to that point";
   asking.abort();
   if (!point && frame) draw();
+  return pointOut(point || dragged);
 }
 
-function clicked(event) {
+// Have the server take what is there in the frame that is shown; true once it waits for its name.
+async function pointOut(place) {
+  const number = ++pointed;
+  $("teach").hidden = true;
+  $("teach-error").textContent = "";
+  $("teach-hint").hidden = false;
+  if (!place || !about.teaches) return false;
+  const told = await send("point_out", { number: frame.number, ...place }, "teach-error");
+  if (number !== pointed || told.error) return false;
+  shown = told.shown;
+  $("shown").hidden = !told.picture;
+  if (told.picture) $("shown").src = told.picture;
+  $("teach").hidden = false;
+  $("teach-hint").hidden = about.recording;
+  return true;
+}
+
+async function teach(event) {
+  event.preventDefault();
+  const name = $("object").value.trim();
+  const told = await send("teach", { shown, name, shows_it: !$("not").checked }, "teach-error");
+  if (!told.error) { $("not").checked = false; look(null); }
+}
+
+function at(event, clamped) {
   const canvas = $("camera"), box = canvas.getBoundingClientRect();
   // object-fit: contain leaves bars beside the image, or above and below it.
   const scale = Math.min(box.width / canvas.width, box.height / canvas.height);
   const x = ((event.clientX - box.left - box.width / 2) / scale) / canvas.width + 0.5;
   const y = ((event.clientY - box.top - box.height / 2) / scale) / canvas.height + 0.5;
-  if (frame && x >= 0 && x <= 1 && y >= 0 && y <= 1) look({ x, y });
+  if (clamped) return { x: Math.min(1, Math.max(0, x)), y: Math.min(1, Math.max(0, y)) };
+  return x >= 0 && x <= 1 && y >= 0 && y <= 1 ? { x, y } : null;
+}
+
+// A press that moves drags a box; one that does not is a click.
+function press(down) {
+  const canvas = $("camera"), start = frame && down.button === 0 && at(down, false);
+  if (!start) return;
+  const farther = (event) => Math.hypot(event.clientX - down.clientX, event.clientY - down.clientY) > 5;
+  let box = null;
+  const moved = (event) => {
+    if (!box && !farther(event)) return;
+    const end = at(event, true);
+    box = { x: Math.min(start.x, end.x), y: Math.min(start.y, end.y), width: Math.abs(start.x - end.x), height: Math.abs(start.y - end.y) };
+    point = null;
+    dragged = box;
+    draw();
+  };
+  const ended = new AbortController();
+  canvas.setPointerCapture(down.pointerId);
+  canvas.addEventListener("pointermove", moved, { signal: ended.signal });
+  canvas.addEventListener("pointercancel", () => { ended.abort(); look(null); }, { signal: ended.signal });
+  canvas.addEventListener("pointerup", async (event) => {
+    ended.abort();
+    $("not").checked = event.altKey;
+    if (await (box ? look(null, box) : look(start))) {
+      $("object").focus();
+      $("object").select();
+    }
+  }, { signal: ended.signal });
+}
+
+// The rows of the taught objects, kept from frame to frame so that their buttons can be pressed.
+function showTaught(looks) {
+  $("taught-box").hidden = !looks.size;
+  for (const [name, row] of rows) if (!looks.has(name)) { row.remove(); rows.delete(name); }
+  for (const [name, count] of looks) {
+    if (!rows.has(name)) {
+      rows.set(name, taughtRow(name));
+      $("taught").append(rows.get(name));
+    }
+    const label = rows.get(name).querySelector("b");
+    label.textContent = count === 1 ? name : `${name} ×${count}`;
+    label.title = `${name}: ${count} ${count === 1 ? "look" : "looks"}`;
+  }
+  if ($("names").children.length !== rows.size) $("names").replaceChildren(...[...rows.keys()].map((name) => new Option(name)));
+}
+
+function taughtRow(name) {
+  const row = document.createElement("li"), make = (kind, text = "") => {
+    const element = document.createElement(kind);
+    element.textContent = text;
+    row.append(element);
+    return element;
+  };
+  make("i");
+  make("b");
+  make("span");
+  const undo = make("button", "Undo"), forget = make("button", "Forget");
+  undo.title = `Take back the last look at ${name}`;
+  undo.addEventListener("click", () => send("undo", { name }, "teach-error"));
+  forget.addEventListener("click", () => {
+    if (confirm(`Forget ${name}, and all that was shown of it?`)) send("forget", { name }, "teach-error");
+  });
+  undo.hidden = forget.hidden = !about.teaches;
+  return row;
+}
+
+function scored(one) {
+  return one.score === null ? "" : one.score.toFixed(2);
+}
+
+function showFound(found) {
+  for (const [name, row] of rows) {
+    const one = found.get(name);
+    row.querySelector("i").style.background = one ? one.color : "";
+    row.querySelector("span").textContent = !one ? "" : one.boxes.length ? scored(one) || "in view" : "not in view";
+  }
 }
 
 function pressed(event) {
@@ -199,7 +320,13 @@ async function start() {
   document.title = `${about.name} - dino-ros view`;
   makeParameters();
   $("playback").hidden = !about.recording;
-  $("camera").addEventListener("click", clicked);
+  $("teach-hint").textContent = !about.teaches
+    ? "Objects are taught from the machine that serves this page: open it there, or by ssh -L"
+    : about.recording
+      ? "Click an object, or drag a box around it, and name it to have it found"
+      : "Click an object, or drag a box around it, and name it to have it found. The node learns it from its next frame: keep it still";
+  $("camera").addEventListener("pointerdown", press);
+  $("teach").addEventListener("submit", teach);
   document.addEventListener("keydown", pressed);
   $("clear").addEventListener("click", () => look(null));
   $("parameters").addEventListener("submit", (event) => event.preventDefault());

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Collection
 from typing import Any
 
@@ -17,14 +17,17 @@ from dino_ros.images.sources import Frame, Source
 from dino_ros.images.stamps import SECOND
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import MaskParameters
-from dino_ros.perception.perceiver import Perceiver, PreparedImage
-from dino_ros.view.scene import LOOKED_AT, Scene
+from dino_ros.perception.perceiver import Perceiver, Perception, PreparedImage, Request
+from dino_ros.view.scene import LOOKED_AT, Found, Place, PointedOut, Scene
+from dino_ros.view.teaching import Teaching
 
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 3.0
 """Seconds that are played of a longer pause in a recording."""
 OUTPUTS = ("features", "attention", "mask", "objects")
+SENT_KEPT = 4
+"""Latest scenes that pages got, in which objects can be pointed out: what a page shows is a little old."""
 
 
 class Player:
@@ -32,14 +35,17 @@ class Player:
 
     recording = True
 
-    def __init__(self, source: Source, perceiver: Perceiver) -> None:
+    def __init__(self, source: Source, perceiver: Perceiver, teaching: Teaching) -> None:
         self.name = source.name
         self._source = source
         self._perceiver = perceiver
+        self._teaching = teaching
         self._engine = threading.Lock()
-        """Held while the engine runs, which one thread at a time may call; taken before the condition."""
+        """Held while the engine runs or taught objects are used, by one thread at a time; taken before the condition.
+        """
         self._condition = threading.Condition()
         self._scene: Scene | None = None
+        self._sent: OrderedDict[int, Scene] = OrderedDict()
         self._mask = MaskParameters()
         self._maker = MaskMaker()
         self._current: tuple[dict[str, Any], PreparedImage] | None = None
@@ -61,7 +67,12 @@ class Player:
             self._condition.notify_all()
             self._condition.wait_for(lambda: self._stopped or self._newer(after), seconds)
             self._looked_at = time.monotonic()
-            return self._scene if self._newer(after) else None
+            if self._scene is None or not self._newer(after):
+                return None
+            self._sent[self._scene.number] = self._scene
+            while len(self._sent) > SENT_KEPT:
+                self._sent.popitem(last=False)
+            return self._scene
 
     def status(self) -> dict[str, str]:
         with self._condition:
@@ -88,16 +99,36 @@ class Player:
         with self._engine, self._condition:
             fields = {name.removeprefix("mask_"): value for name, value in values.items()}
             mask = dataclasses.replace(self._mask, **fields)
-            request = self._perceiver.request(OUTPUTS, mask)
+            self._perceiver.request(OUTPUTS, mask)
             self._mask = mask
-            if self._paused and self._current and self._scene:
-                missing = request.student_outputs - self._current[0].keys()
-                if missing:
-                    self._current[0].update(self._perceiver.infer([self._current[1].input], sorted(missing))[0])
-                seen = self._perceiver.finish(*self._current, request, MaskMaker())
-                number = self._scene.number + 1
-                self._scene = dataclasses.replace(self._scene, number=number, mask=seen.mask, objects=seen.objects)
-                self._condition.notify_all()
+            self._see_again()
+
+    def taught(self) -> dict[str, int]:
+        return {name: len(looks) for name, looks in self._teaching.looks.items()}
+
+    def point_out(self, number: int, place: Place) -> PointedOut:
+        with self._condition:
+            scene = self._sent.get(number)
+        if scene is None:
+            raise UserError("This frame is gone: point the object out again.")
+        assert scene.features is not None
+        with self._engine:
+            return self._teaching.point_out(scene.rgb, scene.features, place)
+
+    def teach(self, number: int, name: str, shows_it: bool) -> None:
+        with self._engine, self._condition:
+            self._teaching.teach(number, name, shows_it)
+            self._see_again()
+
+    def undo(self, name: str) -> None:
+        with self._engine, self._condition:
+            self._teaching.undo(name)
+            self._see_again()
+
+    def forget(self, name: str) -> None:
+        with self._engine, self._condition:
+            self._teaching.forget(name)
+            self._see_again()
 
     def paused(self) -> bool:
         with self._condition:
@@ -169,24 +200,44 @@ class Player:
 
     def _see(self, frame: Frame) -> None:
         start = time.monotonic()
-        with self._condition:
-            mask = self._mask
         rgb = frame.rgb()
-        request = self._perceiver.request(OUTPUTS, mask)
         image = self._perceiver.prepare_image(rgb, frame.stamp)
         with self._engine:
+            request = self._request()
             result = self._perceiver.infer([image.input], sorted(request.student_outputs))[0]
             feature_colors = self._perceiver.feature_colors  # the first time it runs the engine
-        seen = self._perceiver.finish(result, image, request, self._maker)
+            seen = self._perceiver.finish(result, image, request, self._maker, self._teaching.finder())
         assert seen.features is not None
         colors = feature_colors.rgb(seen.features)
         with self._condition:
             self._current = result, image
             number = self._scene.number + 1 if self._scene else 1
             self._scene = Scene(
-                number, frame.stamp, rgb, seen.mask, seen.objects, seen.attention, seen.features, colors
+                number, frame.stamp, rgb, seen.mask, seen.objects, seen.attention, seen.features, colors, _found(seen)
             )
             now = time.monotonic()
             self._times.append(now)
             self._latencies.append(now - start)
             self._condition.notify_all()
+
+    def _see_again(self) -> None:
+        """Look at a paused frame with other parameters or objects; takes both locks."""
+        if not (self._paused and self._current and self._scene):
+            return
+        result, image = self._current
+        request = self._request()
+        if missing := request.student_outputs - result.keys():
+            result.update(self._perceiver.infer([image.input], sorted(missing))[0])
+        seen = self._perceiver.finish(result, image, request, MaskMaker(), self._teaching.finder())
+        number = self._scene.number + 1
+        self._scene = dataclasses.replace(
+            self._scene, number=number, mask=seen.mask, objects=seen.objects, taught=_found(seen)
+        )
+        self._condition.notify_all()
+
+    def _request(self) -> Request:
+        return dataclasses.replace(self._perceiver.request(OUTPUTS, self._mask), looks=self._teaching.looks)
+
+
+def _found(seen: Perception) -> dict[str, Found]:
+    return {name: Found(sighting.mask, sighting.score) for name, sighting in seen.taught.items()}

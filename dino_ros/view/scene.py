@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection
-from dataclasses import dataclass
+import colorsys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import cv2
@@ -14,10 +15,59 @@ from numpy.typing import NDArray
 MASK_COLOR = (0, 255, 255)
 """RGB of the mask over the image."""
 JPEG_QUALITY = 85
-LAYERS = ("mask", "objects", "attention", "features", "similarity")
+LAYERS = ("mask", "objects", "taught", "attention", "features", "similarity")
 """What a page may show of a frame besides the camera's image."""
+CRUMB = 0.1
+"""Size of a part of a mask, relative to its largest one, below which it gets no box."""
+GOLDEN = 0.618034
+"""Step between the hues of taught objects: however many there are, no two are close."""
 LOOKED_AT = 2.0
 """Seconds after which a page that asks for nothing counts as closed."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an object is pointed out in an image: at a point, or in a box."""
+
+    x: float
+    """Of the point, or of the box's left upper corner: 0 to 1 across the image, as all of these."""
+    y: float
+    width: float = 0.0
+    """Of the box; 0 for a point."""
+    height: float = 0.0
+
+    @property
+    def is_box(self) -> bool:
+        return self.width > 0 and self.height > 0
+
+    def pixels(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """x, y, width and height in pixels of an image of that height and width; a point is inside it."""
+        x, y = min(self.x * width, width - 1), min(self.y * height, height - 1)
+        return x, y, self.width * width, self.height * height
+
+
+@dataclass(frozen=True, eq=False)
+class PointedOut:
+    """Something in a frame that waits for its name."""
+
+    number: int
+    """By which `Viewed.teach` names it."""
+    picture: NDArray[np.uint8] | None
+    """What will be learnt, outlined: RGB [H, W, 3]; None where that is not known yet."""
+
+    def encoded(self) -> dict[str, Any]:
+        """For JSON: the picture is a data URL."""
+        return {"shown": self.number, "picture": "" if self.picture is None else _url(self.picture, ".jpg")}
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Where a taught object is in a frame."""
+
+    mask: NDArray[np.uint8]
+    """[H, W]: 255 on the object, else 0; 0 everywhere if it is not in view."""
+    score: float | None = None
+    """How sure it is that the object is in view, 0 to 1; None where that is not known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +90,8 @@ class Scene:
     """[h, w, C]."""
     colors: NDArray[np.uint8] | None = None
     """[h, w, 3]: the features as colors."""
+    taught: Mapping[str, Found] = field(default_factory=dict)
+    """The taught objects, by name."""
 
     def encoded(self, layers: Collection[str], point: tuple[float, float] | None = None) -> dict[str, Any]:
         """The image and `layers`, those of LAYERS that there are, for JSON: pictures are data URLs.
@@ -58,6 +110,8 @@ class Scene:
             shown["mask"] = _url(np.dstack([np.full((height, width, 3), MASK_COLOR, np.uint8), self.mask]), ".png")
         if "objects" in layers and self.objects is not None:
             shown["objects"] = boxes(self.objects)
+        if "taught" in layers and self.taught:
+            shown |= self._encoded_taught()
         if "attention" in layers and self.attention is not None:
             shown["attention"] = [_url(heat(head / max(float(head.max()), 1e-12)), ".png") for head in self.attention]
         if "features" in layers and self.colors is not None:
@@ -67,6 +121,18 @@ class Scene:
             shown["similarity"] = _url(heat(np.clip(values, 0, 1)), ".png")
             shown["similarities"] = np.round(values, 4).tolist()
         return shown
+
+    def _encoded_taught(self) -> dict[str, Any]:
+        """The masks of the taught objects as one picture, and by name the object's color, score and boxes in pixels,
+        of which there are none if it is not in view."""
+        painted = np.zeros((*self.rgb.shape[:2], 4), np.uint8)
+        found: dict[str, Any] = {}
+        for number, (name, one) in enumerate(self.taught.items()):
+            color = distinct_color(number)
+            painted[one.mask > 0] = (*color, 255)
+            score = None if one.score is None else round(one.score, 2)
+            found[name] = {"color": "#" + bytes(color).hex(), "score": score, "boxes": parts(one.mask)}
+        return {"taught": _url(painted, ".png"), "found": found}
 
 
 class Viewed(Protocol):
@@ -93,6 +159,27 @@ class Viewed(Protocol):
 
     def set_parameters(self, values: dict[str, Any]) -> None:
         """Raises UserError for parameters that there are not, and values that they cannot take."""
+
+    def taught(self) -> dict[str, int]:
+        """How many looks there are at each taught object, by its name."""
+
+    def point_out(self, number: int, place: Place) -> PointedOut:
+        """Take what is there, in the scene with that number, for an object that `teach` names; the last one waits.
+
+        Raises UserError if nothing is there, or the scene is gone.
+        """
+
+    def teach(self, number: int, name: str, shows_it: bool) -> None:
+        """Learn what was pointed out with that number as a look at an object, or at what is not to be taken for it.
+
+        Raises UserError, as do `undo` and `forget`, if that cannot be done.
+        """
+
+    def undo(self, name: str) -> None:
+        """Take back the last look at a taught object."""
+
+    def forget(self, name: str) -> None:
+        """Forget a taught object."""
 
     def paused(self) -> bool:
         """Whether it is paused."""
@@ -122,6 +209,19 @@ def boxes(objects: NDArray[np.uint16]) -> list[dict[str, int]]:
         x, y, width, height = cv2.boundingRect((objects == number).astype(np.uint8))
         found.append({"id": int(number), "x": x, "y": y, "width": width, "height": height})
     return found
+
+
+def parts(mask: NDArray[np.uint8]) -> list[list[int]]:
+    """x, y, width and height, in pixels, of the connected parts of a mask [H, W], largest first, without crumbs."""
+    _, _, statistics, _ = cv2.connectedComponentsWithStats(mask)
+    found = sorted(statistics[1:].tolist(), key=lambda part: -part[cv2.CC_STAT_AREA])
+    return [part[:4] for part in found if part[cv2.CC_STAT_AREA] >= CRUMB * found[0][cv2.CC_STAT_AREA]]
+
+
+def distinct_color(number: int) -> tuple[int, int, int]:
+    """RGB of a taught object: bright, and unlike those of the numbers before."""
+    red, green, blue = colorsys.hsv_to_rgb((0.09 + number * GOLDEN) % 1, 0.8, 1)
+    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def heat(values: NDArray[np.float32]) -> NDArray[np.uint8]:

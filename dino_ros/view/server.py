@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from dino_ros.errors import UserError
 from dino_ros.masks.parameters import RULES, MaskParameters
-from dino_ros.view.scene import LAYERS, Viewed
+from dino_ros.view.scene import LAYERS, Place, Viewed
 
 FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
@@ -25,6 +25,8 @@ FILES = {
 }
 LONGEST_WAIT = 1.0
 """Seconds that a request for the next frame waits."""
+TEACHING = ("/point_out", "/teach", "/undo", "/forget")
+"""Requests about taught objects."""
 LARGEST_BODY = 10_000
 """Bytes of a request."""
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:"
@@ -89,7 +91,8 @@ class Handler(BaseHTTPRequestHandler):
             self._send((resources.files("dino_ros.view") / name).read_bytes(), kind)
         elif parts.path == "/about":
             viewed = self.server.viewed
-            self._send_json({"name": viewed.name, "recording": viewed.recording, "parameters": parameter_rows()})
+            about = {"name": viewed.name, "recording": viewed.recording, "teaches": self._same_machine()}
+            self._send_json({**about, "parameters": parameter_rows()})
         elif parts.path == "/frame":
             self._send_frame(parse_qs(parts.query))
         elif parts.path == "/favicon.ico":
@@ -114,7 +117,10 @@ class Handler(BaseHTTPRequestHandler):
             values = json.loads(self.rfile.read(int(length)))
             if not isinstance(values, dict):
                 raise UserError("The request is not a JSON object: send names and values.")
-            if self.path == "/parameters":
+            answer: dict[str, Any] = {}
+            if self.path in TEACHING:
+                answer = self._teach(values)
+            elif self.path == "/parameters":
                 self.server.viewed.set_parameters(checked(values))
             elif self.path == "/pause":
                 self.server.viewed.pause(values.get("paused") is True)
@@ -126,7 +132,30 @@ class Handler(BaseHTTPRequestHandler):
         except (UserError, ValueError, RecursionError) as error:
             self._refuse(HTTPStatus.BAD_REQUEST, str(error))
             return
-        self._send_json({"parameters": self.server.viewed.parameters()})
+        self._send_json({**answer, "parameters": self.server.viewed.parameters()})
+
+    def _teach(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Do what is asked of the taught objects, which are files of this machine: strangers have no say in them."""
+        if not self._same_machine():
+            raise UserError("Objects are taught from the machine that serves the page: open it there, or by `ssh -L`.")
+        viewed = self.server.viewed
+        if self.path == "/point_out":
+            return viewed.point_out(a_number(values, "number"), place(values)).encoded()
+        name = values.get("name")
+        if not isinstance(name, str) or not name:
+            raise UserError("The object has no name: type one.")
+        if self.path == "/teach":
+            viewed.teach(a_number(values, "shown"), name, values.get("shows_it") is not False)
+        elif self.path == "/undo":
+            viewed.undo(name)
+        else:
+            viewed.forget(name)
+        return {}
+
+    def _same_machine(self) -> bool:
+        """Whether the page is open on this machine, or reaches it through a tunnel that ends here."""
+        client, own = self.client_address[0], self.connection.getsockname()[0]
+        return client == own or ipaddress.ip_address(client).is_loopback
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: a line for every frame helps nobody."""
@@ -150,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
         scene = viewed.scene(after, LONGEST_WAIT, layers)
         frame = scene.encoded(layers, point) if scene else {}
         about = {"status": viewed.status(), "paused": viewed.paused(), "values": viewed.parameters()}
-        self._send_json({**frame, **about, "waiting_for": viewed.waiting_for()})
+        self._send_json({**frame, **about, "looks": viewed.taught(), "waiting_for": viewed.waiting_for()})
 
     def _from_here(self) -> bool:
         """Whether the page was opened by an address; a name might be a stranger's that was made to point here."""
@@ -193,6 +222,22 @@ def parameter_rows() -> list[dict[str, Any]]:
         }
         for name, rule in RULES.items()
     ]
+
+
+def a_number(values: dict[str, Any], name: str) -> int:
+    """A whole number of a request. Raises UserError if it has none of that name."""
+    value = values.get(name)
+    if type(value) is not int:
+        raise UserError(f"{name} is {value!r}: it must be a whole number.")
+    return value
+
+
+def place(values: dict[str, Any]) -> Place:
+    """The point or the box of a request. Raises UserError unless it is inside the image."""
+    sides = [values.get("x"), values.get("y"), values.get("width", 0), values.get("height", 0)]
+    if not all(type(side) in (int, float) and 0 <= side <= 1 for side in sides):
+        raise UserError("The place cannot be read: x and y, and width and height of a box, must be from 0 to 1.")
+    return Place(*map(float, sides))
 
 
 def checked(values: dict[str, Any]) -> dict[str, Any]:
