@@ -5,8 +5,7 @@
 Ten objects, two to five of them on each table. Each is taught by one look and by three, by its true mask and by a
 click, all ten names at once, and looked for on other tables. The tables do not continue one another, so that every one
 gets a new finder; the background that was seen is kept. The second half of the tables gives the scores: constants may
-be chosen on the first. Writes OUT/taught.json, a sheet of pictures, and for the first student a video of an object that
-leaves and comes back.
+be chosen on the first. Writes OUT/taught.json and a sheet of pictures.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,19 +35,17 @@ from dino_ros.taught.background import Background
 from dino_ros.taught.click import object_at
 from dino_ros.taught.finder import Finder
 from dino_ros.taught.looks import Look, look_at
-from dino_train.evaluation.pictures.sheet import write_video
 from dino_train.evaluation.segmentation.taught_objects import patch_tokens
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from tables import NAMES, Table, render, tables, visit
+from tables import NAMES, Table, tables
+from taught_baselines import SiftObject, middle, sift_points
 
 TAUGHT, SEARCHED = 40, 60
 """Tables to teach from, and to look on."""
 LOOKS = (1, 3)
 VISIBLE = 100
 """Pixels of 320x240 that must be seen of an object for it to be in view; with fewer but some it is not judged."""
-INLIERS = 8
-"""Matches that fit one homography, for SIFT to have found an object."""
 STEPS = MaskParameters(steady=0.0)
 NOTHING = np.zeros((1, 1, 1), np.float32)
 
@@ -68,12 +65,11 @@ def by_mask(table: Table, name: str, features: NDArray[np.float32]) -> NDArray[n
 
 def by_click(table: Table, name: str, features: NDArray[np.float32]) -> NDArray[np.uint8]:
     """What a click on the object's middle takes."""
-    padded = np.pad(table.masks[name].astype(np.uint8), 1)
-    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    height, width = depth.shape
+    mask = table.masks[name].astype(np.uint8)
+    y, x = middle(mask)
+    height, width = mask.shape
     rows, columns = features.shape[:2]
-    found = object_at(features, int(y) * rows // height, int(x) * columns // width)
+    found = object_at(features, y * rows // height, x * columns // width)
     return cv2.resize(found.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).astype(np.uint8)
 
 
@@ -116,34 +112,17 @@ def find(
 
 
 def find_by_sift(shown: Sequence[Table], views: dict[str, list[int]], searched: Sequence[Table]) -> list[Answer]:
-    """SIFT: matches by the ratio test that fit one homography, which carries the mask."""
-    sift, matcher = cv2.SIFT_create(), cv2.BFMatcher()  # type: ignore[attr-defined]
-    models = []
-    for name, (first, *_) in views.items():
-        table = shown[first]
-        models.append((name, table, *sift.detectAndCompute(table.rgb, table.masks[name].astype(np.uint8) * 255)))
+    """The answers of SIFT."""
+    models = {name: SiftObject(shown[n].rgb, shown[n].masks[name].astype(np.uint8)) for name, (n, *_) in views.items()}
     answers = []
     for table in searched:
-        points, descriptors = sift.detectAndCompute(table.rgb, None)
-        for name, model, model_points, model_descriptors in models:
-            if not judged(table, name):
-                continue
-            true = table.masks.get(name)
-            there, count, iou = true is not None and bool(true.any()), 0, 0.0
-            if model_descriptors is not None and descriptors is not None and len(descriptors) > 1:
-                pairs = matcher.knnMatch(model_descriptors, descriptors, k=2)
-                good = [one for one, other in pairs if one.distance < 0.75 * other.distance]
-                if len(good) >= 4:
-                    source = np.array([model_points[one.queryIdx].pt for one in good], np.float32)
-                    target = np.array([points[one.trainIdx].pt for one in good], np.float32)
-                    homography, fits = cv2.findHomography(source, target, cv2.RANSAC, 3.0)
-                    count = 0 if homography is None else int(fits.sum())
-                    if count >= INLIERS and there and true is not None:
-                        mask = cv2.warpPerspective(
-                            model.masks[name].astype(np.uint8), homography, true.shape[::-1], flags=cv2.INTER_NEAREST
-                        )
-                        iou = jaccard(mask > 0, true)
-            answers.append(Answer(there, 1.0 if count >= INLIERS else 0.0, iou))
+        points = sift_points(table.rgb)
+        for name, model in models.items():
+            if judged(table, name):
+                true, found = table.masks.get(name), model(points)
+                there = true is not None and bool(true.any())
+                iou = jaccard(found, true) if there and true is not None else 0.0
+                answers.append(Answer(there, float(found.any()), iou))
     return answers
 
 
@@ -193,32 +172,6 @@ def sheet(looks: dict[str, list[Look]], searched: Sequence[tuple[Table, NDArray[
     return np.vstack(rows)
 
 
-def leaves_and_comes_back(perceiver: Perceiver, file: Path) -> None:
-    """Write a video: three objects, one taught on the first frame; it is taken away and put back elsewhere."""
-    visits = [
-        visit(1, (-0.2, 0.0), 0.3, -2, 3),
-        visit(6, (0.2, 0.1), 0.0, -2, 20),
-        visit(8, (0.05, -0.18), 1.0, -2, 20),
-        visit(1, (0.0, 0.18), 2.2, 5, 20),
-    ]
-    frames = list(render(visits, (1, 6, 8, 1), np.arange(0, 8, 0.1).tolist(), 5, (320, 240)))
-    name, parameters = NAMES[1], MaskParameters()
-    features = patch_tokens(perceiver, frames[0].rgb)
-    look = look_at(features, frames[0].rgb, frames[0].masks[name].astype(np.uint8))
-    finder, maker = Finder({name: [look]}, Background(features.shape[-1])), MaskMaker()
-
-    def pictures() -> Iterator[NDArray[np.uint8]]:
-        for number, frame in enumerate(frames):
-            one = finder(patch_tokens(perceiver, frame.rgb))[name]
-            view = maker.see((240, 320), frame.rgb, number * 10**8, parameters)
-            picture = overlay(frame.rgb, maker.make_named({name: one.soft}, view, parameters)[name].mask, NOTHING)
-            text = f"{name} {one.score:.2f}" if one.score >= 0.5 else f"{name} not in view {one.score:.2f}"
-            cv2.putText(picture, text, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255))
-            yield picture
-
-    write_video(file, pictures(), 10)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Teach, look, score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -257,8 +210,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     picture = cv2.cvtColor(sheet(looks, pairs), cv2.COLOR_RGB2BGR)
                     png = cv2.imencode(".png", picture)[1].tobytes()
                     write_whole(options.out / f"{Path(student).stem}.png", png)
-        if student == options.students[0]:
-            leaves_and_comes_back(perceiver, options.out / "leaves_and_comes_back.mp4")
     write_whole(options.out / "taught.json", json.dumps(results, indent=2).encode())
     columns = [name for name in results[-1] if name != "reliability"]
     table = RichTable(*columns)

@@ -108,6 +108,9 @@ def test_objects_and_named_masks_become_points_and_boxes(robot: Robot, start: Ca
     millimeters = np.round(METERS * 1000).astype(np.uint16)
     robot.send_info(0)
     stamp = 0
+    crumb = np.zeros_like(NUMBERS)
+    crumb[:6, :6] = 1
+    cups = np.where((NUMBERS > 0) | (crumb > 0), 255, 0).astype(np.uint8)
 
     def answered() -> bool:
         """Send a frame; whether it is answered with colors, and with all masks, as it is from the second one on."""
@@ -118,19 +121,20 @@ def test_objects_and_named_masks_become_points_and_boxes(robot: Robot, start: Ca
         robot.send_depth(stamp + 28, np.zeros_like(millimeters))
         robot.pause(0.1)
         robot.objects.publish(labels_message(NUMBERS * 40, header(stamp, FRAME)))
-        robot.cup.publish(mask_message(np.where(NUMBERS == 2, 255, 0).astype(np.uint8), header(stamp, FRAME)))
+        robot.cup.publish(mask_message(cups, header(stamp, FRAME)))
         robot.pause(0.1)
         seen = cloud(clouds[-1]) if clouds else np.empty(0, [("object", int), ("rgb", int)])
         numbers, colors = (len(np.unique(seen[field])) for field in ("object", "rgb"))
-        return numbers == 3 and colors > 1 and (not vision or (boxes and boxes[-1].header == clouds[-1].header))
+        return numbers == 4 and colors > 1 and (not vision or (boxes and boxes[-1].header == clouds[-1].header))
 
     robot.wait(answered, "the objects in color")
     assert clouds[-1].header.frame_id == FRAME
     assert stamp_ns(clouds[-1]) % 100_000_000 == 0, "the stamp is the mask's"
     ours = cloud(clouds[-1])
     surface = Surface(millimeters.astype(np.float32) * np.float32(0.001), CAMERA)
-    (first, second), (cup,) = locate(surface, [NUMBERS * 40, np.where(NUMBERS == 2, 65535, 0).astype(np.uint16)])
-    expected = {40: first, 80: second, 65537: cup}
+    assert np.count_nonzero(NUMBERS == 1) > np.count_nonzero(NUMBERS == 2)
+    (first, second), (large, small) = locate(surface, [NUMBERS * 40, NUMBERS])
+    expected = {40: first, 80: second, 2 * 65536 + 1: large, 2 * 65536 + 2: small}
     assert np.unique(ours["object"]).tolist() == [*expected]
     for number, found in expected.items():
         points = ours[ours["object"] == number]
@@ -141,8 +145,8 @@ def test_objects_and_named_masks_become_points_and_boxes(robot: Robot, start: Ca
     assert clouds[-1].row_step == len(clouds[-1].data) == clouds[-1].width * clouds[-1].point_step
     if vision:
         detections = {detection.id: detection for detection in boxes[-1].detections}
-        assert [*detections] == ["40", "80", "65537"]
-        for number, name in (("40", "object"), ("65537", "cup")):
+        assert [*detections] == ["40", "80", "131073", "131074"]
+        for number, name in (("40", "object"), ("131073", "cup"), ("131074", "cup")):
             (result,), box = detections[number].results, expected[int(number)].box
             assert result.hypothesis.class_id == name
             position, size = detections[number].bbox.center.position, detections[number].bbox.size

@@ -234,3 +234,16 @@ def test_the_edges_of_large_images_are_followed_on_a_smaller_one() -> None:
     truth = cv2.resize(inside.astype(np.float32), (1920, 1440)) > 0.5
     coarse = cv2.resize(grid, (1920, 1440)) > 0.5
     assert 1 - jaccard(made.mask > 0, truth) < (1 - jaccard(coarse, truth)) / 3
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_a_named_object_of_one_patch_has_a_number(refine: bool) -> None:
+    """Its mask may be smaller than a patch, and is still the object that was found."""
+    image = GROUND.copy()
+    image[96:112, 160:176] = (220, 40, 40)
+    soft, steps = np.zeros(GRID, np.float32), MaskParameters("background", refine=refine)
+    soft[6, 10] = 1
+    maker = MaskMaker()
+    made = maker.make_named({"cup": soft}, maker.see(SIZE, image, 0, steps, True), steps, objects=True)["cup"]
+    np.testing.assert_array_equal(made.objects == 1, made.mask > 0)
+    assert made.objects.any()

@@ -22,6 +22,9 @@ from dino_ros.masks.track import FINE, SMALL, Masks, Track, View, shrink
 
 Outputs = Mapping[str, NDArray[np.float32]]
 
+SMALLEST_NAMED = 0.05
+"""Smallest area of a part of a named mask, in patches: what was found may be one patch, and shrinks when refined."""
+
 
 class MaskMaker:
     """Makes the masks of one camera, frame after frame, and remembers the previous frame. Not thread-safe."""
@@ -113,7 +116,7 @@ class MaskMaker:
         objects: bool = False,
     ) -> dict[str, Masks]:
         """The masks that soft masks [h, w] of the patch grid become by the same steps; each name is followed apart."""
-        self._named = {name: self._named.get(name) or Track() for name in soft}
+        self._named = {name: self._named.get(name) or Track(SMALLEST_NAMED) for name in soft}
         return {name: track(soft[name], view, parameters, objects) for name, track in self._named.items()}
 
     def forget(self) -> None:

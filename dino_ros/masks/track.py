@@ -53,7 +53,9 @@ class View:
 class Track:
     """One mask through the frames of a camera; remembers the previous frame."""
 
-    def __init__(self) -> None:
+    def __init__(self, smallest: float = SMALLEST) -> None:
+        """`smallest` is the least area of an object, in patches."""
+        self._smallest = smallest
         self.soft: NDArray[np.float32] | None = None
         """[h, w] at the size of `View.small`; None where nothing is carried on."""
         self.objects: NDArray[np.uint16] | None = None
@@ -84,7 +86,7 @@ class Track:
         before = None
         if self.objects is not None and view.motion is not None:
             before = view.motion.carry_labels(self.objects)
-        smallest, remembered = SMALLEST * mask.size / grid.size, self.memory.numbers.tolist()
+        smallest, remembered = self._smallest * mask.size / grid.size, self.memory.numbers.tolist()
         numbers, self.next_number = number_objects(mask, smallest, before, self.next_number, remembered)
         self.objects = cv2.resize(numbers, small.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(np.uint16)
         if parameters.remember and view.features is not None:

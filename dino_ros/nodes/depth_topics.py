@@ -26,6 +26,7 @@ from dino_ros.depth.surface import Surface
 from dino_ros.errors import UserError, quoted
 from dino_ros.images.encodings import to_rgb
 from dino_ros.images.stamps import SECOND, stamp_fields, stamp_ns
+from dino_ros.masks.objects import number_objects
 from dino_ros.messages import to_array
 from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.camera_topics import QOS, SILENCE, WARN_EVERY, image_topic
@@ -49,8 +50,10 @@ MASKS = "the perception node"
 """Who publishes masks."""
 OBJECTS = "objects"
 """The name that stands for all objects, by number."""
-FIRST_NAMED = 2**16
-"""Number of the first named object; those of `objects` are smaller."""
+NUMBERS = 2**16
+"""How many numbers each name has; those of `objects` are smaller than that of any other name."""
+PART = 0.05
+"""Least share of a named mask that a part of it must have, to be an object and no crumb."""
 COLORS_KEPT = 30
 """Images of the camera that wait for their masks: one second at 30 Hz, 28 MB at 640x480."""
 
@@ -319,7 +322,7 @@ class DepthTopics:
         self._diagnostics.published(time.monotonic() - max(arrived.at for arrived in frame.masks.values()))
 
     def _numbers(self, name: str, message: Any) -> NDArray[np.uint16]:
-        """The objects [h, w] of a mask by number, 0 for background."""
+        """The objects [h, w] of a mask by number, 0 for background; of a name its parts, the largest first."""
         mask = to_array(message)
         if mask.ndim != 2 or mask.dtype not in (np.uint8, np.uint16):
             raise UserError(
@@ -327,7 +330,8 @@ class DepthTopics:
                 f"mask: publish {'16UC1' if name == OBJECTS else 'mono8'}."
             )
         if name != OBJECTS:
-            return np.where(mask > 0, FIRST_NAMED - 1, 0).astype(np.uint16)
+            apart = (mask > 0).astype(np.uint8)
+            return number_objects(apart, PART * np.count_nonzero(apart), None, 1)[0]
         return mask.astype(np.uint16, copy=False)
 
     def _rgb(self, stamp: int) -> NDArray[np.uint8] | None:
@@ -342,7 +346,7 @@ class DepthTopics:
             colors = rgb[rows * rgb.shape[0] // surface.shape[0], columns * rgb.shape[1] // surface.shape[1]]
         if name == OBJECTS:
             return ObjectIn3D(found.points.number, CLASS_NAME, found.points.xyz, colors, found.box)
-        number = FIRST_NAMED + self._settings.names.index(name)
+        number = NUMBERS * (1 + self._settings.names.index(name)) + found.points.number
         return ObjectIn3D(number, name, found.points.xyz, colors, found.box)
 
     def _moved(self, objects: list[ObjectIn3D], header: Header, stamp: int) -> list[ObjectIn3D]:
