@@ -71,7 +71,7 @@ def test_the_authors_vits(size: str, patch: int, images: list[tuple[int, int]]) 
 def test_which_vits_resize_their_position_embedding_as_the_authors_do(
     name: str, pretrained: bool, authors: bool
 ) -> None:
-    """ViTs without registers that are pretrained here or published by DINO's authors do; other encoders keep timm's antialiased resize.
+    """ViTs without registers that are pretrained here or published by DINO's authors do; others keep timm's.
 
     With patches of zeros, tokens are the position embedding (plus CLS and registers).
     """

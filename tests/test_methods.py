@@ -298,7 +298,7 @@ def test_a_run_learns_and_is_exported(images: Path, tmp_path: Path, name: str) -
     assert "images apart" in health_summary(read_run(tmp_path))
     info = export(str(tmp_path / LAST_NAME), tmp_path / "student.onnx", (32, 48), data=[str(images)])
     assert read_student(tmp_path / "student.onnx").weights == info.weights
-    assert info.weights["source"] == "dino-train pretrain, student"
+    assert info.weights["source"] == f"dino-train pretrain, {recipe.exported}"
     if name in WITHOUT_TEACHER:
         with pytest.raises(UserError, match=recipe.method):
             checkpoint_backbone(checkpoint, "teacher")

@@ -23,7 +23,7 @@ from dino_train.models.dino_v1 import (
     settings,
 )
 from dino_train.models.fewer_blocks import copy_blocks
-from dino_train.models.weight_files import find_weights, is_checkpoint, is_safetensors
+from dino_train.models.weight_files import find_weights, is_checkpoint, is_safetensors, read_pickled
 from dino_train.models.weights import open_weights
 from dino_train.objectives.objective import Objective
 from dino_train.recipes import BackboneConfig
@@ -54,13 +54,17 @@ def initialize(objective: Objective, weights: str | Path) -> None:
 
 
 def read_official(path: Path | None) -> OfficialCheckpoint | None:
-    """The content of an official DINO v1 file; None for anything else."""
+    """The content of an official DINO v1 file; None for other encoders. Raises UserError as `load_official` does."""
     if path is None or path.is_dir() or is_safetensors(path):
         return None
+    # Training checkpoints, and what a run that diverged leaves, are not opened for the encoder in them.
+    of_training = read_pickled(path).keys() & {"student", "teacher", "gradient_norms"}
     try:
         return load_official(path)
-    except UserError:  # another encoder, or no weights at all: `open_weights` says so
-        return None
+    except UserError:
+        if of_training:
+            raise
+        return None  # another encoder, or none at all: `open_weights` knows
 
 
 def start_from_encoder(objective: Objective, weights: str) -> None:

@@ -78,8 +78,11 @@ class Dinov2Recipe(PretrainRecipe):
     dinov2: Dinov2Config = field(default_factory=Dinov2Config)
 
     @property
-    def chance_loss(self) -> float:
-        """Of uniform outputs of both heads, nats; crops without a mask count as 0, as in the loss."""
+    def chance_loss(self) -> float | None:
+        """Of uniform outputs of both heads, nats; crops without a mask count as 0, as in the loss. None for a run with an
+        anchor, whose part of the loss is not known beforehand."""
+        if self.anchored:
+            return None
         patches = self.dinov2.mask_probability * math.log(self.dinov2.patch_out_dim)
         return self.dinov2.dino * self.largest_entropy + self.dinov2.ibot * patches
 
