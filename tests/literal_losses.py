@@ -54,7 +54,7 @@ def sinkhorn_reference(scores: Array, epsilon: float, iterations: int) -> Array:
 
 
 def ibot_reference(targets: Array, logits: Array, masked: Array, temperature: float) -> float:
-    """Zhou et al. 2022, equation 3, for each crop: the mean over its masked patches; a crop without any counts as 0."""
+    """Zhou et al. 2022, section 3, for each crop: the mean over its masked patches; a crop without any counts as 0."""
     rows = iter(zip(targets, logits, strict=True))
     crops = []
     for crop in masked:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from dino_train.data.block_masks import draw_masks
 from dino_train.machine.distributed import mean_over_processes
-from dino_train.models.backbones import masked_patches, patch_size
+from dino_train.models.backbones import build_backbone, masked_patches, patch_size
 from dino_train.objectives.collapse import effective_rank, entropies
 from dino_train.objectives.dino import DinoHead, dino_loss
 from dino_train.objectives.networks import copy_weights, count_crops, student_and_teacher, update_ema
@@ -115,7 +115,7 @@ class Dinov2(Objective):
         if config.freeze_blocks:
             self.student.freeze_blocks(config.freeze_blocks)
         if recipe.anchored:
-            self.anchor = Backbone(student_and_teacher(recipe)[1])
+            self.anchor = Backbone(build_backbone(recipe.backbone, recipe.crops.global_crops_size, download=False))
             self.start()
 
     def start(self) -> None:
@@ -204,7 +204,7 @@ def ibot_loss(targets: Tensor, logits: Tensor, masked: Tensor, temperature: floa
 
     `targets` are probabilities and `logits` the student's, both [m, K], of the m patches of n crops that are `masked`,
     bool [n, N], row by row. Mean over each crop's masked patches, then over all crops; a crop without masked patches
-    counts as 0, as in the reference (Zhou et al. 2022, equation 3).
+    counts as 0, as in the reference (Zhou et al. 2022, section 3).
     """
     terms = -(targets * functional.log_softmax(logits / temperature, dim=-1)).sum(dim=-1)
     per_crop = masked.sum(dim=1, keepdim=True).expand_as(masked)

@@ -79,8 +79,10 @@ class Dinov2Recipe(PretrainRecipe):
 
     @property
     def chance_loss(self) -> float | None:
-        """Of uniform outputs of both heads, nats; crops without a mask count as 0, as in the loss. None for a run with an
-        anchor, whose part of the loss is not known beforehand."""
+        """Of uniform outputs of both heads, nats; crops without a mask count as 0, as in the loss.
+
+        None for a run with an anchor, whose part of the loss is not known beforehand.
+        """
         if self.anchored:
             return None
         patches = self.dinov2.mask_probability * math.log(self.dinov2.patch_out_dim)
