@@ -80,7 +80,7 @@ class OptimizerConfig:
     """Peak learning rate for a batch of 256; scaled linearly with the batch size. Lower it by a factor of 2 to 4 if the
     loss jumps, is not finite, or the run warns of collapse."""
     backbone_lr: float = 1.0
-    """Share of the learning rate that the backbone gets, while the heads get all of it. Lower it, as to 0.02, where a
+    """Share of the learning rate that the backbone gets, while the heads get all of it. Lower it, as to 0.05, where a
     run starts from weights that it should not forget: its heads are new, and have more to learn."""
     min_lr: float = 1e-6
     """Learning rate at the end of its cosine schedule. Seldom changed."""
