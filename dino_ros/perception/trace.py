@@ -229,14 +229,13 @@ def draw(traced: Trace, path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 2.6), layout="constrained")
     engine = traced.backend.split(" - ")[0]
     figure.suptitle(f"{traced.student}, {engine}: a frame that took {latencies[frame]:.1f} ms", fontsize=10)
-    for span in spans:
+    for row, span in enumerate(spans):
         left, width = span.start - traced.arrived[frame], span.end - span.start
-        axes.barh(span.stage, width, left=left, height=0.6, color="C0", alpha=0.35)
-        axes.barh(span.stage, min(span.thread_cpu, width), left=left, height=0.6, color="C0")
-        axes.text(
-            left + width, span.stage, f" {width:.1f} ms, all cores {span.process_cpu:.1f}", va="center", fontsize=8
-        )
+        axes.barh(row, width, left=left, height=0.6, color="C0", alpha=0.35)
+        axes.barh(row, min(span.thread_cpu, width), left=left, height=0.6, color="C0")
+        axes.text(left + width, row, f" {width:.1f} ms, all cores {span.process_cpu:.1f}", va="center", fontsize=8)
     axes.set(xlabel="ms since it arrived", xlim=(0, 1.3 * latencies[frame]))
+    axes.set_yticks(range(len(spans)), [span.stage for span in spans])
     axes.invert_yaxis()
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
