@@ -10,6 +10,7 @@ what a user would do with `dino-train`, within --minutes from the encoder's weig
 * the encoder as exported, with the paper's mask, and with the method that the node takes by itself;
 * a foreground head learned on the log;
 * three quarters of the encoder's blocks, distilled on the log for as many steps as fit; that student; a head for it;
+* the encoder, adapted to the log by the recipe `adapt` for as many steps as fit;
 * a head learned on --varied images instead.
 
 Minutes are those of two cores: the CPU time of all threads, halved, so that other work on the machine does not count.
@@ -49,7 +50,8 @@ from dino_train.export.student import export
 from dino_train.export.teacher_comparison import times
 from dino_train.models.backbones import patch_size
 from dino_train.models.weights import open_weights
-from dino_train.recipes import BackboneConfig, CropsConfig, DistillRecipe, OptimizerConfig
+from dino_train.recipes import BackboneConfig, CropsConfig, Dinov2Recipe, DistillRecipe, OptimizerConfig, Recipe
+from dino_train.recipes.files import load_recipe
 from dino_train.runs.log import LAST_NAME
 from dino_train.training import trainer
 
@@ -97,30 +99,63 @@ def link(file: Path, folder: Path) -> None:
 
 def distill(weights: str, paths: list[str], out: Path, seconds: float) -> None:
     """Distill three quarters of the encoder's blocks in about `seconds` of two cores; writes `out/distilled`."""
-    vit = open_weights(weights).vit
-    patch, heads = patch_size(vit), int(vit.blocks[0].attn.num_heads)
-    # The kind of the encoder's blocks, with LayerScale or without; the shape is the encoder's.
-    name = "vit_small_patch14_dinov2" if hasattr(vit.blocks[0].ls1, "gamma") else "vit_small_patch16_224"
-    depth = round(DEPTH * len(vit.blocks))
+    backbone = shape_of(weights)
     recipe = DistillRecipe(
-        backbone=BackboneConfig(name, patch, int(vit.embed_dim), depth, heads, drop_path_rate=0.0),
-        crops=CropsConfig(CROP * patch, local_crops_number=0, color=0.5),
+        backbone=dataclasses.replace(backbone, depth=round(DEPTH * (backbone.depth or 0))),
+        crops=CropsConfig(CROP * (backbone.patch_size or 0), local_crops_number=0, color=0.5),
+        optimizer=OptimizerConfig(lr=LEARNING_RATE * 256 / BATCH, warmup_epochs=0.1, weight_decay_end=0.04),
+        epochs=1,
         batch_size=BATCH,
         teacher=weights,
         init="teacher",
     )
-    steps_per_epoch = len(open_frames(paths, selection=SelectionParameters())) // BATCH
+    train(recipe, paths, out / "distilled", seconds)
 
-    def train(steps: int, folder: Path) -> None:
-        epochs, lr = steps / steps_per_epoch, LEARNING_RATE * 256 / BATCH
-        optimizer = OptimizerConfig(lr=lr, warmup_epochs=epochs / 10, weight_decay_end=0.04)
-        timed = dataclasses.replace(recipe, epochs=epochs, optimizer=optimizer)
+
+def adapt(weights: str, paths: list[str], out: Path, seconds: float) -> None:
+    """Adapt the encoder in about `seconds` of two cores; writes `out/adapted`."""
+    recipe, backbone = load_recipe("adapt"), shape_of(weights)
+    assert isinstance(recipe, Dinov2Recipe)
+    crops = dataclasses.replace(recipe.crops, global_crops_size=CROP * (backbone.patch_size or 0))
+    frozen = dataclasses.replace(recipe.dinov2, freeze_blocks=(backbone.depth or 0) // 2)
+    recipe = dataclasses.replace(recipe, backbone=backbone, crops=crops, dinov2=frozen, init=weights)
+    train(recipe, paths, out / "adapted", seconds)
+
+
+def shape_of(weights: str) -> BackboneConfig:
+    """The recipe's backbone for an encoder's weights, with its position embedding as it is."""
+    vit = open_weights(weights).vit
+    patch, heads = patch_size(vit), int(vit.blocks[0].attn.num_heads)
+    # The kind of the encoder's blocks, with LayerScale or without.
+    name = "vit_small_patch14_dinov2" if hasattr(vit.blocks[0].ls1, "gamma") else "vit_small_patch16_224"
+    size = patch * int(vit.patch_embed.grid_size[0])
+    return BackboneConfig(name, patch, int(vit.embed_dim), len(vit.blocks), heads, size, drop_path_rate=0.0)
+
+
+def train(recipe: Recipe, paths: list[str], out: Path, seconds: float) -> None:
+    """Train for as many steps as fit into about `seconds` of two cores, the schedules as long as the run."""
+    steps_per_epoch = len(open_frames(paths, selection=SelectionParameters())) // recipe.batch_size
+
+    def run(steps: int, folder: Path) -> None:
         # Without workers: a process that has engines should have no children that end.
         machine = MachineConfig(device="cpu", workers=0)
+        timed = lasting(recipe, steps / steps_per_epoch)
         trainer.train(timed, DataConfig(paths), folder, machine, EvaluationConfig(every=0))
 
-    trial = cost(train, TRIAL, out / "trial")
-    train(max(int(TRIAL * (seconds / trial - 1)), TRIAL), out / "distilled")
+    trial = cost(run, TRIAL, out.with_name(f"trial_{out.name}"))
+    run(max(int(TRIAL * (seconds / trial - 1)), TRIAL), out)
+
+
+def lasting(recipe: Recipe, epochs: float) -> Recipe:
+    """The recipe with other epochs, and each part of its schedule as large a share of them as before."""
+    share = epochs / recipe.epochs
+    optimizer = dataclasses.replace(recipe.optimizer, warmup_epochs=share * recipe.optimizer.warmup_epochs)
+    recipe = dataclasses.replace(recipe, epochs=epochs, optimizer=optimizer)
+    if isinstance(recipe, Dinov2Recipe):
+        own = recipe.dinov2
+        frozen = {name: share * getattr(own, name) for name in ("freeze_last_layer", "freeze_backbone")}
+        recipe = dataclasses.replace(recipe, dinov2=dataclasses.replace(own, **frozen))
+    return recipe
 
 
 class Results:
@@ -226,6 +261,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results.add(student, distilling, {"distilled": own})
     distilling += cost(add_foreground_head, str(student), log, [], head)
     results.add(head, distilling, {"distilled, head": own})
+
+    adapted = out / "adapted.onnx"
+    adapting = cost(adapt, weights, log, out, 60 * options.minutes - exporting)
+    adapting += cost(export, str(out / "adapted" / LAST_NAME), adapted, (height, width), data=log)
+    results.add(adapted, adapting, {"adapted, the paper's mask": ATTENTION, "adapted": own})
 
     if options.varied:
         head = out / "head_varied.onnx"

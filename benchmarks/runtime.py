@@ -4,8 +4,9 @@
 
 Camera and listener are one process, the node another, with real Fast DDS and the shipped profile (loopback only)
 between them. The students have random weights; the images are the demo's, scaled. Every number has its baseline from
-the same run. Prints each row when it is measured and writes it to OUT/runtime.json. Leave the machine
-alone while it runs.
+the same run, with which it takes turns; in brackets is the interval that holds a ratio 95 times in 100. Prints each row
+when it is measured and writes it to OUT/runtime.json, with the machine and its load. Leave the machine alone while it
+runs. `--quick` takes five minutes for a row of each kind.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import cv2
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
+from measuring import machine, paired
 from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -56,7 +58,7 @@ WARM_UP = 15
 """Frames before measuring starts."""
 TURN = 20
 """Frames in a turn, where node and engine take turns."""
-TURNS = 15
+TURNS, QUICK_TURNS = 15, 6
 """Turns of each node, where nodes take turns."""
 
 
@@ -142,47 +144,47 @@ class BareEngine:
         return times
 
 
-def latency(student: Path, runs: int, masks: str) -> Iterator[dict[str, Any]]:
-    """Yield the latency from camera to mask over the bare engine's, for every size and transport, at half its rate.
+def latency(student: Path, runs: int, masks: str, sizes: Iterable[str] = SIZES) -> Iterator[dict[str, Any]]:
+    """Yield the latency from camera to mask over the bare engine's, for sizes and every transport, at half its rate.
 
-    Node and engine take turns of TURN frames, so a machine that slows down slows both.
+    Node and engine take turns of TURN frames, so a machine that slows down slows both. Each percentile is compared with
+    the engine's own.
     """
     parameters = MASKS[masks]
     engine = BareEngine(student, parameters)
     rate = 500 / float(np.median(engine.run(TURN)))
     for transport, kind in (("raw", Image), ("compressed", CompressedImage)):
-        for size, shape in SIZES.items():
+        for size in sizes:
             make = rgb_message if kind is Image else jpeg_message
-            messages = [make(image, Header()) for image in images(*shape)]
+            messages = [make(image, Header()) for image in images(*SIZES[size])]
             bench = Bench(kind=kind)
             without_pause: list[float] = []
-            bare: list[float] = []
+            bare: list[list[float]] = []
+            got: list[list[float]] = []
             asked = {"model": str(student), "image_transport": transport, **as_node_parameters(parameters)}
             with running("perception_node", asked, ()):
                 bring_up(bench, "/dino/perception")
                 bench.heard()
                 bench.play(messages, WARM_UP, rate)
                 bench.drain()
-                bench.clear()
                 for _ in range(runs // TURN):
                     without_pause += engine.run(TURN)
-                    bare += engine.run(TURN, rate)
+                    bare.append(engine.run(TURN, rate))
+                    bench.clear()
                     bench.play(messages, TURN, rate)
                     bench.drain()
-            got = np.array(bench.latencies[""])
+                    got.append(list(bench.latencies[""]))
             bench.destroy_node()
-            p50, p99 = np.percentile(got, (50, 99))
-            bare50, bare99 = np.percentile(bare, (50, 99))
+            heard = [turn for turn in zip(got, bare, strict=True) if turn[0]]
+            got, bare = (list(turns) for turns in zip(*heard, strict=True))
+            p50, p99 = np.percentile(np.concatenate(got), (50, 99))
+            bare50, bare99 = np.percentile(np.concatenate(bare), (50, 99))
             yield (
-                {
-                    "student": student.stem,
-                    "mask": masks,
-                    "frames": f"{size} {transport}",
-                    "masks": len(got),
-                    "of": runs // TURN * TURN,
-                }
+                {"student": student.stem, "mask": masks, "frames": f"{size} {transport}"}
+                | {"masks": sum(map(len, got)), "of": runs // TURN * TURN}
                 | {"without pause p50": float(np.median(without_pause)), "engine p50": bare50, "engine p99": bare99}
-                | {"p50": p50, "p99": p99, "p50 ratio": p50 / bare50, "p99 ratio": p99 / bare50}
+                | {"p50": p50, "p99": p99, "p50 ratio": paired(got, bare), "p99 ratio": paired(got, bare, 99)}
+                | {"load": machine()["load"]}
             )
 
 
@@ -206,19 +208,20 @@ def ours(bench: Bench, name: str, parameters: Mapping[str, Any]) -> Iterator[sub
         yield process
 
 
-def in_turns(bench: Bench, nodes: dict[str, list[str]], seconds: float, rate: float) -> list[dict[str, Any]]:
-    """Masks per second of several running nodes whose cameras take turns, TURNS each.
+def in_turns(
+    bench: Bench, nodes: dict[str, list[str]], seconds: float, rate: float, turns: int
+) -> list[dict[str, Any]]:
+    """Masks per second of several running nodes whose cameras take turns.
 
     A machine that slows down thus slows all of them. `nodes` has the cameras of each, VGA and raw. Returns a row per
-    node: masks per second over all turns, those of the slowest camera, latency in ms, and the ratio to the first node,
-    over all turns and in its lowest and highest turn.
+    node: masks per second over all turns, those of the slowest camera, latency in ms, and the ratio to the first node.
     """
     messages = [rgb_message(image, Header()) for image in images(*SIZES["VGA"])]
     rates: dict[str, list[float]] = {name: [] for name in nodes}
     slowest: dict[str, list[float]] = {name: [] for name in nodes}
     latencies: dict[str, list[float]] = {name: [] for name in nodes}
     bench.heard()
-    for _ in range(TURNS):
+    for _ in range(turns):
         for name, cameras in nodes.items():
             bench.play(messages, WARM_UP, rate, cameras)
             bench.clear()
@@ -228,17 +231,21 @@ def in_turns(bench: Bench, nodes: dict[str, list[str]], seconds: float, rate: fl
             slowest[name].append(min(counts) / took)
             latencies[name] += [value for camera in cameras for value in bench.latencies[camera]]
             bench.drain()
-    baseline = np.array(next(iter(rates.values())))
-    rows = []
-    for name, measured in rates.items():
-        ratios = np.array(measured) / baseline
-        row = {"fps": np.mean(measured), "slowest camera": np.mean(slowest[name]), "p50": np.median(latencies[name])}
-        row |= {"ratio": np.mean(measured) / baseline.mean(), "lowest": ratios.min(), "highest": ratios.max()}
-        rows.append({"node": name, **{key: float(value) for key, value in row.items()}})
-    return rows
+    baseline = next(iter(rates.values()))
+    return [
+        {
+            "node": name,
+            "fps": float(np.mean(measured)),
+            "slowest camera": float(np.mean(slowest[name])),
+            "p50": float(np.median(latencies[name])),
+            "ratio": paired(measured, baseline),
+            "load": machine()["load"],
+        }
+        for name, measured in rates.items()
+    ]
 
 
-def throughput(name: str, student: Path, shape: str, rate: float, seconds: float) -> list[dict[str, Any]]:
+def throughput(name: str, student: Path, shape: str, rate: float, seconds: float, turns: int) -> list[dict[str, Any]]:
     """The plain node and ours with each of MASKS, on a camera faster than any of them.
 
     The plain node makes the mask "attention".
@@ -249,7 +256,7 @@ def throughput(name: str, student: Path, shape: str, rate: float, seconds: float
         for masks, parameters in MASKS.items():
             stack.enter_context(ours(bench, masks, {"model": str(student), **as_node_parameters(parameters)}))
         nodes = {"plain (torch eager)": ["plain"], **{f"dino_ros, {name}, {masks}": [masks] for masks in MASKS}}
-        rows = in_turns(bench, nodes, seconds, rate)
+        rows = in_turns(bench, nodes, seconds, rate, turns)
     bench.destroy_node()
     return [{"camera": f"{rate:.0f} Hz", **row} for row in rows]
 
@@ -268,7 +275,7 @@ def memory(processes: Sequence[subprocess.Popen[bytes]]) -> float:
     return total / 1e3
 
 
-def several_cameras(student: Path, count: int, seconds: float) -> list[dict[str, Any]]:
+def several_cameras(student: Path, count: int, seconds: float, turns: int) -> list[dict[str, Any]]:
     """One node for several 20 Hz cameras, more than any node keeps up with, against a node for each."""
     names = [f"camera{number}" for number in range(count)]
     together = [f"together/{name}" for name in names]
@@ -276,7 +283,7 @@ def several_cameras(student: Path, count: int, seconds: float) -> list[dict[str,
     with contextlib.ExitStack() as stack:
         each = [stack.enter_context(ours(bench, name, {"model": str(student)})) for name in names]
         one = stack.enter_context(ours(bench, "together", {"model": str(student), "cameras": names}))
-        rows = in_turns(bench, {f"{count} nodes": names, "one node": together}, seconds, 20.0)
+        rows = in_turns(bench, {f"{count} nodes": names, "one node": together}, seconds, 20.0, turns)
         for row, processes in zip(rows, (each, [one]), strict=True):
             row["MB"] = memory(processes)
     bench.destroy_node()
@@ -342,6 +349,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/runtime"))
     parser.add_argument("--runs", type=int, default=200, help="frames per latency row")
     parser.add_argument("--seconds", type=float, default=2.0, help="per turn of a node, for its frames per second")
+    parser.add_argument("--quick", action="store_true", help="headline rows alone, and fewer turns")
     parser.add_argument("--int8", type=Path, help="the quantized ViT-S/16, for its rows")
     options = parser.parse_args()
     os.environ.update(dict.fromkeys(variables_to_set(), str(loopback_profile())))
@@ -357,17 +365,22 @@ def measure(options: argparse.Namespace) -> None:
         random_student(path, name)
     rclpy.init()
     results = Results(options.out / "runtime.json")
+    results.add("machine", "machine", [machine()])
+    turns, masks, sizes = (QUICK_TURNS, ("attention",), ("VGA",)) if options.quick else (TURNS, MASKS, SIZES)
     if "latency" in options.parts:
-        rows = (row for path in students.values() for masks in MASKS for row in latency(path, options.runs, masks))
+        runs = TURN * QUICK_TURNS if options.quick else options.runs
+        rows = (row for path in students.values() for mask in masks for row in latency(path, runs, mask, sizes))
         results.add("latency", "camera to mask, over the engine at the same rate (ms)", rows)
     if "throughput" in options.parts:
         asked = [("fp32", students["vit_s_16"], 30.0), *([("int8", options.int8, 60.0)] if options.int8 else [])]
-        rows = (row for name, path, hz in asked for row in throughput(name, path, "vit_s_16", hz, options.seconds))
+        rows = (
+            row for name, path, hz in asked for row in throughput(name, path, "vit_s_16", hz, options.seconds, turns)
+        )
         results.add("throughput", "ViT-S/16, VGA, frames per second", rows)
     if "cameras" in options.parts:
         with_int8 = {**students, "vit_s_16 int8": options.int8} if options.int8 else students
         for name, student in with_int8.items():
-            rows = iter(several_cameras(student, 4, options.seconds))
+            rows = iter(several_cameras(student, 4, options.seconds, turns))
             results.add(f"cameras {name}", f"four VGA cameras, {name}", rows)
     if "idle" in options.parts:
         results.add("idle", "nobody listens", [idle(students["vit_s_16"], 5 * options.seconds)])

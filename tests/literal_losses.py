@@ -51,3 +51,40 @@ def sinkhorn_reference(scores: Array, epsilon: float, iterations: int) -> Array:
         for column in range(q.shape[1]):
             q[:, column] /= q[:, column].sum() * q.shape[1]
     return (q * q.shape[1]).T
+
+
+def ibot_reference(targets: Array, logits: Array, masked: Array, temperature: float) -> float:
+    """Zhou et al. 2022, section 3, for each crop: the mean over its masked patches; a crop without any counts as 0."""
+    rows = iter(zip(targets, logits, strict=True))
+    crops = []
+    for crop in masked:
+        patches = []
+        for hidden in crop:
+            if hidden:
+                target, logit = next(rows)
+                p = np.exp(logit / temperature) / np.sum(np.exp(logit / temperature))
+                patches.append(-sum(t * np.log(s) for t, s in zip(target, p, strict=True)))
+        crops.append(np.mean(patches) if patches else 0.0)
+    return float(np.mean(crops))
+
+
+def koleo_reference(tokens: Array) -> float:
+    """Oquab et al. 2023, section 4: minus the mean logarithm of the distance to the nearest other token."""
+    z = unit(tokens)
+    nearest = [min(float(np.linalg.norm(a - b)) for j, b in enumerate(z) if j != i) for i, a in enumerate(z)]
+    return -float(np.mean(np.log(nearest)))
+
+
+def anchor_reference(tokens: Array, start: Array) -> float:
+    """Mean over all tokens of 1 minus the cosine."""
+    ours, theirs = (unit(x).reshape(-1, x.shape[-1]) for x in (tokens, start))
+    return float(np.mean([1 - a @ b for a, b in zip(ours, theirs, strict=True)]))
+
+
+def gram_reference(patches: Array, start: Array) -> float:
+    """Siméoni et al. 2025, equation 2, over the squared number of patches: mean over crops."""
+    crops = []
+    for ours, theirs in zip(unit(patches), unit(start), strict=True):
+        norm = np.linalg.norm(ours @ ours.T - theirs @ theirs.T, "fro")
+        crops.append(norm**2 / len(ours) ** 2)
+    return float(np.mean(crops))

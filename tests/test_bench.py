@@ -52,3 +52,20 @@ def test_bad_input_is_one_sentence(arguments: list[str], sentence: str, tmp_path
     assert done.returncode == 2
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_frame_is_followed_through_the_stages(student: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    done = bench(str(student), "--backend", "onnxruntime", "--size", "64x48", "--trace", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    traced = json.loads((tmp_path / "bench_output" / "trace.json").read_text())
+    frames = {int(frame): arrived for frame, arrived in traced["arrived"].items()}
+    assert frames  # a machine that is busy may supersede some
+    assert list(frames.values()) == sorted(frames.values())
+    for frame, arrived in frames.items():
+        spans = [span for span in traced["spans"] if span["frame"] == frame]
+        assert [span["stage"] for span in spans] == ["prepare", "infer", "mask"]
+        times = [time for span in spans for time in (span["start"], span["end"])]
+        assert times[0] >= arrived
+        assert all(span["end"] >= span["start"] for span in spans)
+    assert cv2.imread(str(tmp_path / "bench_output" / "trace.png")) is not None

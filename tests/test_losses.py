@@ -1,4 +1,4 @@
-"""The losses of BYOL, MoCo and SwAV against the papers' formulas in float64, gradients included."""
+"""The losses of BYOL, MoCo, SwAV and DINOv2 against the papers' formulas in float64, gradients included."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,11 @@ torch = pytest.importorskip("torch")
 
 from literal_losses import (
     Array,
+    anchor_reference,
     byol_reference,
+    gram_reference,
+    ibot_reference,
+    koleo_reference,
     moco_reference,
     moco_v3_reference,
     sinkhorn_reference,
@@ -18,6 +22,7 @@ from literal_losses import (
 
 from dino_train.objectives.byol import byol_loss
 from dino_train.objectives.collapse import embedding_std
+from dino_train.objectives.dinov2 import anchor_loss, gram_loss, ibot_loss, koleo_loss
 from dino_train.objectives.moco import batch_loss, queue_loss
 from dino_train.objectives.sinkhorn import sinkhorn
 from dino_train.objectives.swav import swav_loss
@@ -97,6 +102,37 @@ def test_swav_is_the_cross_entropy_with_the_codes() -> None:
     scores = [rng.uniform(-1, 1, (4, 5)) for _ in range(3)]
     fixed = [torch.from_numpy(code) for code in codes]
     assert_gradient(lambda *s: swav_loss(fixed, s, 0.1), lambda *s: swav_reference(codes, s, 0.1), scores)
+
+
+def test_ibot_is_the_cross_entropy_of_the_masked_patches() -> None:
+    """Of three crops with three, none and one masked patches: each crop counts the same."""
+    rng = np.random.default_rng(0)
+    masked = np.zeros((3, 6), bool)
+    masked[0, [1, 2, 5]] = masked[2, 3] = True
+    targets, logits = sinkhorn_reference(rng.uniform(-1, 1, (4, 5)), 0.1, 3), rng.uniform(-1, 1, (4, 5))
+    fixed = torch.from_numpy(targets), torch.from_numpy(masked)
+    assert_gradient(
+        lambda s: ibot_loss(fixed[0], s, fixed[1], 0.1), lambda s: ibot_reference(targets, s, masked, 0.1), [logits]
+    )
+    nothing = torch.zeros(0, 5, requires_grad=True)
+    ibot_loss(nothing.detach(), nothing, torch.zeros(2, 6, dtype=torch.bool), 0.1).backward()
+    assert nothing.grad is not None, "processes without masked patches take part in the exchange of gradients"
+
+
+def test_koleo_spreads_each_from_its_nearest() -> None:
+    tokens = np.random.default_rng(0).normal(size=(5, 4))
+    assert_gradient(koleo_loss, koleo_reference, [tokens])
+    assert torch.isfinite(koleo_loss(torch.ones(3, 4))), "of equal tokens"
+
+
+def test_the_anchors_are_the_formulas() -> None:
+    rng = np.random.default_rng(0)
+    patches, start = (rng.normal(size=(2, 4, 3)) for _ in range(2))
+    fixed = torch.from_numpy(start)
+    assert_gradient(lambda x: anchor_loss(x, fixed), lambda x: anchor_reference(x, start), [patches])
+    assert_gradient(lambda x: gram_loss(x, fixed), lambda x: gram_reference(x, start), [patches])
+    turned = patches @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    assert gram_loss(torch.from_numpy(turned), torch.from_numpy(patches)).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_embedding_std_tells_random_directions_from_one() -> None:

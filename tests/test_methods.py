@@ -1,4 +1,4 @@
-"""BYOL, MoCo and SwAV: what their objectives move and keep, and whole runs on small rendered data."""
+"""BYOL, MoCo, SwAV and DINOv2: what their objectives move and keep, and whole runs on small rendered data."""
 
 import dataclasses
 import json
@@ -35,6 +35,8 @@ from dino_train.recipes import (
     ByolRecipe,
     DinoConfig,
     DinoRecipe,
+    Dinov2Config,
+    Dinov2Recipe,
     MocoConfig,
     MocoRecipe,
     OptimizerConfig,
@@ -68,6 +70,20 @@ RECIPES: dict[str, PretrainRecipe] = {
         crops=RECIPE.crops,
         swav=SwavConfig(
             prototypes=32, hidden_dim=128, out_dim=32, queue=100, queue_from_epochs=0.3, freeze_prototypes_epochs=0.2
+        ),
+        **SHARED,
+    ),
+    "dinov2": Dinov2Recipe(
+        crops=RECIPE.crops,
+        dinov2=Dinov2Config(
+            out_dim=64,
+            patch_out_dim=64,
+            hidden_dim=128,
+            bottleneck_dim=32,
+            warmup_teacher_temp=0.02,
+            teacher_temp=0.02,
+            momentum_teacher=0.9,
+            freeze_last_layer=0.2,
         ),
         **SHARED,
     ),
@@ -237,10 +253,9 @@ def test_the_smallest_batch_is_said_before_training(images: Path, tmp_path: Path
     """Batch norm cannot be over one image, nor a contrast without others; the batch that the sentence gives works."""
     alone = dataclasses.replace(RECIPES[name], batch_size=1, epochs=0.01)
     least = alone.smallest_batch
-    assert least == (2 if name in ("byol", "moco_v3") else 1)
-    loss, _ = build_objective(dataclasses.replace(alone, batch_size=least), new=True).train()(
-        random_groups(alone, least), {"uses_queue": 0.0}
-    )
+    assert least == (2 if name in ("byol", "moco_v3", "dinov2") else 1)
+    objective = build_objective(dataclasses.replace(alone, batch_size=least), new=True).train()
+    loss, _ = objective(random_groups(alone, least), objective.schedule(0, 10, 5))
     assert torch.isfinite(loss)
     if least == 1:
         return
@@ -283,7 +298,7 @@ def test_a_run_learns_and_is_exported(images: Path, tmp_path: Path, name: str) -
     assert "images apart" in health_summary(read_run(tmp_path))
     info = export(str(tmp_path / LAST_NAME), tmp_path / "student.onnx", (32, 48), data=[str(images)])
     assert read_student(tmp_path / "student.onnx").weights == info.weights
-    assert info.weights["source"] == "dino-train pretrain, student"
+    assert info.weights["source"] == f"dino-train pretrain, {recipe.exported}"
     if name in WITHOUT_TEACHER:
         with pytest.raises(UserError, match=recipe.method):
             checkpoint_backbone(checkpoint, "teacher")

@@ -22,7 +22,7 @@ class Student(torch.nn.Module):
 
 def test_biases_and_norms_do_not_decay() -> None:
     student = Student()
-    decayed, free = (group["params"] for group in parameter_groups(student))
+    decayed, free = (group["params"] for group in parameter_groups(student, OptimizerConfig()))
     assert [id(p) for p in decayed] == [id(student.layer.weight)]
     assert {id(p) for p in free} == {id(student.layer.bias), id(student.norm.weight), id(student.norm.bias)}
 

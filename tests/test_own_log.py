@@ -20,7 +20,7 @@ from dino_ros.student import read_student
 from dino_train.models.backbones import create_vit
 from dino_train.models.checkpoint import load_checkpoint
 
-FRAMES = 12
+FRAMES = 16
 SCENES = ("left", "right")
 
 
@@ -75,6 +75,8 @@ def test_each_arm_is_the_file_that_it_says(out: Path) -> None:
         ("head", "foreground"),
         ("distilled", "smoothed_attention"),
         ("distilled, head", "foreground"),
+        ("adapted, the paper's mask", "attention"),
+        ("adapted", "smoothed_attention"),
         ("head, varied images", "foreground"),
     ]
     images = {name: read_student(out / arm["file"]).foreground_head.get("images") for name, arm in arms.items()}

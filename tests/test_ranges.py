@@ -89,7 +89,7 @@ def at_the_edges(allowed: Range) -> list[float]:
 
 @pytest.mark.parametrize("name", RANGES)
 def test_a_value_out_of_range_gets_one_sentence(name: str) -> None:
-    pair = name.endswith("_scale")
+    pair = name.endswith(("_scale", "_ratio"))
     for value in outside(RANGES[name]):
         with pytest.raises(UserError) as caught:
             checked(name, (value, 1.0) if pair else value)

@@ -116,8 +116,9 @@ class Pipeline:
         looks: Mapping[str, Sequence[Look]] = MappingProxyType({}),
     ) -> None:
         self.use(perceiver, mask, max_pixels, looks)
+        # By student, whose tokens are not comparable to another's; none of them keeps it after its last frame.
         self._makers: dict[Camera, tuple[weakref.ref[Perceiver], MaskMaker]] = {}
-        self._finders: dict[Camera, tuple[Perceiver, Finder]] = {}
+        self._finders: dict[Camera, tuple[weakref.ref[Perceiver], Finder]] = {}
         self._bits: dict[Camera, SensorBits] = {}
         self._delivering = LatestItemsWorker[Camera, InferredFrame](self._deliver_frames, "deliver")
         self._inferring = LatestItemsWorker[Camera, PreparedFrame](self._infer_frames, "infer")
@@ -198,7 +199,7 @@ class Pipeline:
 
     def _maker(self, camera: Camera, perceiver: Perceiver) -> MaskMaker:
         """What makes the masks of a camera; it does not compare the tokens of two students."""
-        student = weakref.ref(perceiver)  # this must not keep it after its last frame
+        student = weakref.ref(perceiver)
         before, maker = self._makers.get(camera, (student, MaskMaker()))
         if before != student:
             maker.forget()
@@ -210,12 +211,13 @@ class Pipeline:
         looks = frame.request.looks
         if not looks:
             return None
-        perceiver, finder = self._finders.get(camera, (None, None))
-        if finder is None or perceiver is not frame.perceiver:
+        student = weakref.ref(frame.perceiver)
+        before, finder = self._finders.get(camera, (None, None))
+        if finder is None or before != student:
             finder = Finder(looks, Background(frame.perceiver.info.embed_dim))
         elif finder.looks is not looks:
             finder = Finder(looks, finder.background)
-        self._finders[camera] = (frame.perceiver, finder)
+        self._finders[camera] = student, finder
         return finder
 
 

@@ -97,8 +97,11 @@ class Finder:
         proofs[0] = -np.inf  # what is in no part
         kept = proofs[parts] >= needed
         self._held[name] = kept
-        around = cv2.dilate(kept.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-        soft = np.where(around, outline, 0).astype(np.float32)
+        peaks = np.zeros(count, np.float32)
+        np.maximum.at(peaks, parts.ravel().astype(np.intp), outline.ravel())
+        # Every part reaches 1, so that one of a single patch is not lost between the patches of a finer mask.
+        peak = cv2.dilate(np.where(kept, peaks[parts], 0).astype(np.float32), np.ones((3, 3), np.uint8))
+        soft = np.where(peak > 0, outline / np.maximum(peak, 0.5), 0).astype(np.float32)
         return soft, max(float(proofs.max()), float(similarity.max()) - EDGE)
 
     def _fit(self) -> None:

@@ -13,7 +13,7 @@ from dino_ros.images.encodings import resize
 
 LONG_SIDE = 640
 """Most pixels on the long side of the picture that is kept of a look."""
-INSIDE, OUTSIDE = 32, 96
+INSIDE, OUTSIDE = 16, 96
 """Most prototypes of the object, and of its surroundings: more do not find more, and take time in every frame."""
 HALF = 0.5
 """Share of a patch that the object must cover for its token to be the object's."""

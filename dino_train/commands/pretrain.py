@@ -13,8 +13,9 @@ from dino_train.commands.training_run import add_run_arguments, run_training
 def parser() -> ArgumentParser:
     parser = CommandParser(
         description="""\
-Pretrain a ViT without labels by DINO, BYOL, MoCo or SwAV (the recipe's section
-decides which) into a folder with checkpoints and report.html. On two CPU cores
+Pretrain a ViT without labels by DINO, DINOv2, BYOL, MoCo or SwAV (the recipe's
+section decides which) into a folder with checkpoints and report.html; the
+recipe `adapt` goes on from published weights. On two CPU cores
 `robot_bag` takes 7 minutes for 4,000 frames; a bar says how long yours takes.
 After Ctrl-C, --resume goes on from a checkpoint at most two minutes old. On
 several GPUs: torchrun --nproc-per-node 8 -m dino_train pretrain ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import timm
@@ -21,8 +23,8 @@ from dino_train.recipes import BackboneConfig
 class DinoVit(VisionTransformer):
     """timm's ViT with its position embedding resized as in DINO's reference implementation; weights have timm's names.
 
-    Used for pretraining here and for the published weights of DINO and of DINOv2 without registers. Every other timm
-    encoder keeps timm's antialiased resize, which is also what DINOv2 with registers uses.
+    Used for the published weights of DINO and of DINOv2 without registers, and for ViTs without registers that are
+    pretrained here. All others keep timm's antialiased resize, which is also what DINOv2 with registers uses.
     """
 
     pos_embed: nn.Parameter
@@ -78,22 +80,23 @@ def build_backbone(
 ) -> VisionTransformer:
     """Build a timm ViT without classifier for images of any size that is a multiple of the patch size.
 
-    Its position embedding is for square images of `image_size` pixels. Calling the module on float32 [B, 3, H, W]
-    returns the CLS token after the final norm, [B, C]. With `download` False a `pretrained` config gets random weights,
-    for a ViT whose weights are about to be replaced. Raises UserError if timm has no such model, if it is not a ViT
-    with a CLS token, or if the dimensions in `config` are inconsistent.
+    Its position embedding is for square images of `config.image_size` pixels, or else of `image_size`. Calling the
+    module on float32 [B, 3, H, W] returns the CLS token after the final norm, [B, C]. With `download` False a
+    `pretrained` config gets random weights, for a ViT whose weights are about to be replaced. Raises UserError if timm
+    has no such model, if it is not a ViT with a CLS token, or if the dimensions in `config` are inconsistent.
     """
     options: dict[str, Any] = {
         name: value
         for name in ("patch_size", "embed_dim", "depth", "num_heads")
         if (value := getattr(config, name)) is not None
     }
+    image_size = config.image_size or image_size
     if config.pretrained:
         vit = create_vit(config.name, download, drop_path_rate=drop_path_rate, **options)
         vit.set_input_size((image_size, image_size))
         return vit
     vit = create_vit(config.name, drop_path_rate=drop_path_rate, img_size=image_size, **options)
-    if type(vit) is VisionTransformer and vit.pos_embed is not None:
+    if type(vit) is VisionTransformer and vit.pos_embed is not None and vit.reg_token is None:
         vit.__class__ = DinoVit
     # As in the paper; timm's values belong to the published weights, which are not used here.
     vit.pretrained_cfg = {**vit.pretrained_cfg, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
@@ -151,6 +154,23 @@ def mean_and_std(vit: VisionTransformer) -> tuple[tuple[float, ...], tuple[float
     """Mean and standard deviation per channel (RGB in 0 to 1) that normalize a ViT's inputs."""
     config = vit.pretrained_cfg
     return tuple(config["mean"]), tuple(config["std"])
+
+
+@contextlib.contextmanager
+def masked_patches(vit: VisionTransformer, masked: Tensor, token: Tensor) -> Iterator[None]:
+    """In its block, `vit` sees a `token` [C] instead of the patches that are `masked`, bool [B, h, w].
+
+    The token takes the place of a patch's embedding before its position is added.
+    """
+
+    def replace(_module: nn.Module, _inputs: Any, patches: Tensor) -> Tensor:
+        return torch.where(masked.reshape(*patches.shape[:-1], 1), token.to(patches.dtype), patches)
+
+    hook = vit.patch_embed.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class VitOutputs(nn.Module):

@@ -9,6 +9,7 @@ from typing import Any, cast
 from dino_train.models.weight_files import strange_contents
 from dino_train.objectives.byol import Byol
 from dino_train.objectives.dino import Dino
+from dino_train.objectives.dinov2 import Dinov2
 from dino_train.objectives.distill import Distill
 from dino_train.objectives.initialize import initialize
 from dino_train.objectives.moco import moco
@@ -18,6 +19,7 @@ from dino_train.recipes import DistillRecipe, PretrainRecipe, Recipe
 
 OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "dino": Dino,
+    "dinov2": Dinov2,
     "byol": Byol,
     "moco": moco,
     "swav": Swav,
@@ -30,7 +32,9 @@ def build_objective(recipe: Recipe, new: bool) -> Objective:
     objective = OBJECTIVES[recipe.method](recipe)
     if new and isinstance(recipe, PretrainRecipe) and recipe.init:
         with strange_contents(Path(recipe.init)):
-            initialize(objective, Path(recipe.init))
+            initialize(objective, recipe.init)
     if new and isinstance(recipe, DistillRecipe) and recipe.init:
         cast(Distill, objective).start_from(recipe.init)
+    if new:
+        objective.start()
     return objective

@@ -21,6 +21,9 @@ class Objective(nn.Module, ABC):
     compilable = True
     """Whether the backbones of its networks, which are its children, can be compiled by `torch.compile`."""
 
+    def start(self) -> None:
+        """Keep what the method needs of the weights that a new run starts from; called when they are loaded."""
+
     def schedule(self, step: int, steps: int, steps_per_epoch: int) -> dict[str, float]:
         """The method's scheduled values at a step, by name: `forward`, `after_step` and the log get them."""
         return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dino_train.recipes.byol import ByolConfig, ByolRecipe
 from dino_train.recipes.dino import DinoConfig, DinoRecipe
+from dino_train.recipes.dinov2 import Dinov2Config, Dinov2Recipe
 from dino_train.recipes.distill import DistillConfig, DistillRecipe
 from dino_train.recipes.moco import MocoConfig, MocoRecipe
 from dino_train.recipes.recipe import (
@@ -24,6 +25,8 @@ __all__ = [
     "CropsConfig",
     "DinoConfig",
     "DinoRecipe",
+    "Dinov2Config",
+    "Dinov2Recipe",
     "DistillConfig",
     "DistillRecipe",
     "MocoConfig",
@@ -37,6 +40,6 @@ __all__ = [
 ]
 
 RECIPES: dict[str, type[Recipe]] = {
-    recipe.method: recipe for recipe in (DinoRecipe, ByolRecipe, MocoRecipe, SwavRecipe, DistillRecipe)
+    recipe.method: recipe for recipe in (DinoRecipe, Dinov2Recipe, ByolRecipe, MocoRecipe, SwavRecipe, DistillRecipe)
 }
 """Recipe class by method, which is also the name of its section. A recipe without any such section is DINO's."""

@@ -33,6 +33,9 @@ class BackboneConfig:
     num_heads: int | None = None
     """Attention heads per block (default: that of `name`). Several narrow heads outline objects better than few wide
     ones."""
+    image_size: int | None = None
+    """Side of the square images that the position embedding is stored for, in pixels (default: that of the global
+    crops). That of the weights a run starts from, such as 518 for DINOv2, keeps their embedding as it is."""
     drop_path_rate: float = 0.1
     """Stochastic depth rate of the student, 0 to 1. Lower it for short runs and very small models."""
     pretrained: bool = False
@@ -76,6 +79,9 @@ class OptimizerConfig:
     lr: float = 5e-4
     """Peak learning rate for a batch of 256; scaled linearly with the batch size. Lower it by a factor of 2 to 4 if the
     loss jumps, is not finite, or the run warns of collapse."""
+    backbone_lr: float = 1.0
+    """Share of the learning rate that the backbone gets, while the heads get all of it. Lower it, as to 0.05, where a
+    run starts from weights that it should not forget: its heads are new, and have more to learn."""
     min_lr: float = 1e-6
     """Learning rate at the end of its cosine schedule. Seldom changed."""
     warmup_epochs: float = 10
@@ -121,6 +127,11 @@ class Recipe:
         return None
 
     @property
+    def largest_entropy(self) -> float | None:
+        """Entropy of a uniform output, nats; that of `chance_loss` where the loss is one cross-entropy."""
+        return self.chance_loss
+
+    @property
     def smallest_batch(self) -> int:
         """Images, over all processes, that the method needs in each part of a batch: two if batch norm takes one view
         at a time or the other images are the negatives."""
@@ -147,9 +158,9 @@ class PretrainRecipe(Recipe):
     """What the recipes of all self-supervised methods share."""
 
     init: str | None = None
-    """Weights to start from, which needs fewer images and epochs than from nothing: an official DINO v1 backbone, an
-    official training checkpoint (with head and center), or a checkpoint of `dino-train`; only the backbone is taken
-    from a checkpoint of another method."""
+    """Weights to start from, which needs fewer images and epochs than from nothing: an official DINO v1 training
+    checkpoint (with head and center), a checkpoint of `dino-train` (of which another method takes the backbone alone),
+    a file or Hugging Face folder of another encoder, or the timm name of one (downloaded)."""
 
 
 def resolved(value: Number | Auto) -> Number:

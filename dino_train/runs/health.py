@@ -76,8 +76,9 @@ def classify(log: Iterable[Mapping[str, Any]], chance_loss: float | None) -> Hea
     return Health.LEARNING
 
 
-def describe(health: Health, line: Mapping[str, Any], chance_loss: float | None) -> str:
+def describe(health: Health, line: Mapping[str, Any], recipe: Recipe | None) -> str:
     """One sentence on a failing run, with the numbers of its last line of the log."""
+    chance_loss, largest = (recipe.chance_loss, recipe.largest_entropy) if recipe else (None, None)
     if health is Health.NOT_FINITE:
         return "The loss is no longer finite."
     if health is Health.UNIFORM:
@@ -87,7 +88,7 @@ def describe(health: Health, line: Mapping[str, Any], chance_loss: float | None)
     if health is Health.LOW_RANK:
         return f"The embeddings have collapsed: their effective rank is {line['effective_rank']:.1f}."
     if math.isfinite(number(line, "marginal_entropy")):
-        most = f" (ln K = {chance_loss:.2f})" if chance_loss else ""
+        most = f" (ln K = {largest:.2f})" if largest else ""
         return (
             "The run has collapsed: the teacher gives every image the same output. The entropy of its mean output is "
             f"{line['marginal_entropy']:.2f} nats{most}, that of one output {line['teacher_entropy']:.2f}."
@@ -125,7 +126,7 @@ class HealthMonitor:
         if len(self.lines) < (self.lines.maxlen or 0) or line["step"] < self.start or health in self.seen:
             return None
         self.seen.add(health)
-        return f"{describe(health, line, self.recipe.chance_loss)} Try this: {remedy(health, self.recipe)}."
+        return f"{describe(health, line, self.recipe)} Try this: {remedy(health, self.recipe)}."
 
 
 def health_summary(run: RunFolder) -> str:
@@ -145,16 +146,16 @@ def learning(run: RunFolder) -> str:
         health = Health.UNIFORM  # as a whole, if not in each line
     if health is not Health.LEARNING:
         advice = f" If this persists, try this: {remedy(health, recipe)}." if recipe else ""
-        return describe(health, {**run.log[-1], "loss": mean_loss}, chance) + advice
+        return describe(health, {**run.log[-1], "loss": mean_loss}, recipe) + advice
     if recent(run.log, "teacher_entropy") is not None and recent(run.log, "marginal_entropy") is not None:
-        return entropies(run.log, chance)
+        return entropies(run.log, recipe.largest_entropy if recipe else None)
     return loss_and_agreement(run.log, chance)
 
 
-def entropies(log: list[Line], chance: float | None) -> str:
-    """The entropies of a method whose output is a distribution, in nats."""
+def entropies(log: list[Line], largest: float | None) -> str:
+    """The entropies of a method whose output is a distribution, in nats; `largest` is that of a uniform one."""
     one, mean, kl = (recent(log, field) for field in ("teacher_entropy", "marginal_entropy", "kl"))
-    most = f" (at most ln K = {chance:.1f})" if chance else ""
+    most = f" (at most ln K = {largest:.1f})" if largest else ""
     text = f"The teacher tells images apart: the entropy of its mean output is {mean:.1f} nats{most}, "
     text += f"that of one output {one:.1f}."
     return text if kl is None else f"{text} The student is {kl:.2f} nats (KL) away from it."

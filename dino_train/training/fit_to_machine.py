@@ -32,7 +32,8 @@ def fit_to_machine(objective: Objective, machine: MachineConfig, processes: Proc
     if machine.compile:
         if not objective.compilable:
             raise UserError(
-                "--machine.compile does not work for distillation, which reads the attention: leave it out."
+                "--machine.compile does not work for a method that needs more of a ViT than its CLS token: leave it "
+                "out."
             )
         network: Any
         for network in objective.children():

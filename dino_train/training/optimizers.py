@@ -9,13 +9,16 @@ from torch import Tensor, nn
 
 from dino_train.recipes import OptimizerConfig
 
+BACKBONE = "backbone."
+"""Prefix of the backbone's parameters in a student."""
+
 
 def build_optimizer(config: OptimizerConfig, student: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer of a student's parameters; the training loop sets learning rate and weight decay.
 
     SGD and LARS have a momentum of 0.9, as in the reference (main_dino.py and utils.py).
     """
-    groups: Any = parameter_groups(student)
+    groups: Any = parameter_groups(student, config)
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
     if config.name == "lars":
@@ -55,10 +58,24 @@ class Lars(torch.optim.Optimizer):
                 weight.add_(momentum, alpha=-group["lr"])
 
 
-def parameter_groups(student: nn.Module) -> list[dict[str, list[nn.Parameter]]]:
-    """Split the trained parameters into weights, which decay, and biases and norms (one-dimensional), which do not."""
-    trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    return [{"params": [p for p in trained if p.ndim > 1]}, {"params": [p for p in trained if p.ndim <= 1]}]
+def parameter_groups(student: nn.Module, config: OptimizerConfig) -> list[dict[str, list[nn.Parameter]]]:
+    """Split the trained parameters into weights, which decay, and biases and norms (one-dimensional), which do not.
+
+    Where the backbone has a learning rate of its own, those of the backbone are two further groups, after the others.
+    """
+    trained = [(name, parameter) for name, parameter in student.named_parameters() if parameter.requires_grad]
+    if config.backbone_lr == 1:
+        parts = [[parameter for _, parameter in trained]]
+    else:
+        parts = [[p for name, p in trained if name.startswith(BACKBONE) == inside] for inside in (False, True)]
+    return [{"params": [p for p in part if (p.ndim > 1) == decays]} for part in parts for decays in (True, False)]
+
+
+def set_rates(optimizer: torch.optim.Optimizer, config: OptimizerConfig, lr: float, weight_decay: float) -> None:
+    """Set learning rate and weight decay of an optimizer's groups, in the order of `parameter_groups`."""
+    for number, group in enumerate(optimizer.param_groups):
+        group["lr"] = lr * (config.backbone_lr if number >= 2 else 1)
+        group["weight_decay"] = weight_decay * (number % 2 == 0)
 
 
 def clip_each_gradient(student: nn.Module, limit: float) -> Tensor:

@@ -51,7 +51,7 @@ from dino_train.training.checks import (
     too_short,
 )
 from dino_train.training.fit_to_machine import fit_to_machine
-from dino_train.training.optimizers import build_optimizer, clip_each_gradient
+from dino_train.training.optimizers import build_optimizer, clip_each_gradient, set_rates
 
 log = logging.getLogger(__name__)
 
@@ -293,8 +293,7 @@ def schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps:
     peak = config.lr * recipe.batch_size / 256
     lr = warmup_cosine_schedule(step, steps, config.warmup_epochs * steps_per_epoch, peak, config.min_lr)
     weight_decay = cosine_schedule(step, steps, config.weight_decay, config.weight_decay_end)
-    for group, decay in zip(optimizer.param_groups, (weight_decay, 0.0), strict=True):
-        group["lr"], group["weight_decay"] = lr, decay
+    set_rates(optimizer, config, lr, weight_decay)
 
 
 def default_workers(device: torch.device) -> int:
