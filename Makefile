@@ -1,9 +1,10 @@
 # make demo    set up .venv (no torch) and run the demo: play a recording through the real nodes, into demo_output/
 # make quick   set up .venv (with torch), run the linters and the tests that are not slow
-# make test    run the linters and all tests, and report what they do not reach
+# make test    run the linters and all tests
+# make coverage run all tests, and report the lines that they do not reach: half as long again
 # make docs    build the documentation's site into site/; open site/index.html
-# Each with ROS=kilted: in .venv-kilted, with that release of ROS 2; quick and test leave out torch, what needs it and
-# the linters, to which the release makes no difference.
+# Each with ROS=kilted: in .venv-kilted, with that release of ROS 2; quick, test and coverage leave out torch, what needs
+# it and the linters, to which the release makes no difference.
 PYTHON ?= python3
 ROS ?= jazzy
 MACHINE := $(shell uname -m)
@@ -40,7 +41,7 @@ endif
 # make demo BAG=path [TOPIC=name], or VIDEO=path, plays another recording; MODEL=path runs another student.
 DEMO_ARGS = $(BAG) $(VIDEO) $(if $(TOPIC),--topic $(TOPIC)) $(if $(MODEL),--model $(MODEL))
 
-.PHONY: demo quick test docs docs-serve lint clean
+.PHONY: demo quick test coverage docs docs-serve lint clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/dino-ros demo $(DEMO_ARGS)
@@ -49,6 +50,9 @@ quick: $(VENV)/.development $(LINTERS)
 	$(PYTEST) -m "not slow"
 
 test: $(VENV)/.development $(LINTERS)
+	$(PYTEST)
+
+coverage: $(VENV)/.development
 	$(PYTEST) --cov
 
 docs: $(VENV)/.docs

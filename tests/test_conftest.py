@@ -10,7 +10,8 @@ CONFTEST = (Path(__file__).parent / "conftest.py").read_text().replace('pytest_p
 
 
 @pytest.fixture
-def suite(pytester: pytest.Pytester) -> pytest.Pytester:
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # each run would import all of hypothesis anew
     pytester.makeconftest(CONFTEST)
     return pytester
 
@@ -43,7 +44,7 @@ def test_skips_in_other_processes_count_once(suite: pytest.Pytester) -> None:
     pytest.importorskip("xdist")
     suite.makepyfile(test_expected=EXPECTED, test_passed=PASSED)
     suite.makepyfile(test_unexpected=UNEXPECTED, test_module=MODULE.format("no_such_module"))
-    result = suite.runpytest_inprocess("--numprocesses", "2")
+    result = suite.runpytest_inprocess("-p", "xdist", "--numprocesses", "2")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     listed = result.stdout.str().partition("unexpected skips")[2]
     assert sorted(re.findall(r"^test_\w+", listed, re.MULTILINE)) == ["test_module", "test_unexpected"]

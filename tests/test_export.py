@@ -57,6 +57,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of one block: each takes a second to export."""
+    path = tmp_path_factory.mktemp("shallow") / "checkpoint.pt"
+    own_checkpoint(path, dataclasses.replace(RECIPE, backbone=dataclasses.replace(RECIPE.backbone, depth=1)))
+    return path
+
+
 def reference(vit: torch.nn.Module, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features, attention and embedding by timm's own forward pass in float64, the whole attention matrix computed."""
     vit = vit.double().eval()
@@ -238,7 +246,7 @@ def test_timm_names_are_downloaded(tmp_path: Path) -> None:
     ],
 )
 def test_the_size_follows_the_camera_and_is_printed(
-    checkpoint: Path,
+    shallow: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
@@ -246,7 +254,7 @@ def test_the_size_follows_the_camera_and_is_printed(
     sentence: str,
 ) -> None:
     out = tmp_path / "student.onnx"
-    run(["export", str(checkpoint), "--out", str(out), *arguments])
+    run(["export", str(shallow), "--out", str(out), *arguments])
     info = read_student(out)
     assert (info.height, info.width) == size
     (perception,) = Perceiver.load(out)([np.zeros((48, 64, 3), np.uint8)], ["features"])
@@ -324,7 +332,7 @@ def test_a_license_that_is_named_is_not_warned_of_if_free(tmp_path: Path, caplog
 
 
 def test_a_student_that_differs_is_refused_and_not_kept(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shallow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error of one per cent in the graph is found by the parity check."""
     write = export_module.write_onnx
@@ -335,11 +343,11 @@ def test_a_student_that_differs_is_refused_and_not_kept(
 
     monkeypatch.setattr(export_module, "write_onnx", write_wrong)
     with pytest.raises(UserError, match=r"features .* 1e-03 of fp32"):
-        run(["export", str(checkpoint), "--out", str(tmp_path / "x.onnx"), "--size", "24x40"])
+        run(["export", str(shallow), "--out", str(tmp_path / "x.onnx"), "--size", "24x40"])
     assert not list(tmp_path.iterdir())
 
 
-def test_evaluate_agrees_with_the_formula(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_agrees_with_the_formula(shallow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Scores of the demo's bag, head by head, computed again the slow way for its first frames."""
     from dino_ros.masks.attention import attention_mask
     from dino_ros.masks.binary import upsample_mask
@@ -347,7 +355,7 @@ def test_evaluate_agrees_with_the_formula(checkpoint: Path, tmp_path: Path, caps
     from dino_train.evaluation.segmentation.labeled_images import labeled_bag
 
     out = tmp_path / "student.onnx"
-    run(["export", str(checkpoint), "--out", str(out), "--size", "48x64"])
+    run(["export", str(shallow), "--out", str(out), "--size", "48x64"])
     perceiver = Perceiver.load(out)
     frames = [f for _, f in zip(range(5), labeled_bag(TABLE, "/camera/image_raw/compressed",
               "/ground_truth/mask/compressed"), strict=False)]  # fmt: skip

@@ -1,6 +1,7 @@
 """Every command of README and tutorial, typed in order, as the pages have it.
 
-The recordings that they name hold 24 frames of the demo's, and a training takes a few steps, so that this is not long.
+The recordings that they name hold 24 frames of the demo's, and a training takes a few steps of two blocks, so that this
+is not long.
 PyPI does not have the tool `ros2`: what its commands ask of a node is asked with rclpy, and tests/test_launch.py runs
 the launch files.
 """
@@ -25,6 +26,7 @@ pytest.importorskip("torch")
 from bags import write_topics
 from rosbags.highlevel import AnyReader
 
+import dino_train.cli
 from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.run import running
 from dino_ros.demo.table import TABLE, TOPIC, TRUTH_TOPIC
@@ -33,7 +35,10 @@ ROOT = Path(__file__).resolve().parents[1]
 FRAMES = 24
 SET_UP = r"make|\. |git|pip|rosdep|python -m colcon"
 """Commands that prepare a machine: `.ci/run`, the workflow and tests/test_package.py run those."""
-SHORTER = {"dino-train pretrain": ["--epochs", "1", "--batch_size", "8"], "dino-ros bench": ["--runs", "3"]}
+SHORTER = {
+    "dino-train pretrain": ["--epochs", "1", "--batch_size", "8", "--backbone.depth", "2"],
+    "dino-ros bench": ["--runs", "3"],
+}
 """What is added to commands, so that they take less time."""
 
 
@@ -70,6 +75,10 @@ class Terminal:
             typed[words[1]](words[2:])
         elif words[:2] == ["dino-ros", "view"]:
             self.view(words)
+        elif words[0] == "dino-train" and words[1] != "pretrain":  # which starts processes of its own
+            with pytest.MonkeyPatch.context() as here:
+                here.chdir(self.folder)
+                dino_train.cli.run(words[1:])  # in this process, which has imported torch
         else:
             shorter = next((options for start, options in SHORTER.items() if line.startswith(start)), [])
             done = subprocess.run(
