@@ -54,6 +54,7 @@ RANGES: Mapping[str, Range] = {
     "crops.global_crops_scale": Range(0, 1, low_excluded=True),
     "crops.local_crops_scale": Range(0, 1, low_excluded=True),
     "crops.color": NOT_NEGATIVE,
+    "crops.seconds_apart": NOT_NEGATIVE,
     "optimizer.lr": NOT_NEGATIVE,
     "optimizer.min_lr": NOT_NEGATIVE,
     "optimizer.warmup_epochs": NOT_NEGATIVE,

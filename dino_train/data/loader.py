@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dino_ros.errors import UserError
+from dino_train.data.film import Films, Pair
 from dino_train.data.frames import BAD_SHARE, Frames, too_many_bad
 from dino_train.data.multicrop import Draws, MultiCrop, color, color_batch
 from dino_train.recipes import Recipe
@@ -74,13 +75,16 @@ class WorkerContext(ForkContext):
 
 
 class CropDataset(Dataset[CropBatch]):
-    """Multi-crops of one image per draw. A draw's random numbers depend on the seed and its count alone.
+    """Multi-crops of one image per draw, or of two frames of a film: see `crops.seconds_apart`.
+
+    A draw's random numbers depend on the seed and its count alone.
 
     With `finish` False the colors are left to the GPU.
     """
 
-    def __init__(self, frames: Frames, recipe: Recipe, finish: bool = True) -> None:
+    def __init__(self, frames: WeightedFrames, recipe: Recipe, finish: bool = True) -> None:
         self.frames = frames
+        self.films = Films(frames.sources, recipe.crops.seconds_apart) if recipe.crops.seconds_apart else None
         self.crop = MultiCrop(recipe.crops)
         self.seed = recipe.seed
         self.finish = finish
@@ -91,22 +95,26 @@ class CropDataset(Dataset[CropBatch]):
     def __getitem__(self, draw: Draw) -> CropBatch:
         number, count = draw
         rng = np.random.default_rng([self.seed, count])
-        image = self._image(number)
+        image, second = self._pair(number, rng.random() if self.films else 0)
         draws = self.crop.draw(image.shape[0], image.shape[1], rng)
-        crops = self.crop.cut(image, draws)
+        crops = self.crop.cut(image, draws, second)
         if self.finish:
             crops = [color(cut, drawn) for cut, drawn in zip(crops, draws, strict=True)]
         return CropBatch(crops, [] if self.finish else draws, torch.tensor(number))
 
-    def _image(self, number: int) -> NDArray[np.uint8]:
-        """Image of that number; where it cannot be read, a warning names it, once, and the next one takes its place.
+    def _pair(self, number: int, at: float) -> Pair:
+        """Image of that number, and the one for its second global crop, which `at` picks: see `Film`.
 
-        Raises UserError if more than BAD_SHARE of the images cannot be read.
+        Where the first cannot be read, a warning names it, once, and the next one takes its place. Raises UserError if
+        more than BAD_SHARE of the images cannot be read.
         """
         while True:
             if not self.bad[number]:
                 try:
-                    return self.frames[number]
+                    if self.films:
+                        return self.films.pair(number, at)
+                    image = self.frames[number]
+                    return image, image
                 except UserError as error:
                     with self._naming:  # another worker may have tried it at the same time
                         if not self.bad[number]:

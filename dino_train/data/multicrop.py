@@ -7,6 +7,7 @@ OpenCV rounds to 8 bits after each operation.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -106,15 +107,21 @@ class MultiCrop:
             solarize=rng.random(n) < np.array(solarize) * strength,
         )
 
-    def cut(self, image: NDArray[np.uint8], draws: list[Draws]) -> list[Tensor]:
-        """Cut, resize (bicubic, antialiased) and mirror the crops: uint8 [n, 3, size, size] per entry of `draws`."""
-        planes = torch.from_numpy(image).permute(2, 0, 1)
+    def cut(
+        self, image: NDArray[np.uint8], draws: list[Draws], second: NDArray[np.uint8] | None = None
+    ) -> list[Tensor]:
+        """Cut, resize (bicubic, antialiased) and mirror the crops: uint8 [n, 3, size, size] per entry of `draws`.
+
+        The second global crop is cut from `second`, an image of the same size, if it is given.
+        """
+        planes, others = (torch.from_numpy(x).permute(2, 0, 1) for x in (image, image if second is None else second))
+        cut_from = ([planes, others], itertools.repeat(planes))
         sizes = (self.config.global_crops_size, self.config.local_crops_size)
         crops = []
-        for drawn, size in zip(draws, sizes, strict=False):
+        for drawn, size, sources in zip(draws, sizes, cut_from, strict=False):
             cut = [
-                resized_crop(planes, *map(int, box), [size, size], InterpolationMode.BICUBIC, antialias=True)
-                for box in drawn.box
+                resized_crop(source, *map(int, box), [size, size], InterpolationMode.BICUBIC, antialias=True)
+                for source, box in zip(sources, drawn.box, strict=False)
             ]
             crops.append(torch.stack([c.flip(-1) if flip else c for c, flip in zip(cut, drawn.flip, strict=True)]))
         return crops

@@ -60,6 +60,10 @@ class CropsConfig:
     color: float = 1.0
     """Strength of color jitter, grayscale and solarization; 1 is the paper's. Lower it where frames differ mainly in
     color, as in the log of one robot in one place."""
+    seconds_apart: float = 0.0
+    """Bags and videos: cut the second global crop from another frame of the same shot, at most this many seconds from
+    the first one's, near-duplicates among them; 0 cuts both from one frame. Raise it, as to 0.5, where the camera or
+    what it sees moves."""
 
     def __post_init__(self) -> None:
         for name in ("global_crops_scale", "local_crops_scale"):
