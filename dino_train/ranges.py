@@ -88,6 +88,9 @@ RANGES: Mapping[str, Range] = {
     "swav.queue": NOT_NEGATIVE,
     "swav.queue_from_epochs": NOT_NEGATIVE,
     "swav.freeze_prototypes_epochs": NOT_NEGATIVE,
+    "curl.frames": AT_LEAST_ONE,
+    "curl.out_dim": Range(2),  # layer norm of one is constant
+    "curl.momentum": SHARE,
     "distill.patches": NOT_NEGATIVE,
     "distill.cls": NOT_NEGATIVE,
     "distill.attention": NOT_NEGATIVE,

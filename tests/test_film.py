@@ -20,8 +20,9 @@ from dino_ros.errors import UserError
 from dino_train.data.film import Film, Films
 from dino_train.data.frames import MixedFrames, open_frames
 from dino_train.data.loader import EpochSampler, crop_loader
+from dino_train.data.multicrop import MultiCrop
 from dino_train.data.selection import SelectedFrames, SelectionParameters
-from dino_train.recipes import CropsConfig, DinoRecipe
+from dino_train.recipes import CropsConfig, CurlConfig, CurlRecipe, DinoRecipe
 
 APART = 0.5
 RNG = np.random.default_rng(0)
@@ -77,6 +78,11 @@ def a_film(recording: Shown) -> Film:
     return Film(recording, np.arange(len(recording), dtype=np.uint32), APART)
 
 
+def values(views: Any) -> list[list[int]]:
+    """The frames that views show."""
+    return [[int(image[0, 0, 0]) for image in view] for view in views]
+
+
 def test_a_frame_is_seen_with_each_one_that_is_near_and_not_across_a_cut() -> None:
     film = a_film(Shown())
     for number in set(range(len(SHOTS))) - BROKEN:
@@ -92,8 +98,7 @@ def test_frames_are_read_in_order_of_time() -> None:
     film = a_film(recording)
     for number, at in ((20, 0.0), (20, 0.999)):
         recording.read.clear()
-        image, second = film.pair(number, at)
-        assert (image[0, 0, 0], second[0, 0, 0]) == (number, film.other(number, at))
+        assert values(film.views(number, at)) == [[number], [film.other(number, at)]]
         assert recording.read == sorted({number, film.other(number, at)})
         assert len(recording.read) == 2, "the case has two frames"
 
@@ -103,25 +108,56 @@ def test_a_frame_whose_neighbor_is_of_no_use_is_seen_with_itself() -> None:
     film = a_film(recording)
     other = film.other(20, 0.0)
     recording.damaged.add(other)
-    assert [image[0, 0, 0] for image in film.pair(20, 0.0)] == [20, 20]
+    assert values(film.views(20, 0.0)) == [[20], [20]]
     recording.damaged.remove(other)
     recording.larger.add(other)
-    assert [image[0, 0, 0] for image in film.pair(20, 0.0)] == [20, 20]
+    assert values(film.views(20, 0.0)) == [[20], [20]]
     recording.damaged.add(20)
     with pytest.raises(UserError, match="frame 20 is damaged"):
-        film.pair(20, 0.0)
+        film.views(20, 0.0)
 
 
 def test_near_duplicates_are_not_drawn_but_seen() -> None:
     selected = SelectedFrames(Shown(), SelectionParameters(4))
     drawn = set(selected.numbers.tolist())
-    films = Films([range(3), selected], APART)  # type: ignore[list-item]
-    pairs = [films.pair(3 + index, at) for index in range(len(selected)) for at in np.linspace(0, 0.999, 9)]
-    assert {int(image[0, 0, 0]) for image, _ in pairs} == drawn
-    seen = {int(second[0, 0, 0]) for _, second in pairs}
+    films = Films([range(3), selected], APART, 1)  # type: ignore[list-item]
+    pairs = [films.views(3 + index, at) for index in range(len(selected)) for at in np.linspace(0, 0.999, 9)]
+    assert {int(first[0][0, 0, 0]) for first, _ in pairs} == drawn
+    seen = {int(second[0][0, 0, 0]) for _, second in pairs}
     assert seen > drawn
     assert len(seen) > 1.5 * len(drawn)
-    assert films.pair(1, 0.9) == (1, 1), "an image that is of no recording"
+    assert films.views(1, 0.9) == ([1], [1]), "an image that is of no recording"
+
+
+def test_a_stack_is_of_successive_frames_of_a_shot() -> None:
+    recording = Shown()
+    film = Film(recording, np.arange(len(recording), dtype=np.uint32), 0.0, stack=3)
+    assert values(film.views(20, 0.7)) == [[18, 19, 20]] * 2, "both views are of one moment"
+    assert film.stacked(16) == [15, 15, 16], "the first of its shot stands for those before it"
+    assert film.stacked(7) == [4, 6, 7], "5 is broken"
+    recording.damaged.add(19)
+    assert values(film.views(20, 0.7)) == [[18, 20, 20]] * 2
+    apart = Film(Shown(), film.drawn, APART, stack=2)
+    other = apart.other(20, 0.0)
+    assert other < 18
+    assert values(apart.views(20, 0.0)) == [[19, 20], [other - 1, other]]
+
+
+def test_the_frames_of_a_stack_are_cropped_and_colored_alike() -> None:
+    frames = MixedFrames([SelectedFrames(Shown(), SelectionParameters(4))])
+    crops = dataclasses.replace(RECIPE.crops, seconds_apart=0.0)
+    recipe = CurlRecipe(crops=crops, batch_size=4, curl=CurlConfig(frames=3))
+    loader = crop_loader(frames, recipe, EpochSampler(frames, recipe), 0)
+    batch = next(iter(loader))
+    film = Film(Shown(), frames.sources[0].numbers, 0.0, stack=3)  # type: ignore[attr-defined]
+    for index, globals_, locals_ in zip(batch.images.tolist(), *batch.crops, strict=True):
+        stack = film.stacked(int(film.drawn[index]))
+        assert globals_[:, 0, 0, 0].tolist() == locals_[:, 0, 0, 0].tolist() == stack * 2
+    image = RNG.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    colored = MultiCrop(dataclasses.replace(crops, color=1.0), stack=3)(image, np.random.default_rng(0))
+    single = MultiCrop(dataclasses.replace(crops, color=1.0))(image, np.random.default_rng(0))
+    for stacked, one in zip(colored, single, strict=True):
+        assert torch.equal(stacked, one.repeat_interleave(3, dim=0))
 
 
 def test_only_the_second_global_crop_is_from_the_other_frame_and_a_later_start_gives_the_same() -> None:
@@ -179,6 +215,6 @@ def test_of_bags_and_videos(kind: str, tmp_path: Path, monkeypatch: pytest.Monke
             apart += other != number
             assert (number < cut) == (other < cut)
             assert abs(selected.recording.times[number] - selected.recording.times[other]) <= 0.3e9
-            expected = [selected.recording[number], selected.recording[other]]
-            assert all(np.array_equal(a, b) for a, b in zip(film.pair(index, at), expected, strict=True))
+            for (shown,), one in zip(film.views(index, at), (number, other), strict=True):
+                assert np.array_equal(shown, selected.recording[one])
     assert apart >= len(selected)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from dino_train.models.weight_files import strange_contents
 from dino_train.objectives.byol import Byol
+from dino_train.objectives.curl import Curl
 from dino_train.objectives.dino import Dino
 from dino_train.objectives.distill import Distill
 from dino_train.objectives.initialize import initialize
@@ -21,6 +22,7 @@ OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "byol": Byol,
     "moco": moco,
     "swav": Swav,
+    "curl": Curl,
     "distill": Distill,
 }
 

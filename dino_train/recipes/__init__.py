@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dino_train.recipes.byol import ByolConfig, ByolRecipe
+from dino_train.recipes.curl import CurlConfig, CurlRecipe
 from dino_train.recipes.dino import DinoConfig, DinoRecipe
 from dino_train.recipes.distill import DistillConfig, DistillRecipe
 from dino_train.recipes.moco import MocoConfig, MocoRecipe
@@ -22,6 +23,8 @@ __all__ = [
     "ByolConfig",
     "ByolRecipe",
     "CropsConfig",
+    "CurlConfig",
+    "CurlRecipe",
     "DinoConfig",
     "DinoRecipe",
     "DistillConfig",
@@ -37,6 +40,6 @@ __all__ = [
 ]
 
 RECIPES: dict[str, type[Recipe]] = {
-    recipe.method: recipe for recipe in (DinoRecipe, ByolRecipe, MocoRecipe, SwavRecipe, DistillRecipe)
+    recipe.method: recipe for recipe in (DinoRecipe, ByolRecipe, MocoRecipe, SwavRecipe, CurlRecipe, DistillRecipe)
 }
 """Recipe class by method, which is also the name of its section. A recipe without any such section is DINO's."""
