@@ -1,13 +1,17 @@
-"""Minutes of pretraining on a robot's log until attention outlines objects, for two recipes of the same model.
+"""Minutes of pretraining on a robot's log until attention outlines objects, for recipes of the same model.
 
-    python benchmarks/time_to_mask.py --out runs/time_to_mask
+    python benchmarks/time_to_mask.py --out runs/time_to_mask --videos cups.mp4 bottles.mp4
 
 The log is rendered (examples/render_table.py, 4000 frames in two bags); masks are evaluated on scenes that were not
 trained on. The mask is the paper's: the smallest set of patches that keeps 60% of the attention, averaged over the
-heads. `robot_bag` is the shipped recipe; `robot_bag, distilled` continues it by distilling into the small student of
-the distillation recipe of that name; `reference` has the settings of the authors' main_dino.py with the backbone, head
+heads. `robot_bag` is the shipped recipe; `robot_bag, film` cuts the two global crops from frames up to APART seconds
+apart; `robot_bag, distilled` continues `robot_bag` by distilling into the small student of the distillation recipe of
+that name; `reference` has the settings of the authors' main_dino.py with the backbone, head
 widths and crop sizes of `robot_bag`, for as many minutes. Minutes count the whole run, including its start and the
-evaluations that run at the same time. Prints a table, and writes OUT/time_to_mask.json and .png.
+evaluations that run at the same time. Steadiness is the overlap of each mask with the one before, carried along with
+the image's motion, on the demo's recording at 15 Hz; a mask that is always the same is steady too, so read it beside
+the IoU. With --videos the first two are also trained on these, which have no labels, and compared by steadiness alone.
+Prints a table, and writes OUT/time_to_mask.json and .png.
 """
 
 from __future__ import annotations
@@ -20,14 +24,20 @@ import sys
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from dino_ros.demo.table import TABLE
+from dino_ros.images.sources import open_source
+from dino_ros.masks.maker import MaskMaker
+from dino_ros.masks.parameters import ATTENTION
 from dino_train.config import DataConfig, EvaluationConfig
 from dino_train.evaluation.encoders import TorchEncoder
 from dino_train.evaluation.segmentation.jaccard import jaccard_scores
 from dino_train.evaluation.segmentation.labeled_images import LabeledImage, labeled_bag
+from dino_train.evaluation.segmentation.mask_scores import LabeledFrame, Tally, look, with_motion
 from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint
 from dino_train.recipes import CropsConfig, DinoConfig, DinoRecipe, OptimizerConfig, Recipe
 from dino_train.recipes.files import load_recipe
@@ -42,6 +52,7 @@ BAGS = {"train_11": (11, 1000), "train_12": (12, 1000), "held_out": (2, 100)}
 IMAGES, MASKS = "/camera/image_raw/compressed", "/ground_truth/mask/compressed"
 SIZE = (240, 320)
 LEVELS = (0.3, 0.4, 0.5)
+APART = 1.0
 
 
 def render(folder: Path) -> None:
@@ -98,6 +109,26 @@ def curve(
     return points
 
 
+def steadiness(run: Path, recording: Path, topic: str | None = None, network: str = "teacher") -> float:
+    """Mean overlap, 0 to 1, of each mask of a recording with the one before, warped by the motion of the image."""
+    encoder = TorchEncoder(checkpoint_backbone(load_checkpoint(run / "last.pt"), network), SIZE)
+    frames = (
+        LabeledFrame(rgb := frame.rgb(), np.zeros(rgb.shape[:2], np.uint8), frame.stamp)
+        for frame in open_source(recording, topic)
+    )
+    tally, maker = Tally(), MaskMaker()
+    for frame, origin in with_motion(frames):
+        seen = look(encoder, frame.rgb, ["attention"])
+        made = maker(seen, frame.rgb.shape[:2], None, frame.stamp, ATTENTION, False)
+        tally.add(made.mask > 0, frame, origin)
+    return float(np.mean(tally.steadiness))
+
+
+def of_film(recipe: DinoRecipe) -> DinoRecipe:
+    """The recipe with global crops from two frames."""
+    return dataclasses.replace(recipe, crops=dataclasses.replace(recipe.crops, seconds_apart=APART))
+
+
 def reached(points: list[dict[str, float]], level: float) -> str:
     """When a curve first reaches a level."""
     minutes = [point["minutes"] for point in points if point["mean_of_heads"] >= level]
@@ -108,6 +139,9 @@ def main() -> None:
     """Render, train both recipes, evaluate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/time_to_mask"))
+    parser.add_argument(
+        "--videos", type=Path, nargs="*", default=[], help="videos to train on as well, by both recipes"
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     render(options.out)
@@ -117,6 +151,7 @@ def main() -> None:
     recipe = load_recipe("robot_bag")
     assert isinstance(recipe, DinoRecipe)
     train(recipe, data, options.out / "robot_bag")
+    train(of_film(recipe), data, options.out / "film")
     last = options.out / "robot_bag" / "last.pt"
     seconds = load_checkpoint(last).seconds
     distill = dataclasses.replace(load_recipe("robot_bag", "distill"), teacher=str(last.absolute()))
@@ -129,25 +164,53 @@ def main() -> None:
 
     curves = {
         "robot_bag": curve(options.out / "robot_bag", labeled),
+        "robot_bag, film": curve(options.out / "film", labeled),
         "robot_bag, distilled": curve(options.out / "distilled", labeled, "student", seconds)[1:],
         "reference": curve(options.out / "reference", labeled),
     }
-    (options.out / "time_to_mask.json").write_text(json.dumps(curves, indent=2))
+    steady = {
+        "robot_bag": steadiness(options.out / "robot_bag", TABLE, IMAGES),
+        "robot_bag, film": steadiness(options.out / "film", TABLE, IMAGES),
+        "robot_bag, distilled": steadiness(options.out / "distilled", TABLE, IMAGES, "student"),
+        "reference": steadiness(options.out / "reference", TABLE, IMAGES),
+    }
+    of_videos: dict[str, dict[str, float]] = {}
+    for name, of_video in {"video": recipe, "video, film": of_film(recipe)}.items() if options.videos else ():
+        train(of_video, DataConfig([str(video) for video in options.videos]), options.out / name)
+        of_videos[name] = {video.name: steadiness(options.out / name, video) for video in options.videos}
+    results = {"curves": curves, "steadiness": steady, "videos": of_videos}
+    (options.out / "time_to_mask.json").write_text(json.dumps(results, indent=2))
     table = Table(
-        "recipe", *(f"IoU {level}" for level in LEVELS), "best IoU", "at the end", "best head", "minutes", "steps"
+        "recipe",
+        *(f"IoU {level}" for level in LEVELS),
+        "best IoU",
+        "at the end",
+        "best head",
+        "steady",
+        "minutes",
+        "steps",
     )
     figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
     for name, points in curves.items():
         ious = [point["mean_of_heads"] for point in points]
         last = points[-1]
-        ends = (f"{max(ious):.3f}", f"{ious[-1]:.3f}", f"{last['best_head']:.3f}", f"{last['minutes']:.1f}")
+        ends = (
+            f"{max(ious):.3f}",
+            f"{ious[-1]:.3f}",
+            f"{last['best_head']:.3f}",
+            f"{steady[name]:.3f}",
+            f"{last['minutes']:.1f}",
+        )
         table.add_row(name, *(reached(points, level) for level in LEVELS), *ends, f"{last['step']:.0f}")
         axes.plot([point["minutes"] for point in points], ious, marker=".", label=name)
     axes.set(xlabel="minutes of pretraining", ylabel="IoU of the mask (mean of heads)", ylim=(0, 0.7))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", frameon=False)
     figure.savefig(options.out / "time_to_mask.png", dpi=150)
-    Console(width=140).print(table)
+    console = Console(width=140)
+    console.print(table)
+    for name, by_video in of_videos.items():
+        console.print(f"{name}: steadiness", ", ".join(f"{video} {value:.3f}" for video, value in by_video.items()))
 
 
 if __name__ == "__main__":

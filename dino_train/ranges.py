@@ -55,6 +55,7 @@ RANGES: Mapping[str, Range] = {
     "crops.global_crops_scale": Range(0, 1, low_excluded=True),
     "crops.local_crops_scale": Range(0, 1, low_excluded=True),
     "crops.color": NOT_NEGATIVE,
+    "crops.seconds_apart": NOT_NEGATIVE,
     "optimizer.lr": NOT_NEGATIVE,
     "optimizer.backbone_lr": SHARE,
     "optimizer.min_lr": NOT_NEGATIVE,
@@ -108,6 +109,9 @@ RANGES: Mapping[str, Range] = {
     "dinov2.freeze_last_layer": NOT_NEGATIVE,
     "dinov2.freeze_backbone": NOT_NEGATIVE,
     "dinov2.freeze_blocks": NOT_NEGATIVE,
+    "curl.frames": AT_LEAST_ONE,
+    "curl.out_dim": Range(2),  # layer norm of one is constant
+    "curl.momentum": SHARE,
     "distill.patches": NOT_NEGATIVE,
     "distill.cls": NOT_NEGATIVE,
     "distill.attention": NOT_NEGATIVE,

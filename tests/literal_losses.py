@@ -41,6 +41,16 @@ def moco_v3_reference(queries: Sequence[Array], keys: Sequence[Array], temperatu
     return ctr(queries[0], keys[1]) + ctr(queries[1], keys[0])
 
 
+def curl_reference(queries: Sequence[Array], keys: Array, similarity: Array) -> float:
+    """Srinivas et al. 2020: log-softmax of q W k over the keys of the batch, for each query of each view."""
+    terms = [
+        cross_entropy(np.array([q @ similarity @ k for k in keys]), right)
+        for view in queries
+        for right, q in enumerate(view)
+    ]
+    return float(np.mean(terms))
+
+
 def sinkhorn_reference(scores: Array, epsilon: float, iterations: int) -> Array:
     """Caron et al. 2020: diag(u) exp(scores / epsilon) diag(v), with u and v solved in turn, v last."""
     q = np.exp(scores.T / epsilon)  # [K, B]

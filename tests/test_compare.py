@@ -23,7 +23,7 @@ from dino_train.cli import run
 from dino_train.compare import runs
 from dino_train.compare.plan import merge, read_runs
 from dino_train.models.checkpoint import load_checkpoint
-from dino_train.recipes import ByolRecipe, DinoRecipe, MocoRecipe, SwavRecipe
+from dino_train.recipes import ByolRecipe, CurlRecipe, DinoRecipe, MocoRecipe, SwavRecipe
 from dino_train.recipes.files import load_recipe
 
 VIT = {
@@ -80,7 +80,8 @@ def test_changes_go_into_sections() -> None:
 def test_the_comparisons_that_ship() -> None:
     methods = read_runs(["methods"])
     assert {name: type(recipe) for name, recipe in methods.items()} == {
-        "dino": DinoRecipe, "byol": ByolRecipe, "moco_v2": MocoRecipe, "swav": SwavRecipe
+        "dino": DinoRecipe, "byol": ByolRecipe, "moco_v2": MocoRecipe, "swav": SwavRecipe,
+        "curl": CurlRecipe,
     }  # fmt: skip
     first = methods["dino"]
     for recipe in methods.values():

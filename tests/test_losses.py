@@ -1,4 +1,4 @@
-"""The losses of BYOL, MoCo, SwAV and DINOv2 against the papers' formulas in float64, gradients included."""
+"""The losses of BYOL, MoCo, SwAV, DINOv2 and CURL against the papers' formulas in float64, gradients included."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,6 +11,7 @@ from literal_losses import (
     Array,
     anchor_reference,
     byol_reference,
+    curl_reference,
     gram_reference,
     ibot_reference,
     koleo_reference,
@@ -20,6 +21,7 @@ from literal_losses import (
     unit,
 )
 
+from dino_train.objectives import curl
 from dino_train.objectives.byol import byol_loss
 from dino_train.objectives.collapse import embedding_std
 from dino_train.objectives.dinov2 import anchor_loss, gram_loss, ibot_loss, koleo_loss
@@ -133,6 +135,37 @@ def test_the_anchors_are_the_formulas() -> None:
     assert_gradient(lambda x: gram_loss(x, fixed), lambda x: gram_reference(x, start), [patches])
     turned = patches @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
     assert gram_loss(torch.from_numpy(turned), torch.from_numpy(patches)).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_curl_is_info_nce_with_a_bilinear_similarity() -> None:
+    rng = np.random.default_rng(0)
+    views, keys = [rng.normal(size=(4, 3)) for _ in range(2)], rng.normal(size=(4, 3))
+    similarity = rng.uniform(size=(3, 3))
+    fixed = torch.from_numpy(keys).requires_grad_()
+    assert_gradient(
+        lambda *free: curl.bilinear_loss(free[:2], fixed, free[2])[0],
+        lambda *free: curl_reference(free[:2], keys, free[2]),
+        [*views, similarity],
+    )
+    tensors = [torch.from_numpy(view).requires_grad_() for view in views]
+    loss, correct = curl.bilinear_loss(tensors, fixed, torch.from_numpy(similarity))
+    loss.backward()
+    assert fixed.grad is None
+    nearest = [np.argmax([q @ similarity @ k for k in keys]) == i for view in views for i, q in enumerate(view)]
+    assert correct.tolist() == [float(x) for x in nearest]
+
+
+def test_curls_negatives_are_the_keys_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    queries, keys, similarity = (torch.from_numpy(rng.normal(size=shape)) for shape in ((6, 3), (6, 3), (3, 3)))
+    losses = []
+    for rank in range(3):
+        monkeypatch.setattr(curl, "rank_and_count", lambda rank=rank: (rank, 3))
+        monkeypatch.setattr(curl, "gather_over_processes", lambda own: keys)
+        ours = slice(2 * rank, 2 * rank + 2)
+        losses.append(curl.bilinear_loss([queries[ours]], keys[ours], similarity)[0].item())
+    expected = curl_reference([queries.numpy()], keys.numpy(), similarity.numpy())
+    assert np.mean(losses) == pytest.approx(expected, rel=1e-12)
 
 
 def test_embedding_std_tells_random_directions_from_one() -> None:

@@ -1,4 +1,4 @@
-"""BYOL, MoCo, SwAV and DINOv2: what their objectives move and keep, and whole runs on small rendered data."""
+"""BYOL, MoCo, SwAV, DINOv2 and CURL: what their objectives move and keep, and whole runs on small rendered data."""
 
 import dataclasses
 import json
@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from literal_losses import (
     byol_reference,
+    curl_reference,
     moco_reference,
     moco_v3_reference,
     sinkhorn_reference,
@@ -33,6 +34,8 @@ from dino_train.objectives.methods import build_objective
 from dino_train.recipes import (
     ByolConfig,
     ByolRecipe,
+    CurlConfig,
+    CurlRecipe,
     DinoConfig,
     DinoRecipe,
     Dinov2Config,
@@ -87,6 +90,9 @@ RECIPES: dict[str, PretrainRecipe] = {
         ),
         **SHARED,
     ),
+    "curl": CurlRecipe(
+        crops=TWO_VIEWS, curl=CurlConfig(frames=2, out_dim=32, momentum=0.95), **{**SHARED, "epochs": 6}
+    ),
 }
 WITHOUT_TEACHER = {"swav"}
 """Rows of methods that train one network alone."""
@@ -111,7 +117,7 @@ def read_log(out: Path) -> list[dict[str, float]]:
 def random_groups(recipe: PretrainRecipe, batch: int, seed: int = 0) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shapes = [(2, recipe.crops.global_crops_size), (recipe.crops.local_crops_number, recipe.crops.local_crops_size)]
-    return [torch.randn(n * batch, 3, size, size, generator=generator) for n, size in shapes if n]
+    return [torch.randn(n * recipe.stack * batch, 3, size, size, generator=generator) for n, size in shapes if n]
 
 
 def stepped(name: str, batch: int, steps: int) -> tuple[torch.nn.Module, list[object]]:
@@ -169,6 +175,28 @@ def test_the_losses_are_those_of_the_networks_outputs() -> None:
             expected = moco_v3_reference([unit(x) for x in asked], [unit(x) for x in keys], 0.2)
         loss, _ = objective(groups, objective.schedule(0, 10, 5))
         assert loss.item() == pytest.approx(expected, rel=1e-4), name
+
+
+def test_curl_stacks_the_tokens_of_successive_frames() -> None:
+    """The crops of a view stand frame by frame; networks called by hand on each image's frames."""
+    torch.manual_seed(0)
+    recipe = dataclasses.replace(RECIPES["curl"], crops=RECIPE.crops)
+    objective = build_objective(recipe, new=True).train()
+    with torch.no_grad():
+        for parameter in objective.student.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    groups = random_groups(recipe, 3)
+
+    def out(network: torch.nn.Module, view: torch.Tensor) -> Array:
+        frames = [network.backbone(frame) for frame in view.chunk(2)]
+        return network.head(torch.cat(frames, dim=1)).detach().double().numpy()
+
+    first, second = groups[0].chunk(2)
+    queries = [out(objective.student, view) for view in (first, *groups[1].chunk(2))]
+    similarity = objective.student.similarity.detach().double().numpy()
+    loss, outputs = objective(groups, objective.schedule(0, 10, 5))
+    assert loss.item() == pytest.approx(curl_reference(queries, out(objective.teacher, second), similarity), rel=1e-4)
+    assert len(outputs.correct) == 3 * 3
 
 
 def test_mocos_queue_keeps_the_newest_keys_in_order() -> None:
@@ -253,7 +281,7 @@ def test_the_smallest_batch_is_said_before_training(images: Path, tmp_path: Path
     """Batch norm cannot be over one image, nor a contrast without others; the batch that the sentence gives works."""
     alone = dataclasses.replace(RECIPES[name], batch_size=1, epochs=0.01)
     least = alone.smallest_batch
-    assert least == (2 if name in ("byol", "moco_v3", "dinov2") else 1)
+    assert least == (2 if name in ("byol", "moco_v3", "dinov2", "curl") else 1)
     objective = build_objective(dataclasses.replace(alone, batch_size=least), new=True).train()
     loss, _ = objective(random_groups(alone, least), objective.schedule(0, 10, 5))
     assert torch.isfinite(loss)

@@ -92,7 +92,7 @@ def test_weaker_color_is_weaker_in_everything() -> None:
 def test_cuts_are_torchvisions() -> None:
     image, crop = photo(), MultiCrop(CONFIG)
     draws = crop.draw(*image.shape[:2], np.random.default_rng(3))
-    for group, drawn, size in zip(crop.cut(image, draws), draws, (64, 32), strict=True):
+    for group, drawn, size in zip(crop.cut(([image], [image]), draws), draws, (64, 32), strict=True):
         for cut, (top, left, height, width), flip in zip(group, drawn.box, drawn.flip, strict=True):
             part = torch.from_numpy(image[top : top + height, left : left + width]).permute(2, 0, 1)
             expected = reference.resize(part, [size, size], reference.InterpolationMode.BICUBIC, antialias=True)
@@ -143,7 +143,7 @@ def test_both_ways_to_color_agree() -> None:
     for i in range(20):
         image = photo(seed=i)
         draws = crop.draw(*image.shape[:2], np.random.default_rng(i))
-        for cut, drawn in zip(crop.cut(image, draws), draws, strict=True):
+        for cut, drawn in zip(crop.cut(([image], [image]), draws), draws, strict=True):
             smooth = drawn._replace(solarize=np.zeros_like(drawn.solarize))  # rounding decides at its threshold
             assert (color(cut, smooth).float() - color_batch(cut, smooth)).abs().mean() < 1.5
 

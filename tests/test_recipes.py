@@ -47,8 +47,9 @@ def test_imagenet_recipes_hold_the_papers_numbers() -> None:
 
 
 def test_the_section_tells_the_method() -> None:
-    methods = {name: load_recipe(name).method for name in ("smoke", "byol", "moco", "moco_v3", "swav", "small_swav")}
-    assert list(methods.values()) == ["dino", "byol", "moco", "moco", "swav", "swav"]
+    names = ("smoke", "byol", "moco", "moco_v3", "swav", "small_swav", "small_curl")
+    methods = {name: load_recipe(name).method for name in names}
+    assert list(methods.values()) == ["dino", "byol", "moco", "moco", "swav", "swav", "curl"]
     assert parse_recipe({}, "nothing") == DinoRecipe()
     assert parse_recipe({"dino": None, "byol": {}}, "replaced") == ByolRecipe()
     with pytest.raises(UserError, match="several methods, dino and swav"):

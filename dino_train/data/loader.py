@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dino_ros.errors import UserError
+from dino_train.data.film import Films
 from dino_train.data.frames import BAD_SHARE, Frames, too_many_bad
-from dino_train.data.multicrop import Draws, MultiCrop, color, color_batch
+from dino_train.data.multicrop import Draws, MultiCrop, Views, color, color_batch
 from dino_train.recipes import Recipe
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class CropBatch(NamedTuple):
     """Crops of B images. Lists have an entry for the global crops, and one for the local crops if there are any."""
 
     crops: list[Tensor]
-    """uint8 [B, n, 3, S, S] each."""
+    """uint8 [B, n, 3, S, S] each; with stacks of k frames, [B, n * k, 3, S, S]."""
     draws: list[Draws]
     """Colors that `color_batch` still has to apply, tensors [B, n, ...]; empty where crops are finished."""
     images: Tensor
@@ -74,14 +75,18 @@ class WorkerContext(ForkContext):
 
 
 class CropDataset(Dataset[CropBatch]):
-    """Multi-crops of one image per draw. A draw's random numbers depend on the seed and its count alone.
+    """Multi-crops of one image per draw, or of several frames of a film: see `crops.seconds_apart`, `Recipe.stack`.
+
+    A draw's random numbers depend on the seed and its count alone.
 
     With `finish` False the colors are left to the GPU.
     """
 
-    def __init__(self, frames: Frames, recipe: Recipe, finish: bool = True) -> None:
+    def __init__(self, frames: WeightedFrames, recipe: Recipe, finish: bool = True) -> None:
         self.frames = frames
-        self.crop = MultiCrop(recipe.crops)
+        apart, stack = recipe.crops.seconds_apart, recipe.stack
+        self.films = Films(frames.sources, apart, stack) if apart or stack > 1 else None
+        self.crop = MultiCrop(recipe.crops, stack)
         self.seed = recipe.seed
         self.finish = finish
         self._naming = ForkContext().Lock()
@@ -91,22 +96,27 @@ class CropDataset(Dataset[CropBatch]):
     def __getitem__(self, draw: Draw) -> CropBatch:
         number, count = draw
         rng = np.random.default_rng([self.seed, count])
-        image = self._image(number)
-        draws = self.crop.draw(image.shape[0], image.shape[1], rng)
-        crops = self.crop.cut(image, draws)
+        views = self._views(number, rng.random() if self.films else 0)
+        height, width, _ = views[0][0].shape
+        draws = self.crop.draw(height, width, rng)
+        crops = self.crop.cut(views, draws)
         if self.finish:
             crops = [color(cut, drawn) for cut, drawn in zip(crops, draws, strict=True)]
         return CropBatch(crops, [] if self.finish else draws, torch.tensor(number))
 
-    def _image(self, number: int) -> NDArray[np.uint8]:
-        """Image of that number; where it cannot be read, a warning names it, once, and the next one takes its place.
+    def _views(self, number: int, at: float) -> Views:
+        """What to cut from: the image of that number, and the one that `at` picks for its second crop; see `Film`.
 
-        Raises UserError if more than BAD_SHARE of the images cannot be read.
+        Where the first cannot be read, a warning names it, once, and the next one takes its place. Raises UserError if
+        more than BAD_SHARE of the images cannot be read.
         """
         while True:
             if not self.bad[number]:
                 try:
-                    return self.frames[number]
+                    if self.films:
+                        return self.films.views(number, at)
+                    image = self.frames[number]
+                    return [image], [image]
                 except UserError as error:
                     with self._naming:  # another worker may have tried it at the same time
                         if not self.bad[number]:

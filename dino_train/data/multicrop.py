@@ -7,6 +7,7 @@ OpenCV rounds to 8 bits after each operation.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -32,6 +33,10 @@ GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue in a gray value (ITU-R BT.601)."""
 
 
+Views = tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]
+"""What each of the two global crops is cut from: k images, RGB [H, W, 3], all of the same size."""
+
+
 class Draws(NamedTuple):
     """Random numbers of n crops of one size: NumPy arrays when drawn, tensors in the batches of a loader."""
 
@@ -54,16 +59,20 @@ class Draws(NamedTuple):
 class MultiCrop:
     """Two global crops and `local_crops_number` local crops of an image.
 
+    With a `stack` of k, a crop is k crops of k images, which share its random numbers.
+
     Calling it draws the random numbers (`draw`), cuts the crops (`cut`) and colors them (`color`).
     """
 
-    def __init__(self, config: CropsConfig) -> None:
+    def __init__(self, config: CropsConfig, stack: int = 1) -> None:
         self.config = config
+        self.stack = stack
 
     def __call__(self, image: NDArray[np.uint8], rng: np.random.Generator) -> list[Tensor]:
-        """Return the crops of an image [H, W, 3]: uint8 [2, 3, G, G] and, if any, [local_crops_number, 3, L, L]."""
+        """Return the crops of an image [H, W, 3]: uint8 [2 * k, 3, G, G] and, if any, [n * k, 3, L, L]."""
         draws = self.draw(image.shape[0], image.shape[1], rng)
-        return [color(crops, drawn) for crops, drawn in zip(self.cut(image, draws), draws, strict=True)]
+        frames = self.stack * [image]
+        return [color(crops, drawn) for crops, drawn in zip(self.cut((frames, frames), draws), draws, strict=True)]
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> list[Draws]:
         """Draw the random numbers for an image of this size: for the global crops, then for the local crops if any."""
@@ -80,7 +89,7 @@ class MultiCrop:
                     rng, height, width, config.local_crops_scale, config.local_crops_size / 96, [0.5] * n, [0.0] * n
                 )
             )
-        return draws
+        return [Draws(*(field.repeat(self.stack, axis=0) for field in drawn)) for drawn in draws]
 
     def _draw(
         self,
@@ -106,15 +115,19 @@ class MultiCrop:
             solarize=rng.random(n) < np.array(solarize) * strength,
         )
 
-    def cut(self, image: NDArray[np.uint8], draws: list[Draws]) -> list[Tensor]:
-        """Cut, resize (bicubic, antialiased) and mirror the crops: uint8 [n, 3, size, size] per entry of `draws`."""
-        planes = torch.from_numpy(image).permute(2, 0, 1)
+    def cut(self, views: Views, draws: list[Draws]) -> list[Tensor]:
+        """Cut, resize (bicubic, antialiased) and mirror the crops: uint8 [n * k, 3, size, size] per entry of `draws`.
+
+        Each global crop is cut from a view of its own, the local crops from the first.
+        """
+        first, second = ([torch.from_numpy(image).permute(2, 0, 1) for image in view] for view in views)
+        cut_from = (first + second, itertools.cycle(first))
         sizes = (self.config.global_crops_size, self.config.local_crops_size)
         crops = []
-        for drawn, size in zip(draws, sizes, strict=False):
+        for drawn, size, sources in zip(draws, sizes, cut_from, strict=False):
             cut = [
-                resized_crop(planes, *map(int, box), [size, size], InterpolationMode.BICUBIC, antialias=True)
-                for box in drawn.box
+                resized_crop(source, *map(int, box), [size, size], InterpolationMode.BICUBIC, antialias=True)
+                for source, box in zip(sources, drawn.box, strict=False)
             ]
             crops.append(torch.stack([c.flip(-1) if flip else c for c, flip in zip(cut, drawn.flip, strict=True)]))
         return crops

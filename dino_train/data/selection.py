@@ -111,7 +111,7 @@ class SelectedFrames:
         The near-duplicates are split into `count` stretches and the one that differs most is taken from each, since
         that is where the selection is most likely to be wrong.
         """
-        thumbnails, _ = _thumbnails(self.recording)
+        thumbnails, _ = all_thumbnails(self.recording)
         kept = last_kept_frames(self.recording, self.parameters)
         numbers = _near_duplicates(kept)
         examples = []
@@ -123,7 +123,7 @@ class SelectedFrames:
 
 def last_kept_frames(recording: Recording, parameters: SelectionParameters) -> NDArray[np.int64]:
     """Number of the last kept frame at each frame [N]: its own number if it is kept, -1 if it does not decode."""
-    thumbnails, decoded = _thumbnails(recording)
+    thumbnails, decoded = all_thumbnails(recording)
     kept = np.full(len(thumbnails), -1)
     last = -1
     for number in np.flatnonzero(decoded).tolist():
@@ -162,7 +162,7 @@ def _near_duplicates(kept: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.flatnonzero((kept >= 0) & (kept != np.arange(len(kept))))
 
 
-def _thumbnails(recording: Recording) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def all_thumbnails(recording: Recording) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Thumbnails [N, 12, 16] and which frames decoded [N], from the cache if it has them."""
     names = [f"thumbnails {recording.name}", f"decoded {recording.name}"]
     arrays = recording.cache.load(names)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from dino_train.models.weight_files import strange_contents
 from dino_train.objectives.byol import Byol
+from dino_train.objectives.curl import Curl
 from dino_train.objectives.dino import Dino
 from dino_train.objectives.dinov2 import Dinov2
 from dino_train.objectives.distill import Distill
@@ -23,6 +24,7 @@ OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "byol": Byol,
     "moco": moco,
     "swav": Swav,
+    "curl": Curl,
     "distill": Distill,
 }
 

@@ -32,6 +32,19 @@ class ContrastiveOutput(NamedTuple):
     """[m]: 1 if a query's own key is the most similar of all candidates, else 0."""
 
 
+@torch.no_grad()
+def contrastive_health(loss: Tensor, outputs: ContrastiveOutput) -> dict[str, float]:
+    """`loss`; `contrastive_accuracy`, the share of queries, 0 to 1, whose most similar candidate is their own key;
+    `embedding_std` of the keys, 0 (collapsed) to 1 (random directions); `effective_rank` of the teacher's CLS tokens,
+    1 to C."""
+    return {
+        "loss": mean_over_processes(loss.detach()).item(),
+        "contrastive_accuracy": mean_over_processes(outputs.correct.mean()).item(),
+        "embedding_std": mean_over_processes(embedding_std(outputs.keys)).item(),
+        "effective_rank": mean_over_processes(effective_rank(outputs.tokens)).item(),
+    }
+
+
 class Moco(Objective):
     """What both versions share: student (query encoder), teacher (momentum encoder) and their health."""
 
@@ -55,17 +68,9 @@ class Moco(Objective):
         """What the student's head has after its projector, by name."""
         return {}
 
-    @torch.no_grad()
     def health(self, loss: Tensor, outputs: ContrastiveOutput) -> dict[str, float]:
-        """`loss`; `contrastive_accuracy`, the share of queries, 0 to 1, whose most similar candidate is their own key;
-        `embedding_std` of the keys, 0 (collapsed) to 1 (random directions); `effective_rank` of the teacher's CLS
-        tokens, 1 to C."""
-        return {
-            "loss": mean_over_processes(loss.detach()).item(),
-            "contrastive_accuracy": mean_over_processes(outputs.correct.mean()).item(),
-            "embedding_std": mean_over_processes(embedding_std(outputs.keys)).item(),
-            "effective_rank": mean_over_processes(effective_rank(outputs.tokens)).item(),
-        }
+        """See `contrastive_health`."""
+        return contrastive_health(loss, outputs)
 
     def after_step(self, outputs: ContrastiveOutput, scheduled: Mapping[str, float]) -> None:
         """Update the teacher."""

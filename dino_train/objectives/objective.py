@@ -33,7 +33,8 @@ class Objective(nn.Module, ABC):
         """Scalar loss of a part of a batch, and its outputs: a NamedTuple of tensors [n, ...] without gradient.
 
         `groups` holds normalized float32 crops: the two global crops of all images [2 * B, 3, G, G], crop by crop, then
-        the local crops [n * B, 3, L, L], if any.
+        the local crops [n * B, 3, L, L], if any. With a `Recipe.stack` of k, k crops take the place of each: those of
+        successive frames.
         """
 
     def before_step(self, epochs: float) -> None:

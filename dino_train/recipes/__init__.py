@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dino_train.recipes.byol import ByolConfig, ByolRecipe
+from dino_train.recipes.curl import CurlConfig, CurlRecipe
 from dino_train.recipes.dino import DinoConfig, DinoRecipe
 from dino_train.recipes.dinov2 import Dinov2Config, Dinov2Recipe
 from dino_train.recipes.distill import DistillConfig, DistillRecipe
@@ -23,6 +24,8 @@ __all__ = [
     "ByolConfig",
     "ByolRecipe",
     "CropsConfig",
+    "CurlConfig",
+    "CurlRecipe",
     "DinoConfig",
     "DinoRecipe",
     "Dinov2Config",
@@ -40,6 +43,7 @@ __all__ = [
 ]
 
 RECIPES: dict[str, type[Recipe]] = {
-    recipe.method: recipe for recipe in (DinoRecipe, Dinov2Recipe, ByolRecipe, MocoRecipe, SwavRecipe, DistillRecipe)
+    recipe.method: recipe
+    for recipe in (DinoRecipe, Dinov2Recipe, ByolRecipe, MocoRecipe, SwavRecipe, CurlRecipe, DistillRecipe)
 }
 """Recipe class by method, which is also the name of its section. A recipe without any such section is DINO's."""

@@ -63,6 +63,10 @@ class CropsConfig:
     color: float = 1.0
     """Strength of color jitter, grayscale and solarization; 1 is the paper's. Lower it where frames differ mainly in
     color, as in the log of one robot in one place."""
+    seconds_apart: float = 0.0
+    """Bags and videos: cut the second global crop from another frame of the same shot, at most this many seconds from
+    the first one's, near-duplicates among them; 0 cuts both from one frame. Try 0.5 where the camera or what it sees
+    moves fast; on rendered tables, masks were better with 0."""
 
     def __post_init__(self) -> None:
         for name in ("global_crops_scale", "local_crops_scale"):
@@ -135,6 +139,12 @@ class Recipe:
     def smallest_batch(self) -> int:
         """Images, over all processes, that the method needs in each part of a batch: two if batch norm takes one view
         at a time or the other images are the negatives."""
+        return 1
+
+    @property
+    def stack(self) -> int:
+        """Successive frames in a crop, each with the same box and colors; `Objective.forward` gets them frame by
+        frame."""
         return 1
 
     def resolve(self, images: int) -> tuple[Recipe, dict[str, float]]:

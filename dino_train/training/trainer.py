@@ -123,7 +123,8 @@ def train(
         sampler = EpochSampler(frames, recipe, first_step, processes.rank, processes.count)
         on_gpu = processes.device.type == "cuda"
         workers = default_workers(processes.device) if machine.workers is None else machine.workers
-        loader = crop_loader(frames, recipe, sampler, workers, finish=not on_gpu)
+        with main_first(processes):  # it looks for cuts in recordings
+            loader = crop_loader(frames, recipe, sampler, workers, finish=not on_gpu)
         dataset: Any = loader.dataset
         steps_per_epoch = sampler.steps_per_epoch
         steps = sampler.steps
