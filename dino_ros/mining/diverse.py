@@ -33,7 +33,7 @@ class Centers:
 
 
 def k_centers(rows: NDArray[np.float32], count: int) -> Centers:
-    """At most `count` of the rows [N, C], so that none is far from the nearest of them: k-center greedy (Gonzalez 1985).
+    """At most `count` of the rows [N, C], so that none is far from the nearest: k-center greedy (Gonzalez 1985).
 
     The first is the one nearest to the mean; each next one is farthest from those before. The radius is at most twice
     the least that so many centers can have. Distances are Euclidean. Rows that repeat a chosen one are left out. Takes

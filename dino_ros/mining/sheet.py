@@ -86,11 +86,12 @@ def _tile(recordings: Sequence[Vectors], entry: Entry) -> NDArray[np.uint8]:
     if entry.box is not None:
         left, top, across, down = (round(side * scale) for side in entry.box)
         cv2.rectangle(picture, (left, top), (left + across - 1, top + down - 1), OUTLINE)
-    tile = np.full((TILE[1] + 2 * LABEL, TILE[0] + GAP, 3), BACKGROUND, np.uint8)
+    lines = 2 if len(recordings) > 1 else 1
+    tile = np.full((TILE[1] + lines * LABEL, TILE[0] + GAP, 3), BACKGROUND, np.uint8)
     y, x = (TILE[1] - height) // 2, (TILE[0] - width) // 2
     tile[y : y + height, x : x + width] = picture
     _write(tile, f"{frame.seconds:.2f} s, {entry.says}", 4, TILE[1] + 14, 0.4)
-    if len(recordings) > 1:
+    if lines > 1:
         _write(tile, recording.name, 4, TILE[1] + LABEL + 10, 0.4)
     return tile
 
