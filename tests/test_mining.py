@@ -23,9 +23,10 @@ from dino_ros.images.sources import open_source
 from dino_ros.mining import novelty as novelty_module
 from dino_ros.mining import vectors as vectors_module
 from dino_ros.mining.diverse import k_centers, write_diverse
-from dino_ros.mining.novelty import Calibration, Known, learn, novelty
-from dino_ros.mining.search import Whitening, look_in_box, looks_of_crop, search
+from dino_ros.mining.novelty import Calibration, Known, learn
+from dino_ros.mining.search import look_in_box, looks_of_crop, search
 from dino_ros.mining.vectors import Vectors, vectors_of
+from dino_ros.mining.whitening import SHRINKAGE, Whitening
 from dino_ros.perception.perceiver import Perceiver
 
 FRAMES = 12
@@ -204,10 +205,11 @@ def test_false_alarms_are_as_rare_as_they_are_said_to_be(count: int, false_alarm
 
 def test_what_was_never_seen_is_novel_and_says_where(perceiver: Perceiver, tmp_path: Path) -> None:
     monday, tuesday = scenes(tmp_path / "monday"), scenes(tmp_path / "tuesday", red=(4, 7))
-    known, calibration = learn(seen(perceiver, monday), 0.01)
+    familiar = learn(seen(perceiver, monday), 0.01)
+    calibration = familiar.calibration
     assert len(calibration.held_out) == 2  # of twelve frames, in the middle of each half
     (recording,) = seen(perceiver, tuesday)
-    found = [novelty(known, tokens) for tokens in recording.tokens()]
+    found = [familiar.novelty(tokens) for tokens in recording.tokens()]
     ranked = np.argsort([-one.distance for one in found])
     assert set(ranked[:2].tolist()) == {4, 7}
     assert found[4].distance > calibration.threshold
@@ -234,7 +236,7 @@ def test_whitening_against_float64(perceiver: Perceiver) -> None:
     recording: Any = SimpleNamespace(tokens=tokens, embeddings=np.zeros((8, 3), np.float32))
     rows = np.stack(frames).reshape(-1, 3).astype(np.float64)
     covariance = np.cov(rows.T, bias=True)
-    shrunk = covariance + np.trace(covariance) / 3 * np.eye(3)
+    shrunk = covariance + SHRINKAGE * np.trace(covariance) / 3 * np.eye(3)
     whiten = Whitening.of([recording, recording])
     np.testing.assert_allclose(whiten.matrix @ whiten.matrix @ shrunk, np.eye(3), atol=1e-9)
     np.testing.assert_allclose(whiten.mean, rows.mean(axis=0), atol=1e-9)

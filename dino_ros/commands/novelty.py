@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     from dino_ros.errors import UserError
     from dino_ros.exports.perceive import student_settings
     from dino_ros.files import check_writable
-    from dino_ros.mining.novelty import learn, novelty
+    from dino_ros.mining.novelty import learn
     from dino_ros.mining.sheet import MOST, Entry, write_results
     from dino_ros.mining.vectors import vectors_of
     from dino_ros.perception.perceiver import Perceiver
@@ -52,11 +52,12 @@ def run(options: argparse.Namespace) -> int:
     look = partial(vectors_of, perceiver, topic=options.topic, rate=options.rate, report=say)
     seen = look(options.known)
     recordings = look(options.paths)
-    known, calibration = learn(seen, options.false_alarms)
+    familiar = learn(seen, options.false_alarms)
+    calibration = familiar.calibration
     entries = []
     for number, recording in enumerate(recordings):
         for index, tokens in enumerate(recording.tokens()):
-            new = novelty(known, tokens)
+            new = familiar.novelty(tokens)
             values = {
                 "distance": round(new.distance, 4),
                 "false_alarm": round(calibration.chance(new.distance), 4),
@@ -73,8 +74,8 @@ def run(options: argparse.Namespace) -> int:
         "threshold": round(calibration.threshold, 4),
         "held_out": len(calibration.held_out),
         "false_alarms": max(options.false_alarms, round(1 / (1 + len(calibration.held_out)), 4)),
-        "known_tokens": len(known),
-        "known_radius": round(known.radius, 4),
+        "known_tokens": len(familiar.known),
+        "known_radius": round(familiar.known.radius, 4),
     }
     heading = (
         f"{novel} of {len(entries)} frames are novel, farther than {calibration.threshold:.2f}; the {MOST} farthest, "

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
 from dino_ros.mining.vectors import Vectors
+from dino_ros.mining.whitening import Whitening
 
 CAPACITY = 8192
 """Most tokens of the known that are kept to compare with: 12 MB of a ViT-S, and some 10 ms a frame."""
@@ -120,7 +121,23 @@ class Novelty:
     """[h, w]: the distance of each patch token to the nearest that is known."""
 
 
-def learn(recordings: Sequence[Vectors], false_alarms: float) -> tuple[Known, Calibration]:
+@dataclass(frozen=True)
+class Familiar:
+    """What recordings show: tells how new other frames are."""
+
+    whiten: Whitening
+    """Of the recordings' tokens: what they all have in common says nothing of what is new."""
+    known: Known
+    """Their tokens, whitened."""
+    calibration: Calibration
+    """By the frames that were held out."""
+
+    def novelty(self, tokens: NDArray[np.float32]) -> Novelty:
+        """How new a frame with patch tokens [h, w, C] of unit length is."""
+        return _novelty(self.known, self.whiten(tokens))
+
+
+def learn(recordings: Sequence[Vectors], false_alarms: float) -> Familiar:
     """What recordings show, and how far held-out frames of them are from the others.
 
     At last the held-out frames are known, too. Raises UserError if a recording has fewer than FEWEST frames.
@@ -131,17 +148,18 @@ def learn(recordings: Sequence[Vectors], false_alarms: float) -> tuple[Known, Ca
                 f"{recording.path} gives {len(recording)} frames, and {FEWEST} are needed to learn what is usual "
                 "there: raise --rate, or give a longer recording to --known."
             )
-    known = Known(recordings[0].embeddings.shape[1])
+    channels = recordings[0].embeddings.shape[1]
+    whiten, known = Whitening.of(recordings), Known(channels)
     for tokens in _frames(recordings, held_out=False):
-        known.add(tokens.reshape(-1, tokens.shape[-1]))
-    held_out = [novelty(known, tokens).distance for tokens in _frames(recordings, held_out=True)]
+        known.add(whiten(tokens).reshape(-1, channels))
+    held_out = [_novelty(known, whiten(tokens)).distance for tokens in _frames(recordings, held_out=True)]
     for tokens in _frames(recordings, held_out=True):
-        known.add(tokens.reshape(-1, tokens.shape[-1]))
-    return known, Calibration.of(held_out, false_alarms)
+        known.add(whiten(tokens).reshape(-1, channels))
+    return Familiar(whiten, known, Calibration.of(held_out, false_alarms))
 
 
-def novelty(known: Known, tokens: NDArray[np.float32]) -> Novelty:
-    """How new a frame with patch tokens [h, w, C] of unit length is."""
+def _novelty(known: Known, tokens: NDArray[np.float32]) -> Novelty:
+    """How far a frame with whitened patch tokens [h, w, C] is from what is known."""
     distances = known.distances(tokens.reshape(-1, tokens.shape[-1]))
     farthest = np.sort(distances)[-math.ceil(SHARE * len(distances)) :]
     return Novelty(float(farthest.mean()), distances.reshape(tokens.shape[:2]))

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import resize
 from dino_ros.mining.vectors import Vectors
+from dino_ros.mining.whitening import Whitening
 from dino_ros.perception.perceiver import Perceiver
 from dino_ros.perception.pointing import patch_tokens
 from dino_ros.taught.looks import unit
 
 SCALES = (0.7, 0.5, 0.35, 0.25)
 """Of a crop, relative to the student's input: nobody knows how large the thing is in the frames."""
-SHRINKAGE = 1.0
-"""Added to the variance of tokens, relative to its mean over directions."""
 COVERED = 0.6
 """Share of a patch that the crop covers for its token to be the crop's."""
 ALIKE = 0.5
@@ -27,35 +26,6 @@ ALIKE = 0.5
 
 Box = tuple[int, int, int, int]
 """Left, top, width and height in pixels."""
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """What tokens have in common taken from them, so that what tells them apart decides how alike they are."""
-
-    mean: NDArray[np.float64]
-    """[C]"""
-    matrix: NDArray[np.float64]
-    """[C, C]: the inverse square root of the tokens' covariance, shrunk."""
-
-    @classmethod
-    def of(cls, recordings: Sequence[Vectors]) -> Whitening:
-        """Of all tokens of recordings; in one pass."""
-        channels = recordings[0].embeddings.shape[1]
-        count, total, squares = 0, np.zeros(channels), np.zeros((channels, channels))
-        for recording in recordings:
-            for frame in recording.tokens():
-                tokens = frame.reshape(-1, channels).astype(np.float64)
-                count, total, squares = count + len(tokens), total + tokens.sum(axis=0), squares + tokens.T @ tokens
-        mean = total / count
-        covariance = squares / count - np.outer(mean, mean)
-        variance = max(float(np.trace(covariance)) / channels, 1e-12)
-        values, vectors = np.linalg.eigh(covariance + SHRINKAGE * variance * np.eye(channels))
-        return cls(mean, (vectors / np.sqrt(values)) @ vectors.T)
-
-    def __call__(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Tokens [..., C], whitened and of unit length."""
-        return unit(((tokens - self.mean) @ self.matrix).astype(np.float32))
 
 
 @dataclass(frozen=True)
