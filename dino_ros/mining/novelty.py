@@ -44,7 +44,7 @@ class Known:
         self._count = 0
         self._apart = 0.0
         self.radius = 0.0
-        """Most by which `distances` are too large; Euclidean, of unit-length tokens."""
+        """Most by which `distances` are too large."""
 
     def __len__(self) -> int:
         return self._count
@@ -55,7 +55,7 @@ class Known:
         return self._tokens[: self._count]
 
     def add(self, tokens: NDArray[np.float32]) -> None:
-        """Add tokens [n, C] of unit length."""
+        """Add tokens [n, C]."""
         waiting = tokens[self.distances(tokens) > self._apart] if self._count else tokens
         while len(waiting):
             taken = _apart(waiting, self._apart) if self._apart else waiting
@@ -69,9 +69,8 @@ class Known:
             waiting = waiting[self.distances(waiting) > self._apart]
 
     def distances(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The Euclidean distance [n] of tokens [n, C] of unit length to the nearest that was added, 0 to 2."""
-        nearest = (tokens @ self.tokens.T).max(axis=1)
-        distances: NDArray[np.float32] = np.sqrt(np.maximum(2 - 2 * nearest, 0))
+        """The Euclidean distance [n] of tokens [n, C] to the nearest that was added."""
+        distances: NDArray[np.float32] = _distances(tokens, self.tokens).min(axis=1)
         return distances
 
     def _thin(self) -> None:
@@ -175,13 +174,12 @@ def _frames(recordings: Sequence[Vectors], held_out: bool) -> Iterator[NDArray[n
 
 def _apart(tokens: NDArray[np.float32], distance: float) -> NDArray[np.float32]:
     """Those of the tokens [n, C] that are farther than `distance` from all that were kept before them."""
-    likest = 1 - distance**2 / 2
     kept = np.empty((0, tokens.shape[1]), np.float32)
     for start in range(0, len(tokens), BLOCK):
         block = tokens[start : start + BLOCK]
         if len(kept):
-            block = block[(block @ kept.T).max(axis=1) < likest]
-        near = block @ block.T >= likest
+            block = block[_distances(block, kept).min(axis=1) > distance]
+        near = _distances(block, block) <= distance
         taken: list[int] = []
         for row in range(len(block)):
             if not near[row, taken].any():
@@ -193,6 +191,13 @@ def _apart(tokens: NDArray[np.float32], distance: float) -> NDArray[np.float32]:
 def _typical_gap(tokens: NDArray[np.float32]) -> float:
     """The median distance of tokens [n, C] to their nearest neighbor, by up to BLOCK of them."""
     some = np.linspace(0, len(tokens) - 1, min(BLOCK, len(tokens))).astype(int)
-    similarities = tokens[some] @ tokens.T
-    similarities[np.arange(len(some)), some] = -1
-    return float(np.median(np.sqrt(np.maximum(2 - 2 * similarities.max(axis=1), 1e-6))))
+    distances = _distances(tokens[some], tokens)
+    distances[np.arange(len(some)), some] = np.inf
+    return max(float(np.median(distances.min(axis=1))), 1e-3)
+
+
+def _distances(tokens: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Euclidean distances [n, m] of tokens [n, C] and [m, C]."""
+    squares = (tokens**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * (tokens @ others.T)
+    distances: NDArray[np.float32] = np.sqrt(np.maximum(squares, 0))
+    return distances

@@ -85,10 +85,10 @@ def search(recordings: Sequence[Vectors], looks: Sequence[NDArray[np.float32]]) 
     Looks count the same, however many tokens they have. Memory does not grow with the recordings.
     """
     whiten = Whitening.of(recordings)
-    wanted = unit(np.sum([unit(whiten(look).mean(axis=0)) for look in looks], axis=0))
+    wanted = unit(np.sum([unit(unit(whiten(look)).mean(axis=0)) for look in looks], axis=0))
     hits = []
     for recording in recordings:
-        likenesses = (whiten(tokens) @ wanted for tokens in recording.tokens())
+        likenesses = (unit(whiten(tokens)) @ wanted for tokens in recording.tokens())
         hits.append(
             [
                 Hit(float(likeness.max()), _box(likeness, frame.height, frame.width))

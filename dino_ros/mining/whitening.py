@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.mining.vectors import Vectors
-from dino_ros.taught.looks import unit
 
 SHRINKAGE = 0.1
 """Added to the variance of tokens, relative to its mean over directions: few frames say little of most directions."""
@@ -40,5 +39,5 @@ class Whitening:
         return cls(mean, (vectors / np.sqrt(values)) @ vectors.T)
 
     def __call__(self, tokens: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Tokens [..., C], whitened and of unit length."""
-        return unit(((tokens - self.mean) @ self.matrix).astype(np.float32))
+        """Tokens [..., C], whitened: without their mean, and about 1 in variance in every direction."""
+        return ((tokens - self.mean) @ self.matrix).astype(np.float32)
