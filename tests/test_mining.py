@@ -2,9 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -26,7 +24,7 @@ from dino_ros.mining.diverse import k_centers, write_diverse
 from dino_ros.mining.novelty import Calibration, Known, learn
 from dino_ros.mining.search import look_in_box, looks_of_crop, search
 from dino_ros.mining.vectors import Vectors, vectors_of
-from dino_ros.mining.whitening import SHRINKAGE, Whitening
+from dino_ros.mining.whitening import Whitening
 from dino_ros.perception.perceiver import Perceiver
 
 FRAMES = 12
@@ -226,18 +224,13 @@ def test_too_few_frames_to_learn_what_is_usual_are_refused(perceiver: Perceiver,
     assert novelty_module.FEWEST == 10
 
 
-def test_whitening_against_float64(perceiver: Perceiver) -> None:
+def test_whitening_against_float64() -> None:
     rng = np.random.default_rng(0)
     frames = [rng.normal(1, (1, 2, 5), (4, 6, 3)).astype(np.float32) for _ in range(8)]
-
-    def tokens() -> Iterator[NDArray[np.float32]]:
-        return iter(frames)
-
-    recording: Any = SimpleNamespace(tokens=tokens, embeddings=np.zeros((8, 3), np.float32))
     rows = np.stack(frames).reshape(-1, 3).astype(np.float64)
     covariance = np.cov(rows.T, bias=True)
-    shrunk = covariance + SHRINKAGE * np.trace(covariance) / 3 * np.eye(3)
-    whiten = Whitening.of([recording, recording])
+    shrunk = covariance + 0.5 * np.trace(covariance) / 3 * np.eye(3)
+    whiten = Whitening.of(iter(frames), 0.5)
     np.testing.assert_allclose(whiten.matrix @ whiten.matrix @ shrunk, np.eye(3), atol=1e-9)
     np.testing.assert_allclose(whiten.mean, rows.mean(axis=0), atol=1e-9)
 

@@ -24,6 +24,8 @@ SHARE = 0.01
 """Of a frame's patches, the farthest, over which its distance is averaged: one or two, so that small things count."""
 
 
+SHRINKAGE = 0.1
+"""Of the whitening, which is by the frames that are not held out: else these were nearer than others that are new."""
 FEWEST = 10
 """Frames of a known recording: one of its stretches, at least, holds one."""
 WIDER = 1.5
@@ -125,7 +127,7 @@ class Familiar:
     """What recordings show: tells how new other frames are."""
 
     whiten: Whitening
-    """Of the recordings' tokens: what they all have in common says nothing of what is new."""
+    """By the tokens of frames that were not held out: what they have in common says nothing of what is new."""
     known: Known
     """Their tokens, whitened."""
     calibration: Calibration
@@ -148,7 +150,7 @@ def learn(recordings: Sequence[Vectors], false_alarms: float) -> Familiar:
                 "there: raise --rate, or give a longer recording to --known."
             )
     channels = recordings[0].embeddings.shape[1]
-    whiten, known = Whitening.of(recordings), Known(channels)
+    whiten, known = Whitening.of(_frames(recordings, held_out=False), SHRINKAGE), Known(channels)
     for tokens in _frames(recordings, held_out=False):
         known.add(whiten(tokens).reshape(-1, channels))
     held_out = [_novelty(known, whiten(tokens)).distance for tokens in _frames(recordings, held_out=True)]

@@ -19,6 +19,8 @@ from dino_ros.taught.looks import unit
 
 SCALES = (0.7, 0.5, 0.35, 0.25)
 """Of a crop, relative to the student's input: nobody knows how large the thing is in the frames."""
+SHRINKAGE = 1.0
+"""Of the whitening: a crop on a plain ground is unlike a frame in directions that hardly vary among frames."""
 COVERED = 0.6
 """Share of a patch that the crop covers for its token to be the crop's."""
 ALIKE = 0.5
@@ -84,7 +86,7 @@ def search(recordings: Sequence[Vectors], looks: Sequence[NDArray[np.float32]]) 
 
     Looks count the same, however many tokens they have. Memory does not grow with the recordings.
     """
-    whiten = Whitening.of(recordings)
+    whiten = Whitening.of((tokens for recording in recordings for tokens in recording.tokens()), SHRINKAGE)
     wanted = unit(np.sum([unit(unit(whiten(look)).mean(axis=0)) for look in looks], axis=0))
     hits = []
     for recording in recordings:
