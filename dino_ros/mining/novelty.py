@@ -28,7 +28,7 @@ SHRINKAGE = 0.1
 """Of the whitening, which is by the frames that are not held out: else these were nearer than others that are new."""
 FEWEST = 10
 """Frames of a known recording: one of its stretches, at least, holds one."""
-WIDER = 1.5
+WIDER = 1.2
 """By how much tokens must be farther apart each time there is no room for more."""
 BLOCK = 512
 """Tokens that are compared with all at once."""
