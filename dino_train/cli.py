@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from dino_ros.errors import UserError
 from dino_ros.files import unusable_file
-from dino_train.commands import compare, data, distill, evaluate, export, head, pretrain, report
+from dino_train.commands import compare, data, distill, evaluate, export, head, pretrain, report, select
 from dino_train.commands.parser import CommandParser
 from dino_train.commands.training_run import arrange
 from dino_train.machine.rank import is_main
@@ -30,6 +30,7 @@ options.
 """
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "data": (data, "show what training would see"),
+    "select": (select, "pick the frames of recordings that differ most"),
     "pretrain": (pretrain, "train a ViT on images without labels"),
     "compare": (compare, "compare recipes on the same data and budget"),
     "distill": (distill, "distill a large ViT into a small student"),

@@ -19,6 +19,7 @@ ORDER = {
         {"backends", "depth"},
         {"perception"},
         {"exports", "view"},
+        {"mining"},
         {"nodes"},
         {"demo", "doctor"},
         {"commands"},
