@@ -14,6 +14,7 @@ VIDEO = ["av>=17"]  # topics of H.264 and H.265; frames of video files by number
 # Features for policies. Python 3.10 has the line before 3, 3.1 is where that writes files whole.
 ZARR = ["zarr>=3.1.3; python_version >= '3.11'", "zarr>=2.18.3,<3; python_version < '3.11'"]
 PARQUET = ["pyarrow>=15"]  # the first to write float16
+SIMULATION = ["pybullet>=3.2.5; python_version < '3.12'"]  # has no wheels for later ones
 TRAIN = [
     *VIDEO,
     "huggingface-hub",
@@ -91,6 +92,7 @@ setup(
         "parquet": PARQUET,
         "train": TRAIN,
         "quantize": QUANTIZE,
+        "simulation": SIMULATION,  # the arm of `dino-train evaluate policy`
         "slurm": ["submitit>=1.5"],
         "video": VIDEO,
         "tensorrt": ["tensorrt>=10.3", "cuda-bindings>=12.8"],
@@ -109,12 +111,12 @@ setup(
             *QUANTIZE,
             *PARQUET,
             *ZARR,
+            *SIMULATION,
             "colcon-common-extensions",
             "hypothesis",
             "lz4",
             "mypy",
             "pycocotools>=2.0.8",  # reads the labels of `dino-ros annotate`; has wheels for Python 3.10 to 3.13
-            "pybullet; python_version < '3.12'",  # has no wheels for later ones
             "pytest",
             "pytest-cov>=7",
             "pytest-xdist>=3.2",  # the first with --dist worksteal

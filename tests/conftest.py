@@ -77,6 +77,7 @@ SLOW = [
     "test_package.py::test_a_wheel_of_the_source_distribution_works_in_an_empty_environment",
     "test_package.py::test_colcon_builds_what_ros_needs",
     "test_perception_node.py",
+    "test_policy.py",
     "test_place_recognition.py",
     "test_pretrain.py",
     "test_process.py",

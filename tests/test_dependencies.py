@@ -47,6 +47,7 @@ EXTRAS = {
     "tensorrt": {"tensorrt", "cuda"},
     "tensorrt-rtx": {"tensorrt_rtx", "cuda"},
     "quantize": {"nncf"},
+    "simulation": {"pybullet", "pybullet_data"},
     "slurm": {"submitit"},
     "video": {"av"},
     "zarr": {"zarr"},
@@ -104,7 +105,7 @@ def test_pip_installs_what_dino_ros_imports(requirements: dict[str, set[str]]) -
 
 
 def test_the_extra_train_installs_what_dino_train_imports(requirements: dict[str, set[str]]) -> None:
-    needed = modules("dino_train") - EXTRAS["quantize"] - EXTRAS["slurm"]
+    needed = modules("dino_train") - EXTRAS["quantize"] - EXTRAS["simulation"] - EXTRAS["slurm"]
     assert requirements["train"] == distributions(needed | IMPORTED_BY_OTHERS) - requirements[""]
 
 

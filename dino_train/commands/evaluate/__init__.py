@@ -7,7 +7,18 @@ from types import ModuleType
 from jsonargparse import ArgumentParser, Namespace
 
 from dino_ros.files import check_replaceable, check_writable
-from dino_train.commands.evaluate import copy_detection, jaccard, knn, linear, masks, pictures, probe, retrieval, video
+from dino_train.commands.evaluate import (
+    copy_detection,
+    jaccard,
+    knn,
+    linear,
+    masks,
+    pictures,
+    policy,
+    probe,
+    retrieval,
+    video,
+)
 from dino_train.commands.parser import CommandParser
 
 EVALUATIONS: dict[str, tuple[ModuleType, str]] = {
@@ -19,6 +30,7 @@ EVALUATIONS: dict[str, tuple[ModuleType, str]] = {
     "masks": (masks, "masks of every method: overlap, boundary, steadiness, time"),
     "video": (video, "objects of a video's first frame tracked by patch features, the paper's DAVIS protocol"),
     "probe": (probe, "values of another topic of the bag, predicted from frozen features"),
+    "policy": (policy, "a simulated arm reaches, pushes and picks by what was cloned on frozen features"),
     "pictures": (pictures, "attention, masks and features to look at"),
 }
 """Module of each evaluation, and its line in `--help`."""
