@@ -6,7 +6,7 @@ import argparse
 import sys
 from types import ModuleType
 
-from dino_ros.commands import annotate, bench, demo, doctor, engine, features, info, teach, view
+from dino_ros.commands import annotate, bench, demo, doctor, engine, features, info, judge, teach, view
 from dino_ros.errors import UserError
 from dino_ros.files import unusable_file
 
@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "bench": (bench, "measure how fast a student runs on this machine and where time goes"),
     "annotate": (annotate, "masks of recordings as labels for a detector, in COCO's format or YOLO's"),
     "features": (features, "features of recordings as Zarr or Parquet, to train policies from"),
+    "judge": (judge, "say whether a student finds objects better than another, without labels"),
     "engine": (engine, "build a student's TensorRT engine before the robot needs it"),
     "teach": (teach, "show pictures of an object, so that the node finds it by name"),
     "view": (view, "look at what a student sees, on a page in a browser"),
