@@ -1,12 +1,12 @@
 """Learning on the robot: a rendered table whose objects, light and top change, with the learner and without it.
 
-    python benchmarks/learner.py table_vit_micro_8 --out runs/learner --minutes 3 9
+    python benchmarks/learner.py table_vit_micro_8 --out runs/learner
 
-A camera that gives one frame a second. After the first minutes come other objects, warm dim light and a dark green
-table. The learner's own parts run as in its node, without ROS: the reservoir, the state machine, and its commands in
-processes of their own. A second of the film passes in no less than a second while one of them runs, and at once
-otherwise. Each frame is scored before the learner sees it, by the given student and by the one that runs: IoU of the
-mask with the true one. Writes OUT/learner.json, OUT/learner.png and OUT/pictures.jpg.
+A camera that gives one frame a second. After the first minutes come other objects, another light and another table.
+The learner's own parts run as in its node, without ROS: the reservoir, the state machine, and its commands in processes
+of their own. A second of the film passes in no less than a second while one of them runs, and at once otherwise. Each
+frame is scored before the learner sees it, by the given student and by the one that runs: IoU of the mask with the true
+one. Writes OUT/learner.json, OUT/learner.png and OUT/pictures.jpg.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -41,24 +41,25 @@ import render_table
 WIDTH, HEIGHT = 320, 240
 ALONE = MaskParameters(steady=0.0)
 """Frames a second apart do not continue one another."""
-CHANGED_TABLE = (62, 84, 58)
-"""RGB of the table's top after the change."""
-CHANGED_LIGHT = (0.62, 0.50, 0.38)
-"""Factors of red, green and blue after it."""
 SMOOTHED = 30
 """Seconds over which the curves are averaged."""
 SHOWN = (20, 60)
 """Seconds after the change of which pictures are drawn, and the last."""
 
 
-def film(minutes: tuple[float, float]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
-    """One image RGB [H, W, 3] and its true mask [H, W] for each second: before the change, and after it."""
+def film(
+    minutes: Sequence[float], changed_table: Sequence[int], changed_light: Sequence[float]
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
+    """One image RGB [H, W, 3] and its true mask [H, W] for each second: before the change, and after it.
+
+    After it the table's top has the RGB `changed_table`, and red, green and blue are times `changed_light`.
+    """
     before, after = (round(60 * part) for part in minutes)
     for seconds, seed, table, light in (
         (before, 11, render_table.TABLE_COLOR, (1.0, 1.0, 1.0)),
-        (after, 12, CHANGED_TABLE, CHANGED_LIGHT),
+        (after, 12, changed_table, changed_light),
     ):
-        render_table.TABLE_COLOR = table
+        render_table.TABLE_COLOR = tuple(table)
         scene = render_table.Scene(seconds, seed, WIDTH, HEIGHT)
         for second in range(seconds):
             rgb, mask, _, _ = scene.render(float(second))
@@ -119,6 +120,10 @@ def main() -> None:
     parser.add_argument("student", help="student file, or name of a bundled student, that the robot is given")
     parser.add_argument("--out", type=Path, required=True, help="folder for numbers, pictures and what is kept")
     parser.add_argument("--minutes", type=float, nargs=2, default=(3, 9), help="before the change, and after it")
+    parser.add_argument("--table", type=int, nargs=3, default=(120, 140, 150), help="RGB of the table's top after it")
+    parser.add_argument(
+        "--light", type=float, nargs=3, default=(0.85, 0.8, 0.7), help="factors of red, green and blue after it"
+    )
     parser.add_argument("--fewest", type=int, default=100, help="images that must be new for each round")
     options = parser.parse_args()
     folder = (options.out / "seen").absolute()
@@ -133,7 +138,7 @@ def main() -> None:
     swaps: list[int] = []
     training = 0.0
     pictures: list[NDArray[np.uint8]] = []
-    frames = [*film((options.minutes[0], options.minutes[1]))]
+    frames = [*film(options.minutes, options.table, options.light)]
     for second, (rgb, truth) in enumerate(frames):
         begun = time.monotonic()
         if robot.student is given or not rows:
@@ -160,6 +165,7 @@ def main() -> None:
     result = {
         "student": options.student,
         "fewest": options.fewest,
+        "table, light after the change": [options.table, options.light],
         "seconds": {"before": change, "after": len(rows) - change, "training": round(training)},
         "iou without, with": {
             "before the change": scores[:change].mean(axis=0).round(3).tolist(),
