@@ -73,9 +73,10 @@ class Robot:
     def __init__(self, student: Perceiver) -> None:
         self.student = student
 
-    def ask(self, model: str) -> None:
+    def ask(self, model: str) -> bool:
         """Run the student of that file."""
         self.student = Perceiver.load(model, "onnxruntime")
+        return True
 
     def answer(self) -> str:
         """It never refuses."""

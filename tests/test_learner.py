@@ -27,6 +27,7 @@ class Node:
     def __init__(self, model: str = GIVEN) -> None:
         self.model = model
         self.refuses = ""
+        self.deaf = 0
         self.ill = ""
         self.well = {model}
         """Students that do well however ill the others do."""
@@ -34,12 +35,16 @@ class Node:
         self.asked: list[str] = []
         self._answer: str | None = None
 
-    def ask(self, model: str) -> None:
+    def ask(self, model: str) -> bool:
+        if self.deaf:
+            self.deaf -= 1
+            return False
         self.asked.append(model)
         self._answer = self.refuses
         if not self.refuses:
             assert model == GIVEN or Path(model).read_text() == "student", "never half a student"
             self.model = model
+        return True
 
     def answer(self) -> str | None:
         return self._answer
@@ -183,6 +188,12 @@ def test_training_that_fails_is_said_and_begun_again_with_more_images(robot: Rob
     assert robot.finish_round() == "`dino_train head` failed with exit code 1: No object was found."
     robot.training.fails = ""
     assert "took over" in robot.finish_round()
+
+
+def test_a_node_that_does_not_hear_yet_is_asked_again(robot: Robot) -> None:
+    robot.node.deaf = 7
+    assert "took over" in robot.finish_round()
+    assert len(robot.node.asked) == 1
 
 
 def test_a_node_that_refuses_keeps_its_student(robot: Robot) -> None:

@@ -57,8 +57,8 @@ class Work(Protocol):
 class Robot(Protocol):
     """What runs the student."""
 
-    def ask(self, model: str) -> None:
-        """Request that it runs the student of this file."""
+    def ask(self, model: str) -> bool:
+        """Request that it runs the student of this file; whether it hears."""
 
     def answer(self) -> str | None:
         """Why the latest request was refused, empty if it was granted; None while it is not answered."""
@@ -157,8 +157,10 @@ class Learner:
         return self.job is not None and self.job.paused
 
     def tick(self, report: Report, pause: bool = False) -> None:
-        """Do what is due, given what the robot says; `pause` keeps the training paused. Raises nothing but UserError
-        and OSError, after which the step can be tried again."""
+        """Do what is due, given what the robot says; `pause` keeps the training paused.
+
+        Whatever it raises, such as OSError on a full disk, leaves the step to be tried again at the next call.
+        """
         if self.job is not None:
             self.job.pause(self.watch.while_training(report.latency) or pause)
         elif self.state.step == COLLECTING or self.watch.normal is None:
@@ -253,8 +255,8 @@ class Learner:
         """Request a student, once until it is answered or patience ends; returns why it was refused, if it was."""
         self._waited += 1
         if self._asked != model or self._waited > PATIENCE:
-            self.robot.ask(model)
-            self._asked, self._waited = model, 0
+            if self.robot.ask(model):
+                self._asked, self._waited = model, 0
             return ""
         return self.robot.answer() or ""
 

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from numpy.typing import NDArray
@@ -117,11 +116,12 @@ class LearnerNode(ManagedNode):
 
     def _release(self) -> None:
         self.stop()
-        if self._robot is not None:
-            self._robot.destroy()
-        if self._reservoir is not None:
-            self._reservoir.close()
-        self._reservoir = self._learner = self._robot = self._eye = None
+        robot, reservoir = self._robot, self._reservoir
+        self._reservoir = self._learner = self._robot = self._eye = None  # the diagnostics no longer look at them
+        if robot is not None:
+            robot.destroy()
+        if reservoir is not None:
+            reservoir.close()
 
     def _check_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         kept = {row.name: self._value(row.name) for row in LEARNER_PARAMETERS}
@@ -136,8 +136,8 @@ class LearnerNode(ManagedNode):
         assert self._reservoir is not None
         try:
             self._reservoir.offer(to_rgb(read_image(data, self._value("image_transport") == "compressed")), self._embed)
-        except (UserError, OSError, cv2.error) as error:
-            self._failed("An image could not be kept", error)
+        except Exception as error:  # of an image nobody foresaw
+            self._failed("Keeping an image", error)
 
     def _embed(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         assert self._eye is not None
@@ -153,8 +153,8 @@ class LearnerNode(ManagedNode):
             with self._working:
                 self._learner.tick(self._robot.report(), self._value("pause"))
             self._problem = ""
-        except (UserError, OSError) as error:  # such as a full disk: it is tried again
-            self._failed("Learning goes on when this is mended", error)
+        except Exception as error:  # such as a full disk: it is tried again
+            self._failed("Learning", error)
         after = self._learner.state
         if after.step != before.step:
             said = f": {after.outcome}" if after.outcome != before.outcome else ""
@@ -219,10 +219,13 @@ class PerceptionNode:
         self._report = Report(report.model)
         return report
 
-    def ask(self, model: str) -> None:
-        """Set its parameter `model`."""
+    def ask(self, model: str) -> bool:
+        """Set its parameter `model`, if its service is there."""
+        if not self._client.service_is_ready():
+            return False
         parameter = Parameter("model", value=model).to_parameter_msg()
         self._future = self._client.call_async(SetParameters.Request(parameters=[parameter]))
+        return True
 
     def answer(self) -> str | None:
         """Why it refused, empty if it did not; None while it has not answered."""
