@@ -134,6 +134,7 @@ setup(
             "perception_node = dino_ros.nodes.perception_node:main",
             "camera_node = dino_ros.nodes.camera_node:main",
             "depth_node = dino_ros.nodes.depth_node:main",
+            "learner_node = dino_ros.nodes.learner_node:main",
         ]
     },
 )

@@ -6,7 +6,7 @@ import argparse
 import sys
 from types import ModuleType
 
-from dino_ros.commands import annotate, bench, demo, doctor, engine, features, info, novelty, search, teach, view
+from dino_ros.commands import annotate, bench, demo, doctor, engine, features, info, judge, novelty, search, teach, view
 from dino_ros.errors import UserError
 from dino_ros.files import unusable_file
 
@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "features": (features, "features of recordings as Zarr or Parquet, to train policies from"),
     "search": (search, "find frames of recordings that hold something like a crop"),
     "novelty": (novelty, "mark what a recording shows that known ones never did"),
+    "judge": (judge, "say whether a student finds objects better than another, without labels"),
     "engine": (engine, "build a student's TensorRT engine before the robot needs it"),
     "teach": (teach, "show pictures of an object, so that the node finds it by name"),
     "view": (view, "look at what a student sees, on a page in a browser"),

@@ -8,10 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dino_ros.errors import UserError
-
-NEAR_DUPLICATE_THRESHOLD = 4.0
-"""Gray levels by which a frame must differ from the last kept frame; `data/selection.py` says how they are compared.
-Just above sensor noise: with noise of 10 gray levels, frames of a scene at rest differ by 3 at 320x240."""
+from dino_ros.images.near_duplicates import NEAR_DUPLICATE_THRESHOLD
 
 
 @dataclass

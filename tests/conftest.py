@@ -67,6 +67,7 @@ SLOW = [
     "test_frames.py",
     "test_fuzz.py",
     "test_launch.py",
+    "test_learner_node.py",
     "test_linear.py",
     "test_loader.py",
     "test_lost_frames.py",

@@ -18,7 +18,7 @@ ORDER = {
         {"masks", "messages", "taught"},
         {"backends", "depth"},
         {"perception"},
-        {"exports", "view"},
+        {"exports", "learning", "view"},
         {"mining"},
         {"nodes"},
         {"demo", "doctor"},

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -84,6 +85,15 @@ def test_a_head_finds_objects_that_it_was_not_shown(
         assert seen.dtype == np.float32
         overlaps.append(jaccard(seen > 0.5, truth))
     assert np.mean(overlaps) > 0.9
+
+
+def test_a_head_takes_the_place_of_another(student: Path, scenes: Path, tmp_path: Path) -> None:
+    """The file is as if there had never been another."""
+    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    run(["head", str(student), str(scenes), "--out", str(first)])
+    run(["head", str(first), str(scenes), "--replace", "--out", str(second)])
+    files = [onnx.load(path) for path in (first, second)]
+    assert files[0].graph == files[1].graph
 
 
 def test_with_ground_truth_it_says_what_the_head_gains(

@@ -432,3 +432,20 @@ def test_a_viewer_that_is_not_installed_is_named_before_anything_starts(
     assert launched(file, {**arguments, "viz": "foxglove"}, before=(watch,)) == 1
     assert "viz:=foxglove needs the package foxglove_bridge, which is not installed: sudo apt install" in caplog.text
     assert not started
+
+
+def test_the_learner_node_becomes_active_on_the_camera_it_is_given(client: Client, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+
+    def body() -> None:
+        client.wait(lambda: client.count_subscribers("/front/image_raw") == 1, "the subscription")
+        assert state(client, "/eyes/learner") == "active"
+        assert (tmp_path / "seen" / "index.sqlite").is_file()
+
+    arguments = {"image_topic": "/front/image_raw", "namespace": "eyes", "folder": str(tmp_path / "seen")}
+    assert launched("learn.launch.py", arguments, body) == 0
+
+
+def test_a_learner_that_cannot_start_ends_the_launch(ros: None, caplog: pytest.LogCaptureFixture) -> None:
+    assert launched("learn.launch.py", {"folder": "/dev/null"}) == 1
+    assert "The learner node failed while it was configuring" in caplog.text

@@ -10,7 +10,7 @@ pytest.importorskip("rclpy")
 
 from dino_ros.masks.parameters import RULES, MaskParameters
 from dino_ros.nodes.parameter_files import FILES
-from dino_ros.nodes.parameters import CAMERA_PARAMETERS, DEPTH_PARAMETERS, PERCEPTION_PARAMETERS
+from dino_ros.nodes.parameters import CAMERA_PARAMETERS, DEPTH_PARAMETERS, LEARNER_PARAMETERS, PERCEPTION_PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,13 +25,14 @@ def test_the_yaml_files_hold_every_default() -> None:
     assert values == {row.name: row.default for row in PERCEPTION_PARAMETERS}
     masks = {name.removeprefix("mask_"): value for name, value in values.items() if name.startswith("mask_")}
     assert MaskParameters(**masks) == MaskParameters()
-    depth = yaml.safe_load((ROOT / "config" / "depth.yaml").read_text())["/**/depth"]["ros__parameters"]
-    assert depth == {row.name: row.default for row in DEPTH_PARAMETERS}
+    for node, rows in (("depth", DEPTH_PARAMETERS), ("learner", LEARNER_PARAMETERS)):
+        values = yaml.safe_load((ROOT / "config" / f"{node}.yaml").read_text())[f"/**/{node}"]["ros__parameters"]
+        assert values == {row.name: row.default for row in rows}
 
 
 def test_the_page_names_every_parameter() -> None:
     page = (ROOT / "docs" / "parameters.md").read_text()
-    for row in (*PERCEPTION_PARAMETERS, *DEPTH_PARAMETERS, *CAMERA_PARAMETERS):
+    for row in (*PERCEPTION_PARAMETERS, *DEPTH_PARAMETERS, *LEARNER_PARAMETERS, *CAMERA_PARAMETERS):
         assert f"| `{row.name}` |" in page
         assert row.rule.description in page
 

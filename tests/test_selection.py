@@ -15,10 +15,11 @@ from bags import Fields, encoded, raw, write_bag, write_topics
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
+from dino_ros.images.near_duplicates import THUMBNAIL
 from dino_train.data.bag_topics import open_bag_frames
 from dino_train.data.bags import BagFrames
 from dino_train.data.frames import open_frames
-from dino_train.data.selection import THUMBNAIL, SelectedFrames, SelectionParameters, thumbnail_of_message
+from dino_train.data.selection import SelectedFrames, SelectionParameters, thumbnail_of_message
 from dino_train.data.video import VideoFrames
 
 WIDTH, HEIGHT = 320, 240

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from videos import number_of, picture, turn, write_video
 
 from dino_ros.errors import UserError
+from dino_ros.images.near_duplicates import thumbnail_of_gray
 from dino_ros.images.sources import open_source
 from dino_train.data.frames import open_frames
 from dino_train.data.loader import WorkerContext
-from dino_train.data.selection import SelectedFrames, SelectionParameters, thumbnail_of_gray
+from dino_train.data.selection import SelectedFrames, SelectionParameters
 from dino_train.data.video import VideoFrames
 
 EVEN = range(0, 3000, 50)

@@ -1,4 +1,4 @@
-"""The files that are made from the parameter tables: config/perception.yaml, config/depth.yaml, docs/parameters.md.
+"""The files that are made from the parameter tables: config/*.yaml of the nodes, docs/parameters.md.
 
 Write them again after a change to a table: `python -m dino_ros.nodes.parameter_files`, in the root of the repository.
 """
@@ -12,7 +12,13 @@ from pathlib import Path
 
 from dino_ros.files import write_whole
 from dino_ros.masks.parameters import Rule
-from dino_ros.nodes.parameters import CAMERA_PARAMETERS, DEPTH_PARAMETERS, PERCEPTION_PARAMETERS, Parameter
+from dino_ros.nodes.parameters import (
+    CAMERA_PARAMETERS,
+    DEPTH_PARAMETERS,
+    LEARNER_PARAMETERS,
+    PERCEPTION_PARAMETERS,
+    Parameter,
+)
 
 
 def perception_yaml() -> str:
@@ -24,6 +30,12 @@ def perception_yaml() -> str:
 def depth_yaml() -> str:
     """config/depth.yaml: every parameter of the depth node at its default, explained."""
     return _yaml("depth", "# They may be changed while the node is unconfigured.", DEPTH_PARAMETERS)
+
+
+def learner_yaml() -> str:
+    """config/learner.yaml: every parameter of the learner node at its default, explained."""
+    rule = "# Those marked (live) may be changed while the node runs, the others while it is unconfigured."
+    return _yaml("learner", rule, LEARNER_PARAMETERS)
 
 
 def _yaml(node: str, rule: str, rows: Sequence[Parameter]) -> str:
@@ -62,6 +74,12 @@ def parameters_page() -> str:
             "",
             *_table(DEPTH_PARAMETERS),
             "",
+            "## Learner node",
+            "",
+            "What it does: [howto/learn_on_the_robot.md](howto/learn_on_the_robot.md).",
+            "",
+            *_table(LEARNER_PARAMETERS),
+            "",
             "## Camera node",
             "",
             "All are read once, at the start.",
@@ -91,6 +109,7 @@ def _values(rule: Rule) -> list[str]:
 FILES = {
     "config/perception.yaml": perception_yaml,
     "config/depth.yaml": depth_yaml,
+    "config/learner.yaml": learner_yaml,
     "docs/parameters.md": parameters_page,
 }
 """Path in the repository, and what makes its content."""

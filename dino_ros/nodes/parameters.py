@@ -20,6 +20,7 @@ from rclpy.validate_full_topic_name import validate_full_topic_name
 from dino_ros.backends import BACKENDS
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import MAX_IMAGE_PIXELS
+from dino_ros.learning.learner import HEAD, STUDENT
 from dino_ros.masks.parameters import RULES, MaskParameters, Rule
 from dino_ros.nodes.topics import RESERVED
 from dino_ros.taught.object_files import check_object_name
@@ -219,6 +220,78 @@ DEPTH_PARAMETERS = (
             "from a camera that publishes as best_effort.",
             choices=("best_effort", "reliable"),
         ),
+    ),
+)
+
+LEARNER_PARAMETERS = (
+    Parameter(
+        "folder",
+        "",
+        Rule(
+            "Folder in which what the camera sees is kept, and what is learnt from it; empty for `dino_learner` in "
+            "ROS_HOME, which is `~/.ros` unless set."
+        ),
+    ),
+    Parameter("budget", 200, Rule("Megabytes that the images may take.", bounds=(1, 1_000_000))),
+    Parameter("rate", 1.0, Rule("Images per second that are looked at, at most.", bounds=(0.01, 30.0))),
+    Parameter(
+        "node",
+        "perception",
+        Rule("Name of the perception node whose student is improved, on the same machine; relative to the namespace."),
+    ),
+    Parameter(
+        "learn",
+        HEAD,
+        Rule(
+            "What is learnt. head: the foreground head of the running student, in minutes. student: a new student, "
+            "distilled from `teacher`, and its head, in hours.",
+            choices=(HEAD, STUDENT),
+        ),
+    ),
+    Parameter(
+        "teacher", "", Rule("For learn: student, the teacher: weights as `dino-train distill --teacher` takes them.")
+    ),
+    Parameter(
+        "fewest",
+        200,
+        Rule(
+            "Images that must be new for each round of learning. With fewer, a head may be worse than none.",
+            bounds=(10, 100_000),
+        ),
+    ),
+    Parameter(
+        "trial",
+        30,
+        Rule("Seconds with frames for which a new student must do well before it is trusted.", bounds=(1, 3600)),
+    ),
+    Parameter(
+        "slowdown",
+        1.5,
+        Rule(
+            "Factor by which the perception node's latency may rise: above it the training pauses, and a new student "
+            "is taken back.",
+            bounds=(1.05, 100.0),
+        ),
+    ),
+    Parameter(
+        "pause",
+        False,
+        Rule("Pause the training. To be set by whoever watches battery and heat; images are still kept."),
+        live=True,
+    ),
+    Parameter(
+        "image_transport",
+        "raw",
+        Rule(
+            "raw subscribes to sensor_msgs/Image on `image`, compressed to sensor_msgs/CompressedImage on "
+            "`image/compressed`.",
+            choices=("raw", "compressed"),
+        ),
+    ),
+    Parameter(
+        "reliability",
+        "best_effort",
+        Rule("QoS reliability requested from the camera.", choices=("best_effort", "reliable")),
     ),
 )
 

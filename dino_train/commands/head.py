@@ -31,6 +31,9 @@ own masks: about a minute for a small student on two CPU cores, ten for ViT-S.
         help="ground truth of the data, only to score the masks before and after: mask topic of a bag, or folder of "
         "PNGs named like the images",
     )
+    parser.add_argument(
+        "--replace", action="store_true", help="leave out the head that the student has, such as one of other scenes"
+    )
     parser.add_argument("--out", type=Path, default=Path("student_with_head.onnx"), help="file to write")
     return parser
 
@@ -39,7 +42,7 @@ def run(options: Namespace) -> None:
     from dino_train.export.foreground_head import add_foreground_head
 
     check_replaceable(options.out)
-    info = add_foreground_head(options.student, options.data, options.topic, options.out)
+    info = add_foreground_head(options.student, options.data, options.topic, options.out, options.replace)
     agreement, images = info.foreground_head["agreement"], info.foreground_head["images"]
     print(
         f"{options.out}: trained on {images} images; IoU {agreement:.2f} with the labels of images that a head was not "

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dino_ros.images.near_duplicates import thumbnail_of_gray
 from dino_ros.images.video_messages import upright
-from dino_train.data.selection import thumbnail_of_gray
 
 if TYPE_CHECKING:
     from av import VideoFrame

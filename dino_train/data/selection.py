@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import CompressedImageLike, ImageLike, check_header, to_rgb
-from dino_train.config import NEAR_DUPLICATE_THRESHOLD
+from dino_ros.images.near_duplicates import NEAR_DUPLICATE_THRESHOLD, THUMBNAIL, difference, thumbnail_of_gray
 from dino_train.data.cache import Cache
 from dino_train.machine.progress import watched
 from dino_train.ranges import check_ranges
@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 
 MANY = 0.5
 """Share of near-duplicates from which on the log says how to keep more."""
-THUMBNAIL = (16, 12)
-"""Width and height of a thumbnail in cells. In a VGA image a cell is the mean of 1600 pixels: noise averages out."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +131,6 @@ def last_kept_frames(recording: Recording, parameters: SelectionParameters) -> N
     return kept
 
 
-def difference(thumbnail: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
-    """Difference of two thumbnails in the cell where it is largest, in gray levels."""
-    return int(cv2.norm(thumbnail, other, cv2.NORM_INF))
-
-
 def thumbnail_of_message(message: ImageLike | CompressedImageLike, least_bits: int = 0) -> NDArray[np.uint8] | None:
     """Thumbnail [12, 16] of an image message, None if it does not decode; `least_bits` is that of `to_rgb`."""
     try:
@@ -150,11 +143,6 @@ def thumbnail_of_message(message: ImageLike | CompressedImageLike, least_bits: i
         return thumbnail_of_gray(cv2.cvtColor(to_rgb(message, least_bits=least_bits), cv2.COLOR_RGB2GRAY))
     except (UserError, cv2.error):  # the latter for a header that asks for more pixels than OpenCV allows
         return None
-
-
-def thumbnail_of_gray(gray: NDArray[Any]) -> NDArray[np.uint8]:
-    """Thumbnail [12, 16] of a gray image [H, W] uint8: the means of its cells."""
-    return cv2.resize(gray, THUMBNAIL, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
 def _near_duplicates(kept: NDArray[np.int64]) -> NDArray[np.int64]:

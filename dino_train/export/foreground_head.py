@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import GraphProto, TensorProto, helper, numpy_helper
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -59,18 +59,22 @@ TOLERANCE = 1e-4
 """Largest difference allowed between the file's foreground and that of the trained layer."""
 
 
-def add_foreground_head(student: str, paths: Sequence[str], topics: Sequence[str], out: Path) -> StudentInfo:
+def add_foreground_head(
+    student: str, paths: Sequence[str], topics: Sequence[str], out: Path, replace: bool = False
+) -> StudentInfo:
     """Train a foreground head for a student file or a bundled student, and write the student with it to `out`.
 
     The student gets one more output, `foreground`, float32 [B, h, w] from 0 to 1; nothing else changes. It is trained
     on all frames. The description has the IoU with the first labels of the last fifth, of a head that did not see it.
-    Raises UserError for a student that has a foreground head, for data that cannot be read, and where the images show
-    no object.
+    With `replace` a head that the student has is left out. Raises UserError for a student that has one otherwise, for
+    data that cannot be read, and where the images show no object.
     """
     path = find_student(student)
     perceiver = Perceiver.load(path)
-    if perceiver.info.foreground_head:
-        raise UserError(f"{path} has a foreground head already: name the student that it was made from.")
+    if perceiver.info.foreground_head and not replace:
+        raise UserError(
+            f"{path} has a foreground head already: name the student that it was made from, or give --replace."
+        )
     frames = open_frames(paths, topics)
     if len(frames) < FEWEST:
         raise UserError(
@@ -169,6 +173,7 @@ def write_student(student: Path, out: Path, info: StudentInfo, weights: NDArray[
     """Write the student with the layer added on its features."""
     model = onnx.load(student)
     graph = model.graph
+    remove_head(graph)
     graph.initializer.extend(
         [
             numpy_helper.from_array(weights[:, None], "foreground_head_weights"),
@@ -187,6 +192,21 @@ def write_student(student: Path, out: Path, info: StudentInfo, weights: NDArray[
     graph.output.append(helper.make_tensor_value_info("foreground", TensorProto.FLOAT, ["batch", *info.grid]))
     write_description(model, info)
     onnx.save(model, out)
+
+
+def remove_head(graph: GraphProto) -> None:
+    """Remove the output `foreground`, if there is one, and what is computed for it alone."""
+    for output in [output for output in graph.output if output.name == "foreground"]:
+        graph.output.remove(output)
+    while True:
+        used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        unused = [node for node in graph.node if not used.intersection(node.output)]
+        if not unused:
+            break
+        for node in unused:
+            graph.node.remove(node)
+    for constant in [constant for constant in graph.initializer if constant.name not in used]:
+        graph.initializer.remove(constant)
 
 
 def check(path: Path, paths: Sequence[str], topics: Sequence[str], weights: NDArray[np.float32], bias: float) -> None:
