@@ -297,13 +297,13 @@ def test_bad_files_are_named_once_and_a_run_stops_when_half_are_bad(
     dataset = CropDataset(open_frames([tmp_path]), Recipe())
     (tmp_path / "12.png").unlink()
     for _ in range(3):
-        assert int(dataset._image(0)[0, 0, 0]) == 13
+        assert int(dataset._views(0, 0.0)[0][0][0, 0, 0]) == 13
     assert len(caplog.records) == 13
     assert "12.png cannot be read (No such file" in caplog.text
     for number in range(13, 17):
         (tmp_path / f"{number:02}.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"More than 50% of the 30 images of .* cannot be read"):
-        dataset._image(0)
+        dataset._views(0, 0.0)
 
 
 def test_a_header_of_more_pixels_than_can_be_decoded(tmp_path: Path) -> None:

@@ -89,16 +89,17 @@ class Finder:
         Parts that touch the object of the previous image have HOLD in advance.
         """
         count, parts = cv2.connectedComponents((outline > 0.5).astype(np.uint8), connectivity=8)
+        in_part = parts > 0
+        of_part = parts[in_part].astype(np.intp)
         proofs = np.full(count, -np.inf)
-        np.maximum.at(proofs, parts.ravel().astype(np.intp), similarity.ravel())
+        np.maximum.at(proofs, of_part, similarity[in_part])
         held = self._held.get(name)
         if held is not None:
             proofs[np.unique(parts[held])] += HOLD
-        proofs[0] = -np.inf  # what is in no part
         kept = proofs[parts] >= needed
         self._held[name] = kept
         peaks = np.zeros(count, np.float32)
-        np.maximum.at(peaks, parts.ravel().astype(np.intp), outline.ravel())
+        np.maximum.at(peaks, of_part, outline[in_part])
         # Every part reaches 1, so that one of a single patch is not lost between the patches of a finer mask.
         peak = cv2.dilate(np.where(kept, peaks[parts], 0).astype(np.float32), np.ones((3, 3), np.uint8))
         soft = np.where(peak > 0, outline / np.maximum(peak, 0.5), 0).astype(np.float32)
