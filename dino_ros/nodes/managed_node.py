@@ -160,9 +160,7 @@ def manage(name: str, make: Callable[[], ManagedNode]) -> None:
     """Run a lifecycle node in this process until it is interrupted; see `process.run`."""
 
     def work() -> None:
-        cv2.setNumThreads(
-            1
-        )  # images are small: waking its threads takes longer, and they get in the way of an engine's
+        cv2.setNumThreads(1)  # images are small: waking its threads takes longer, and they get in an engine's way
         node = make()
         executor = MultiThreadedExecutor(num_threads=3)  # transitions, parameters and services, diagnostics
         executor.add_node(node)
