@@ -7,11 +7,8 @@ from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode
-from launch_ros.ros_adapters import get_ros_node
 
-from dino_ros.errors import UserError
-from dino_ros.nodes.bring_up import NODE_ARGUMENTS, RESPAWN_DELAY, BringUp, check_namespace
+from dino_ros.nodes.bring_up import NODE_ARGUMENTS, lifecycle_node
 from dino_ros.nodes.transport import profile_environment
 
 SHARE = Path(get_package_share_directory("dino_ros"))
@@ -40,36 +37,9 @@ def learner_node(context: LaunchContext) -> list:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    check_namespace(value("namespace"))
-    params_file = Path(value("params_file")).expanduser()
-    if not params_file.is_file():
-        raise UserError(f"params_file {params_file} is not a file: give the path of a YAML file.")
-    # An argument left empty must not override what the file says.
-    given: dict = {name: value(name) for name in ("folder", "image_transport", "learn", "teacher") if value(name)}
-    if value("use_sim_time"):
-        given["use_sim_time"] = value("use_sim_time") == "true"
-    # As in perception.launch.py: the defaults come first, what the user gives last.
-    first, last = ["--log-level", value("log_level")], [given] if given else []
-    if params_file == DEFAULTS:
-        first += ["--params-file", str(params_file)]
-    else:
-        last.insert(0, str(params_file))
-    if get_ros_node(context).get_parameter("use_sim_time").value:  # of SetUseSimTime, which reaches no other node
-        first += ["-p", "use_sim_time:=true"]
-    node = LifecycleNode(
-        package="dino_ros",
-        executable="learner_node",
-        name="learner",
-        namespace=value("namespace"),
-        parameters=last,
-        remappings=[("image", value("image_topic"))] if value("image_topic") else [],
-        ros_arguments=first,
-        respawn=value("respawn") == "true",
-        respawn_delay=RESPAWN_DELAY,
-        output="screen",
-    )
-    bring_up = BringUp(node, "learner", value("autostart") == "true", value("respawn") == "true")
-    return [*bring_up.handlers(), node]
+    given = {name: value(name) for name in ("folder", "image_transport", "learn", "teacher") if value(name)}
+    remappings = [("image", value("image_topic"))] if value("image_topic") else []
+    return lifecycle_node(context, "learner", DEFAULTS, given, remappings)
 
 
 def generate_launch_description() -> LaunchDescription:

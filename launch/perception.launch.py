@@ -7,15 +7,14 @@ from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode, Node
-from launch_ros.ros_adapters import get_ros_node
+from launch_ros.actions import Node
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.expand_topic_name import expand_topic_name
 from rclpy.validate_full_topic_name import validate_full_topic_name
 
 from dino_ros.backends import BACKENDS
 from dino_ros.errors import UserError
-from dino_ros.nodes.bring_up import NODE_ARGUMENTS, RESPAWN_DELAY, BringUp, check_namespace
+from dino_ros.nodes.bring_up import NODE_ARGUMENTS, lifecycle_node
 from dino_ros.nodes.transport import profile_environment
 from dino_ros.nodes.viewers import VIEWERS, check_installed, settings_for
 
@@ -50,47 +49,18 @@ def perception_node(context: LaunchContext) -> list:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    check_namespace(value("namespace"))
     if value("viz") != "none":
         check_installed(value("viz"))
-    params_file = Path(value("params_file")).expanduser()
-    if not params_file.is_file():
-        raise UserError(f"params_file {params_file} is not a file: give the path of a YAML file.")
-    # An argument left empty must not override what the file says.
     given: dict = {
         name: value(name) for name in ("model", "backend", "image_transport", "taught_folder") if value(name)
     }
     cameras = [name.strip() for name in value("cameras").split(",") if name.strip()]
     if cameras:
         given["cameras"] = cameras
-    if value("use_sim_time"):
-        given["use_sim_time"] = value("use_sim_time") == "true"
-    # What comes first on the command line is overridden by what a launch file that includes this one sets, what comes
-    # last overrides it: the defaults come first, a file of the user's last.
-    first, last = ["--log-level", value("log_level")], [given] if given else []
-    if params_file == DEFAULTS:
-        first += ["--params-file", str(params_file)]
-    else:
-        last.insert(0, str(params_file))
-    if get_ros_node(context).get_parameter("use_sim_time").value:  # of SetUseSimTime, which reaches no other node
-        first += ["-p", "use_sim_time:=true"]
-    node = LifecycleNode(
-        package="dino_ros",
-        executable="perception_node",
-        name="perception",
-        namespace=value("namespace"),
-        parameters=last,
-        remappings=remappings(cameras, value("image_topic")),
-        ros_arguments=first,
-        respawn=value("respawn") == "true",
-        respawn_delay=RESPAWN_DELAY,
-        output="screen",
-    )
+    node = lifecycle_node(context, "perception", DEFAULTS, given, remappings(cameras, value("image_topic")))
     image_topic = value("image_topic") or ("{camera}/image" if cameras else "image")
     compressed = value("image_transport") == "compressed"
-    viewer = start_viewer(value("viz"), value("namespace"), cameras, image_topic, compressed)
-    bring_up = BringUp(node, "perception", value("autostart") == "true", value("respawn") == "true")
-    return [*bring_up.handlers(), node, *viewer]
+    return [*node, *start_viewer(value("viz"), value("namespace"), cameras, image_topic, compressed)]
 
 
 def start_viewer(viz: str, namespace: str, cameras: list[str], image_topic: str, compressed: bool) -> list:

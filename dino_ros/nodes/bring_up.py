@@ -1,14 +1,18 @@
-"""What the launch files do about a node's start: they bring it to active, and end where that fails."""
+"""What the launch files do about a node's start: its parameters, the way to active, the end where that fails."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from launch import Event, LaunchContext
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler, Shutdown
 from launch.event_handlers import OnProcessExit, OnProcessStart
 from launch.events import matches_action
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
@@ -38,7 +42,57 @@ NODE_ARGUMENTS = (
                           description="Start the node again when it ends after it was active; else the launch ends "
                           "with it. A start that fails ends the launch in either case."),
 )  # fmt: skip
-"""Of every launch file that starts a lifecycle node."""
+"""Of every launch file that starts a lifecycle node, beside `namespace` and `params_file`."""
+
+
+def lifecycle_node(
+    context: LaunchContext,
+    name: str,
+    defaults: Path,
+    given: dict[str, Any],
+    remappings: Sequence[tuple[str, str]],
+) -> list[Any]:
+    """What starts the package's node `name` as NODE_ARGUMENTS say, and brings it to active.
+
+    `defaults` is the file that `params_file` names unless the user names another, `given` the parameters that the
+    launch file's own arguments set: one left empty must not be among them, or it would override what the file says.
+    Raises UserError for a namespace that ROS does not allow, and a `params_file` that is none.
+    """
+
+    def value(argument: str) -> str:
+        text: str = LaunchConfiguration(argument).perform(context)
+        return text
+
+    check_namespace(value("namespace"))
+    params_file = Path(value("params_file")).expanduser()
+    if not params_file.is_file():
+        raise UserError(f"params_file {params_file} is not a file: give the path of a YAML file.")
+    if value("use_sim_time"):
+        given = {**given, "use_sim_time": value("use_sim_time") == "true"}
+    # What comes first on the command line is overridden by what a launch file that includes this one sets, what comes
+    # last overrides it: the defaults come first, a file of the user's last.
+    first = ["--log-level", value("log_level")]
+    last: list[Any] = [given] if given else []
+    if params_file == defaults:
+        first += ["--params-file", str(params_file)]
+    else:
+        last.insert(0, str(params_file))
+    if get_ros_node(context).get_parameter("use_sim_time").value:  # of SetUseSimTime, which reaches no other node
+        first += ["-p", "use_sim_time:=true"]
+    respawn = value("respawn") == "true"
+    node = LifecycleNode(
+        package="dino_ros",
+        executable=f"{name}_node",
+        name=name,
+        namespace=value("namespace"),
+        parameters=last,
+        remappings=remappings,
+        ros_arguments=first,
+        respawn=respawn,
+        respawn_delay=RESPAWN_DELAY,
+        output="screen",
+    )
+    return [*BringUp(node, name, value("autostart") == "true", respawn).handlers(), node]
 
 
 class BringUp:

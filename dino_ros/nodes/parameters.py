@@ -73,6 +73,26 @@ def check_taught_name(name: str) -> None:
         raise UserError(f"teach: {error}") from error
 
 
+IMAGE_TRANSPORT = Parameter(
+    "image_transport",
+    "raw",
+    Rule(
+        "raw subscribes to sensor_msgs/Image on `image`, compressed to sensor_msgs/CompressedImage on "
+        "`image/compressed`.",
+        choices=("raw", "compressed"),
+    ),
+)
+RELIABILITY = Parameter(
+    "reliability",
+    "best_effort",
+    Rule(
+        "QoS reliability requested from the camera. reliable loses no frame in transport, but receives nothing "
+        "from a camera that publishes as best_effort.",
+        choices=("best_effort", "reliable"),
+    ),
+)
+"""How nodes subscribe to the camera's images."""
+
 PERCEPTION_PARAMETERS = (
     Parameter(
         "model",
@@ -100,24 +120,8 @@ PERCEPTION_PARAMETERS = (
         ),
         further_check=topic_names("cameras", "image"),
     ),
-    Parameter(
-        "image_transport",
-        "raw",
-        Rule(
-            "raw subscribes to sensor_msgs/Image on `image`, compressed to sensor_msgs/CompressedImage on "
-            "`image/compressed`.",
-            choices=("raw", "compressed"),
-        ),
-    ),
-    Parameter(
-        "reliability",
-        "best_effort",
-        Rule(
-            "QoS reliability requested from the camera. reliable loses no frame in transport, but receives nothing "
-            "from a camera that publishes as best_effort.",
-            choices=("best_effort", "reliable"),
-        ),
-    ),
+    IMAGE_TRANSPORT,
+    RELIABILITY,
     Parameter(
         "intensity_16uc1",
         False,
@@ -279,20 +283,8 @@ LEARNER_PARAMETERS = (
         Rule("Pause the training. To be set by whoever watches battery and heat; images are still kept."),
         live=True,
     ),
-    Parameter(
-        "image_transport",
-        "raw",
-        Rule(
-            "raw subscribes to sensor_msgs/Image on `image`, compressed to sensor_msgs/CompressedImage on "
-            "`image/compressed`.",
-            choices=("raw", "compressed"),
-        ),
-    ),
-    Parameter(
-        "reliability",
-        "best_effort",
-        Rule("QoS reliability requested from the camera.", choices=("best_effort", "reliable")),
-    ),
+    IMAGE_TRANSPORT,
+    RELIABILITY,
 )
 
 CAMERA_PARAMETERS = (

@@ -17,6 +17,7 @@ from dino_ros.backends.parity import shipped_images
 from dino_ros.errors import UserError
 from dino_ros.files import replacing, write_whole
 from dino_ros.images.encodings import resize
+from dino_ros.images.sources import RgbImage
 from dino_ros.images.stamps import SECOND
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import MaskParameters
@@ -79,18 +80,6 @@ class Trace:
             }
             result[stage] = {name: float(np.median(values)) for name, values in columns.items()}
         return result
-
-
-@dataclass(frozen=True)
-class RawImage:
-    """As sensor_msgs/Image, rgb8."""
-
-    height: int
-    width: int
-    step: int
-    data: bytes
-    encoding: str = "rgb8"
-    is_bigendian: int = 0
 
 
 class Listener:
@@ -160,7 +149,7 @@ def trace(path: str | Path, backend: str, width: int, height: int, say: Callable
     alone = [sum(stage_times(perceiver, maker, images[run % len(images)])) for run in range(2 * WARM_UP)]
     period = float(np.median(alone[WARM_UP:])) / 1e3 / SHARE
     say(f"Following {FRAMES} frames, {1 / period:.1f} a second.")
-    messages = [RawImage(height, width, 3 * width, image.tobytes()) for image in images]
+    messages = [RgbImage(image, height, width, 3 * width) for image in images]
     pipeline, camera = TracedPipeline(perceiver), Listener()
     arrived = {}
     begin = time.perf_counter()
