@@ -2,6 +2,7 @@
 
 import copy
 import io
+from typing import Any
 
 import pytest
 
@@ -127,6 +128,25 @@ def test_a_vit_survives_copying_storing_compiling_and_checkpointing() -> None:
     torch.testing.assert_close(vit.pos_embed.grad, gradient)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"qk_norm": True, "init_values": 0.5, "drop_path_rate": 0.5, "qkv_bias": False}]
+)
+def test_cls_alone_trains_as_it_does_beside_all_tokens(options: dict[str, Any]) -> None:
+    """The last block leaves out what CLS does not need: neither the token nor any gradient may change."""
+    vit = timm.create_model("vit_tiny_patch16_224", depth=2, img_size=64, num_classes=0, global_pool="token", **options)
+    vit.__class__ = DinoVit
+    shake(vit).train()
+    image, towards = torch.randn(4, 3, 64, 64), torch.randn(4, 192)
+    gradients = []
+    for forward in (lambda image: vit.forward_features(image)[:, 0], vit):
+        torch.manual_seed(0)  # of the stochastic depth
+        (forward(image) * towards).sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in vit.named_parameters()})
+        vit.zero_grad()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=lambda text, name=name: f"{name}: {text}")
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_encoders_other_than_dinos(name: str) -> None:
     """As backbones they return the CLS token; as students they leave out all other prefix tokens."""
@@ -139,7 +159,7 @@ def test_encoders_other_than_dinos(name: str) -> None:
         with torch.no_grad():
             tokens = vit.forward_features(images)
             features, attention, embedding = VitOutputs(vit)(images)
-            assert torch.equal(vit(images), tokens[:, 0])
+            torch.testing.assert_close(vit(images), tokens[:, 0])
         assert torch.equal(embedding, tokens[:, 0])
         assert torch.equal(features, tokens[:, prefix:].reshape(2, rows, columns, -1))
         assert attention.shape == (2, matrix.shape[1], rows, columns)

@@ -11,12 +11,13 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import PatchEmbed
-from timm.models import Eva, VisionTransformer, VisionTransformerDistilled
+from timm.models import Eva, VisionTransformer, VisionTransformerDistilled, checkpoint_seq
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from dino_ros.errors import UserError
+from dino_train.models.last_block import cls_after, is_plain
 from dino_train.recipes import BackboneConfig
 
 
@@ -28,6 +29,18 @@ class DinoVit(VisionTransformer):
     """
 
     pos_embed: nn.Parameter
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Turn images [B, 3, H, W] into their CLS tokens after the final norm, [B, C]; as timm, in fewer operations."""
+        last = self.blocks[-1]
+        if self.global_pool != "token" or attn_mask is not None or is_causal or not is_plain(last):
+            tokens: Tensor = super().forward(x, attn_mask=attn_mask, is_causal=is_causal)
+            return tokens
+        tokens = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
+        blocks = self.blocks[:-1]
+        tokens = checkpoint_seq(blocks, tokens) if self.grad_checkpointing else blocks(tokens)
+        embedding: Tensor = self.forward_head(self.norm(cls_after(last, tokens)))
+        return embedding
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         """Turn patches [B, h, w, C] into tokens with positions [B, prefix + h * w, C]; as timm for a fixed size."""
