@@ -1,6 +1,9 @@
 """A run on a CPU takes the cores that are free, unless somebody says how many."""
 
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,19 @@ def test_who_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: py
         assert choose_threads(None) == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_threads_that_wait_leave_their_core_to_others() -> None:
+    """What OpenMP itself says of how its threads wait, once a command has imported torch."""
+    command = (
+        "import sys; from dino_train import cli; sys.argv[1:] = ['export', 'none', '--out', 'none.onnx']; cli.main()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", command],
+        env={**environment, "OMP_DISPLAY_ENV": "TRUE"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr, done.stderr

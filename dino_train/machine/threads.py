@@ -22,6 +22,15 @@ def choose_threads(threads: int | None) -> int:
     return threads
 
 
+def sleep_while_waiting() -> None:
+    """Let the threads of torch, which is not imported yet, sleep while they wait for one another; child processes too.
+
+    By default they wait in a loop, which keeps a core from the very thread that is waited for once other programs run:
+    the steps of `smoke` on two threads took 10 to 30 times as long (benchmarks/results/training.md).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def leave_busy_cores() -> None:
     """Let torch, which is not imported yet, use as many threads as cores are free, in child processes too."""
     if threads := threads_to_take("OMP_NUM_THREADS=N before the command takes"):
