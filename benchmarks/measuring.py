@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from rich.console import Console
+from rich.table import Table
 from scipy.stats import bootstrap
+
+from dino_ros.files import write_whole
 
 
 class Ratio(NamedTuple):
@@ -59,3 +64,29 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "load": round(os.getloadavg()[0], 1),
     }
+
+
+class Results:
+    """The rows of a file: each is printed and in the file as soon as it is measured."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._rows: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+
+    def add(self, part: str, title: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Replace the rows of a part; print a table of them at its end."""
+        measured: list[dict[str, Any]] = []
+        for row in rows:
+            print(", ".join(f"{name} {in_words(value)}" for name, value in row.items()), flush=True)
+            measured.append(row)
+            self._rows[part] = measured
+            write_whole(self._file, json.dumps(self._rows, indent=2).encode())
+        table = Table(*measured[0], title=title)
+        for row in measured:
+            table.add_row(*map(in_words, row.values()))
+        Console(width=140).print(table)
+
+
+def in_words(value: Any) -> str:
+    """A value of a row."""
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

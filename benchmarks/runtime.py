@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import subprocess
@@ -28,13 +27,11 @@ import cv2
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
-from measuring import machine, paired
+from measuring import Results, machine, paired
 from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rich.console import Console
-from rich.table import Table
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from students import random_student
@@ -43,7 +40,6 @@ from dino_ros.demo.domain import free_domain
 from dino_ros.demo.lifecycle import bring_up
 from dino_ros.demo.run import running
 from dino_ros.demo.table import TABLE, TOPIC
-from dino_ros.files import write_whole
 from dino_ros.images.sources import open_source
 from dino_ros.images.stamps import stamp_fields, stamp_ns
 from dino_ros.masks.parameters import ATTENTION, MaskParameters
@@ -313,32 +309,6 @@ def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
     """User and system time of a process so far."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-class Results:
-    """The rows of runtime.json: each is printed and in the file as soon as it is measured."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._rows: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-
-    def add(self, part: str, title: str, rows: Iterable[dict[str, Any]]) -> None:
-        """Replace the rows of a part; print a table of them at its end."""
-        measured: list[dict[str, Any]] = []
-        for row in rows:
-            print(", ".join(f"{name} {in_words(value)}" for name, value in row.items()), flush=True)
-            measured.append(row)
-            self._rows[part] = measured
-            write_whole(self._file, json.dumps(self._rows, indent=2).encode())
-        table = Table(*measured[0], title=title)
-        for row in measured:
-            table.add_row(*map(in_words, row.values()))
-        Console(width=140).print(table)
-
-
-def in_words(value: Any) -> str:
-    """A value of a row."""
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
