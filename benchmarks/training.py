@@ -266,7 +266,7 @@ def pretraining(
             "median step, ms": 1e3 * median,
             "p99, ms": 1e3 * float(np.percentile(every, 99)),
             "times plain": paired(seconds["plain"], seconds[name]),
-            "of peak": "" if name == "loader" else f"{of_step / median / peak:.0%}",
+            "of peak": "" if name == "loader" else of_step / median / peak,
             "load": machine()["load"],
         }
 
@@ -313,7 +313,7 @@ def distilling(options: argparse.Namespace, steps: int, turns: int) -> Iterator[
         "images/s": 32 / step,
         "median step, ms": 1e3 * step,
         "step over its networks alone": paired([one["step"] for one in found], networks),
-        "networks alone, of peak": f"{of_peak:.0%}",
+        "networks alone, of peak": of_peak,
         "load": machine()["load"],
     }
 
