@@ -1,9 +1,9 @@
 """Every speed that has a goal, beside its goal: runs the quick benchmarks and writes the table of results/speed.md.
 
-    python benchmarks/speed.py --runs 5 --int8 vit_s_16_int8.onnx    # a quarter of an hour a run; leave the machine alone
+    python benchmarks/speed.py --runs 5 --int8 vit_s_16_int8.onnx    # a quarter of an hour a run
 
 A goal counts as met in a run if the ratio that was measured reaches it; the table says in how many runs it did. What
-was measured before stays in OUT, so that a run that is broken off goes on where it was.
+was measured before stays in OUT, so that a run that is broken off goes on where it was. Leave the machine alone.
 """
 
 from __future__ import annotations
@@ -153,8 +153,9 @@ def main() -> None:
     where = ", ".join(f"{name} {value}" for name, value in machine().items())
     loads = [row["load"] for results in runs for rows in results["runtime"].values() for row in rows if "load" in row]
     text = (
-        f"# Results: speed and its goals\n\n    python benchmarks/speed.py --runs {len(runs)}\n\n{date.today()}, {where}; "
-        f"load while measuring {min(loads)} to {max(loads)} (the benchmark itself is about 2).\n\n{table(runs)}\n"
+        "# Results: speed and its goals\n\n"
+        f"    python benchmarks/speed.py --runs {len(runs)}\n\n{date.today()}, {where}. "
+        f"Load while measuring {min(loads)} to {max(loads)} (the benchmark itself is about 2).\n\n{table(runs)}\n"
     )
     write_whole(HERE / "results" / "speed.md", text.encode())
     print(text)
