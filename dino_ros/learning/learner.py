@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -32,6 +33,8 @@ FEWEST_HELD_BACK = 10
 """Images that a judgment needs, at least."""
 ILL = 5
 """Reports of ill health, or of high latency, that end a trial."""
+SEEN_IN_DISTILLATION = 8000
+"""Images that a student sees while it is distilled, the same ones again and again."""
 PATIENCE = 600
 """Reports after which an unanswered request is made again: building an engine takes minutes."""
 
@@ -221,18 +224,26 @@ class Learner:
     def _commands(self, folder: Path) -> list[tuple[list[str], Path]]:
         """The commands of a round in their order, and the file that each makes."""
         images, candidate, scores = folder / "images", folder / "student.onnx", folder / "scores.json"
-        trained_on, student = str(images / TRAINED_ON), self.state.good
+        trained_on, run = images / TRAINED_ON, folder / "run"
+        student, referee = self.state.good, self.state.good
         commands = []
         if self.settings.learn == STUDENT:
-            run, student = folder / "run", str(folder / "run" / "student.onnx")
-            recipe = ["--config", "robot_bag", "--teacher", self.settings.teacher, "--out", str(run)]
-            again = ["--resume", str(run)]
-            begun = (run / "last.pt").exists()
-            distill = ["dino_train", "distill", *(again if begun else [trained_on, *recipe])]
-            commands.append((distill, Path(student)))
-        head = ["dino_train", "head", student, trained_on, "--replace", "--out", str(candidate)]
-        judge = ["dino_ros.cli", "judge", self.state.good, str(candidate), "--images", str(images / HELD_BACK)]
-        return [*commands, (head, candidate), ([*judge, "--out", str(scores)], scores)]
+            # Where a student fails, so do the methods that look at its features: the teacher's say what is better.
+            student, referee = str(run / "student.onnx"), str(run / "teacher.onnx")
+            distill = ["dino_train", "distill", *self._distillation(run, trained_on)]
+            commands.append((distill, run / "comparison.json"))  # of the two files, so they are whole
+        head = ["dino_train", "head", student, str(trained_on), "--replace", "--out", str(candidate)]
+        judge = ["dino_ros.cli", "judge", self.state.good, str(candidate), "--referee", referee]
+        judge += ["--images", str(images / HELD_BACK), "--out", str(scores)]
+        return [*commands, (head, candidate), (judge, scores)]
+
+    def _distillation(self, run: Path, images: Path) -> list[str]:
+        """What `dino-train distill` is told: to go on with the run, where it has a checkpoint."""
+        if (run / "last.pt").exists():
+            return ["--resume", str(run)]
+        epochs = math.ceil(SEEN_IN_DISTILLATION / len([*images.iterdir()]))
+        recipe = ["--config", "robot_bag", "--teacher", self.settings.teacher, "--epochs", str(epochs)]
+        return [str(images), *recipe, "--out", str(run)]
 
     def _decide(self, folder: Path) -> None:
         scores = json.loads((folder / "scores.json").read_text())
