@@ -27,13 +27,15 @@ from dino_ros.learning.latency import LatencyWatch
 from dino_ros.learning.reservoir import HELD_BACK, TRAINED_ON, Reservoir
 
 COLLECTING, TRAINING, SWAPPING, TRIAL, REVERTING = "collecting", "training", "swapping", "trial", "reverting"
+RUNNING, CANDIDATE = "running", "candidate"
+"""Whose scores a judgment gives, as `dino-ros judge` writes them."""
 HEAD, STUDENT = "head", "student"
 """What can be learnt."""
 FEWEST_HELD_BACK = 10
 """Images that a judgment needs, at least."""
 ILL = 5
 """Reports of ill health, or of high latency, that end a trial."""
-SEEN_IN_DISTILLATION = 8000
+SEEN_IN_DISTILLATION = 4000
 """Images that a student sees while it is distilled, the same ones again and again."""
 PATIENCE = 600
 """Reports after which an unanswered request is made again: building an engine takes minutes."""
@@ -247,7 +249,7 @@ class Learner:
 
     def _decide(self, folder: Path) -> None:
         scores = json.loads((folder / "scores.json").read_text())
-        reason = why_no_better(Scores(**scores["running"]), Scores(**scores["candidate"]))
+        reason = why_no_better(Scores(**scores[RUNNING]), Scores(**scores[CANDIDATE]))
         if reason:
             self._end_round(f"not better than the running student: {reason}", scores=scores)
         else:
