@@ -280,11 +280,12 @@ def test_training_pauses_while_the_robot_is_slow_or_somebody_says_so(robot: Robo
     robot.see()
     robot.run(lambda: robot.learner.job is not None)
     robot.learner.tick(robot.node.report(), pause=True)
-    assert robot.learner.pausing
+    assert robot.learner.doing == "training: learning a head (paused)"
     for _ in range(10):
         robot.learner.tick(robot.node.report(), pause=True)
     assert robot.learner.state.step == TRAINING
-    robot.run(lambda: robot.learner.state.step == TRIAL)
+    robot.run(lambda: robot.learner.doing == "training: judging")
+    robot.run(lambda: robot.learner.doing == TRIAL)
 
 
 def test_latency_pauses_after_three_high_reports_and_for_a_while() -> None:

@@ -31,6 +31,8 @@ RUNNING, CANDIDATE = "running", "candidate"
 """Whose scores a judgment gives, as `dino-ros judge` writes them."""
 HEAD, STUDENT = "head", "student"
 """What can be learnt."""
+WORK = {"distill": "distilling a student", "head": "learning a head", "judge": "judging"}
+"""What the commands of a round do."""
 FEWEST_HELD_BACK = 10
 """Images that a judgment needs, at least."""
 ILL = 5
@@ -143,6 +145,8 @@ class Learner:
         self._start = start
         self._at = 0
         """Which of the round's commands the job is."""
+        self._work = ""
+        """What the job does, of WORK."""
         self._asked = ""
         self._waited = 0
         self._well = self._ill = 0
@@ -157,9 +161,11 @@ class Learner:
         self._clean_up()
 
     @property
-    def pausing(self) -> bool:
-        """Whether the training is paused."""
-        return self.job is not None and self.job.paused
+    def doing(self) -> str:
+        """The step, and what is computed, in words."""
+        if self.job is None:
+            return self.state.step
+        return f"{self.state.step}: {self._work}{' (paused)' if self.job.paused else ''}"
 
     def tick(self, report: Report, pause: bool = False) -> None:
         """Do what is due, given what the robot says; `pause` keeps the training paused.
@@ -221,7 +227,9 @@ class Learner:
         # What the latency is without training must be known first, if frames are processed at all.
         elif report.latency is None or self.watch.normal is not None:
             self._at = due[0]
-            self.job = self._start([sys.executable, "-m", *commands[self._at][0]], folder)
+            command, _ = commands[self._at]
+            self._work = WORK[command[1]]
+            self.job = self._start([sys.executable, "-m", *command], folder)
 
     def _commands(self, folder: Path) -> list[tuple[list[str], Path]]:
         """The commands of a round in their order, and the file that each makes."""

@@ -171,8 +171,7 @@ class LearnerNode(ManagedNode):
         values = {"state": self._state, NODE: self.resolve_service_name(self._value("node"))}
         learner = self._learner
         if learner is not None:
-            paused = " (paused)" if learner.pausing else ""
-            status.message = f"{self._state}, {learner.state.step}{paused}"
+            status.message = f"{self._state}, {learner.doing}"
             values |= learner_values(learner)
         if self._failure or self._problem:
             status.level = DiagnosticStatus.ERROR if self._failure else DiagnosticStatus.WARN
