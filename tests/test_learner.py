@@ -267,6 +267,18 @@ def test_what_the_user_sets_is_left_alone(robot: Robot, step: str) -> None:
     assert robot.learner.state.good == robot.learner.state.given == "/students/mine.onnx"
 
 
+def test_the_learnt_student_comes_back_after_a_restart_amid_training(robot: Robot) -> None:
+    robot.finish_round()
+    learnt = robot.node.model
+    robot.see()
+    robot.run(lambda: robot.learner.job is not None)
+    robot.node.model = GIVEN
+    robot.start()
+    robot.run(lambda: robot.node.model == learnt)
+    assert robot.learner.state.step == TRAINING
+    robot.reach(TRIAL)
+
+
 def test_a_learnt_student_that_is_gone_gives_way_to_the_given_one(robot: Robot) -> None:
     robot.finish_round()
     robot.node.model, robot.node.refuses = GIVEN, "there is no such file"

@@ -207,6 +207,8 @@ class Learner:
 
     def _train(self, report: Report) -> None:
         """Make the round's files one after another, each by a command unless it is there."""
+        if report.model == self.state.given != self.state.good:  # the robot was started again meanwhile
+            self._ask(self.state.good)
         folder = self._round(self.state.round)
         images = folder / "images"
         if not images.exists():
