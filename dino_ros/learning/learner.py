@@ -203,7 +203,7 @@ class Learner:
             self.reservoir.kept - state.kept >= self.settings.fewest
             and self.reservoir.count(HELD_BACK) >= FEWEST_HELD_BACK
         ):
-            self._change(step=TRAINING, round=state.round + 1, kept=self.reservoir.kept, candidate="", scores={})
+            self._change(step=TRAINING, round=state.round + 1, kept=self.reservoir.kept, candidate="")
 
     def _train(self, report: Report) -> None:
         """Make the round's files one after another, each by a command unless it is there."""
