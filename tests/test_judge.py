@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+import onnx
 from students import INFO
 from test_foreground_head import scene
 
@@ -52,6 +53,18 @@ def test_a_good_head_is_told_from_bad_ones(student: Path, images: Path, tmp_path
     assert flickers.steadiness < 0.5
     assert [why_no_better(other, good) for other in (blue, everywhere, flickers)] == ["", "", ""]
     assert all(why_no_better(good, other) for other in scores), "nor is a student better than itself"
+
+
+def test_a_referee_of_other_features_takes_the_place_of_the_first(student: Path, images: Path, tmp_path: Path) -> None:
+    students = [with_head(student, tmp_path / f"{n}.onnx", h) for n, h in (("blue", BLUE), ("good", GOOD))]
+    model = onnx.load(student)
+    (shift,) = (one for one in model.graph.initializer if one.name == "shift")
+    shift.float_data[0] = 0.0  # features are of brightness rather than of color
+    onnx.save(model, tmp_path / "other.onnx")
+    blue, good, other = (Perceiver.load(file, "onnxruntime") for file in (*students, tmp_path / "other.onnx"))
+    with_referee = judge([blue, good], images, other)
+    assert with_referee == judge([other, blue, good], images)[1:]
+    assert with_referee[1].agreement != judge([blue, good], images)[1].agreement
 
 
 def test_the_command_says_and_writes_which_is_better(

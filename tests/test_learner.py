@@ -1,6 +1,7 @@
 """What learns on the robot: step after step, in any order of mishaps, killed anywhere; without ROS and training."""
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -13,7 +14,18 @@ from dino_ros.errors import UserError
 from dino_ros.learning import learner as module
 from dino_ros.learning.jobs import Job, end_left_over
 from dino_ros.learning.latency import REST, LatencyWatch
-from dino_ros.learning.learner import COLLECTING, ILL, REVERTING, SWAPPING, TRAINING, TRIAL, Learner, Report, Settings
+from dino_ros.learning.learner import (
+    COLLECTING,
+    ILL,
+    REVERTING,
+    SEEN_IN_DISTILLATION,
+    SWAPPING,
+    TRAINING,
+    TRIAL,
+    Learner,
+    Report,
+    Settings,
+)
 
 GIVEN = "/students/given.onnx"
 BETTER = {"agreement": 0.7, "steadiness": 0.9, "sound": 1.0}
@@ -63,7 +75,9 @@ class Images:
         return self.kept
 
     def snapshot(self, folder: Path) -> None:
-        folder.mkdir()
+        (folder / "train").mkdir(parents=True)
+        for number in range(self.kept):
+            (folder / "train" / f"{number}.jpg").touch()
 
 
 class Training:
@@ -253,6 +267,18 @@ def test_what_the_user_sets_is_left_alone(robot: Robot, step: str) -> None:
     assert robot.learner.state.good == robot.learner.state.given == "/students/mine.onnx"
 
 
+def test_the_learnt_student_comes_back_after_a_restart_amid_training(robot: Robot) -> None:
+    robot.finish_round()
+    learnt = robot.node.model
+    robot.see()
+    robot.run(lambda: robot.learner.job is not None)
+    robot.node.model = GIVEN
+    robot.start()
+    robot.run(lambda: robot.node.model == learnt)
+    assert robot.learner.state.step == TRAINING
+    robot.reach(TRIAL)
+
+
 def test_a_learnt_student_that_is_gone_gives_way_to_the_given_one(robot: Robot) -> None:
     robot.finish_round()
     robot.node.model, robot.node.refuses = GIVEN, "there is no such file"
@@ -266,11 +292,12 @@ def test_training_pauses_while_the_robot_is_slow_or_somebody_says_so(robot: Robo
     robot.see()
     robot.run(lambda: robot.learner.job is not None)
     robot.learner.tick(robot.node.report(), pause=True)
-    assert robot.learner.pausing
+    assert robot.learner.doing == "training: learning a head (paused)"
     for _ in range(10):
         robot.learner.tick(robot.node.report(), pause=True)
     assert robot.learner.state.step == TRAINING
-    robot.run(lambda: robot.learner.state.step == TRIAL)
+    robot.run(lambda: robot.learner.doing == "training: judging")
+    robot.run(lambda: robot.learner.doing == TRIAL)
 
 
 def test_latency_pauses_after_three_high_reports_and_for_a_while() -> None:
@@ -288,17 +315,33 @@ def test_students_are_distilled_from_the_teacher_and_get_a_head(robot: Robot) ->
     robot.see()
     robot.run(lambda: bool(robot.training.commands))
     folder = robot.folder / "round_00001"
-    expected = ["dino_train", "distill", str(folder / "images" / "train"), "--config", "robot_bag"]
-    assert robot.training.commands[0][2:] == [*expected, "--teacher", "big.pt", "--out", str(folder / "run")]
+    expected = [
+        "dino_train",
+        "distill",
+        str(folder / "images" / "train"),
+        "--config",
+        "robot_bag",
+        "--teacher",
+        "big.pt",
+    ]
+    epochs = math.ceil(SEEN_IN_DISTILLATION / 15)  # of the images that were seen
+    assert robot.training.commands[0][2:] == [*expected, "--epochs", str(epochs), "--out", str(folder / "run")]
     (folder / "run").mkdir()
     (folder / "run" / "last.pt").write_text("")
     robot.start(Settings(learn="student", teacher="big.pt", fewest=5, trial=3))
     robot.run(lambda: len(robot.training.commands) == 2)
     assert robot.training.commands[1][2:] == ["dino_train", "distill", "--resume", str(folder / "run")]
-    (folder / "run" / "student.onnx").write_text("student")
+    for name in ("student.onnx", "teacher.onnx"):  # without what was written after them, the last may be missing
+        (folder / "run" / name).write_text("student")
     robot.start(Settings(learn="student", teacher="big.pt", fewest=5, trial=3))
     robot.run(lambda: len(robot.training.commands) == 3)
-    assert robot.training.commands[2][2:5] == ["dino_train", "head", str(folder / "run" / "student.onnx")]
+    assert robot.training.commands[2] == robot.training.commands[1]
+    (folder / "run" / "comparison.json").write_text("{}")
+    robot.start(Settings(learn="student", teacher="big.pt", fewest=5, trial=3))
+    robot.reach(TRIAL)
+    head, judge = robot.training.commands[3:]
+    assert head[2:5] == ["dino_train", "head", str(folder / "run" / "student.onnx")]
+    assert judge[judge.index("--referee") + 1] == str(folder / "run" / "teacher.onnx")
 
 
 class Killed(BaseException):

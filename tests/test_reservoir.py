@@ -41,10 +41,21 @@ def test_near_duplicates_are_left_out_also_after_a_restart(tmp_path: Path) -> No
     assert [reservoir.offer(rgb, embed) for rgb in (image(0), noisy, image(1))] == [True, False, True]
     reservoir.close()
     again = Reservoir(tmp_path, PLENTY)
-    assert [again.offer(rgb, embed) for rgb in (image(1), image(2))] == [False, True]
+    assert [again.offer(rgb, embed) for rgb in (image(0), image(1), image(2))] == [False, False, True]
     assert again.kept == 3
     kept = cv2.imread(str(tmp_path / "images" / "00000003.jpg"))[:, :, ::-1]
     assert np.abs(kept.astype(int) - image(2)).mean() < 8  # a JPEG of it, in the same order of colors
+
+
+def test_a_loop_of_ten_frames_gives_ten_images(tmp_path: Path) -> None:
+    reservoir = Reservoir(tmp_path, PLENTY)
+    rng = np.random.default_rng(0)
+    kept = 0
+    for _ in range(4):
+        for seed in range(10):
+            seen = (image(seed) + rng.normal(0, 2, image(seed).shape)).clip(0, 255).astype(np.uint8)
+            kept += reservoir.offer(seen, embed)
+    assert kept == reservoir.kept == len(names(tmp_path / "images")) == 10
 
 
 def test_the_budget_holds_and_the_most_alike_go_first(tmp_path: Path) -> None:

@@ -136,6 +136,44 @@ def test_what_a_node_said_before_it_died_is_not_shown_for_ever(client: Client, m
     viewed.destroy_node()
 
 
+def test_the_learner_of_the_node_is_shown(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports = client.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    viewed = RunningNode(PERCEPTION, None)
+    learnt = "/seen/round_00002/student.onnx"
+
+    def report(name: str, message: str, **values: str) -> DiagnosticStatus:
+        pairs = [KeyValue(key=key.replace("_", " "), value=value) for key, value in values.items()]
+        return DiagnosticStatus(name=name, message=message, values=pairs)
+
+    def said(message: str, **values: str) -> dict[str, str]:
+        """What is shown once a learner has said something of this node, and another of another."""
+        statuses = [
+            report(f"{PERCEPTION}: perception", "", model=learnt, image_topic="/image"),
+            report("/dino/learner: learner", message, perception_node=PERCEPTION, **values),
+            report("/other/learner: learner", "elsewhere", perception_node="/other/perception"),
+        ]
+        published = DiagnosticArray(status=statuses)
+        client.wait(lambda: reports.publish(published) or viewed.learner().get("state") == message, "the learner")
+        return viewed.learner()
+
+    assert viewed.learner() == {}
+    assert said("the disk is full") == {"state": "the disk is full"}
+    held = {"images_to_train_on": "40", "images_held_back": "10", "disk_used_(MB)": "1.5", "given_student": "/a.onnx"}
+    scores = {"agreement_of_the_running_student": "0.411", "agreement_of_the_candidate_student": "0.622"}
+    outcome = {"outcome_of_the_latest_round": "the learnt student took over"}
+    assert said("active, collecting", **held, **scores, **outcome) == {
+        "state": "active, collecting",
+        "student": "round_00002/student",
+        "images": "40 to train on, 10 held back (1.5 MB)",
+        "latest round": "the learnt student took over",
+        "agreement": "0.622 instead of 0.411",
+    }
+    assert said("active, trial", **held | {"given_student": learnt}, **outcome)["student"] == "student, as given"
+    monkeypatch.setattr(running_node, "PATIENCE", 0.1)
+    client.wait(lambda: viewed.learner()["state"].startswith("not heard for"), "silence")
+    viewed.destroy_node()
+
+
 def test_ctrl_c_ends_it_without_a_word(ros: None) -> None:
     command = [sys.executable, "-m", "dino_ros.cli", "view", "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

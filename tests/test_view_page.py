@@ -69,12 +69,16 @@ class Unheard:
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
+        self.learns: dict[str, str] = {}
 
     def scene(self, after: int, seconds: float, layers: Any) -> None:
         time.sleep(0.01)
 
     def status(self) -> dict[str, str]:
         return {}
+
+    def learner(self) -> dict[str, str]:
+        return self.learns
 
     def waiting_for(self) -> str:
         return "it is not heard"
@@ -102,6 +106,10 @@ def test_what_is_unknown_cannot_be_set(browser: Any) -> None:
     unheard.values = {"mask_steady": 0.25}
     wait.until(lambda b: b.find_element("id", "mask_steady").is_enabled())
     assert browser.find_element("id", "mask_steady").get_property("value") == "0.25"
+    learner = browser.find_element("id", "learner")
+    assert not learner.is_displayed(), "there is none"
+    unheard.learns = {"state": "active, training", "student": "<b>given</b>"}
+    wait.until(lambda b: learner.text == "Learner\nstate\nactive, training\nstudent\n<b>given</b>")
     unheard.values = {}
     wait.until(lambda b: not b.find_element("id", "mask_steady").is_enabled())
     browser.get("about:blank")  # this page asks no more

@@ -22,8 +22,13 @@ many are neither empty nor full. About 3 images a second on two CPU cores.
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("running", help="student file, or name of a bundled student; its features are the referee's")
+    parser.add_argument("running", help="student file, or name of a bundled student")
     parser.add_argument("candidate", help="student file, or name of a bundled student, that may take its place")
+    parser.add_argument(
+        "--referee",
+        help="student file with the features that the two methods look at, such as that of the teacher of a candidate; "
+        "the running student's unless given",
+    )
     parser.add_argument("--images", type=Path, required=True, help="folder of images that neither was trained on")
     parser.add_argument("--out", type=Path, help="JSON file to write the scores to")
 
@@ -34,7 +39,8 @@ def run(options: argparse.Namespace) -> int:
     names = ("running", "candidate")
     # One engine for both, and one that need not be built first.
     students = [Perceiver.load(getattr(options, name), "onnxruntime") for name in names]
-    running, candidate = judge(students, options.images)
+    referee = Perceiver.load(options.referee, "onnxruntime") if options.referee else None
+    running, candidate = judge(students, options.images, referee)
     for name, scores in zip(names, (running, candidate), strict=True):
         values = "  ".join(f"{key} {value:.3f}" for key, value in dataclasses.asdict(scores).items())
         print(f"{name:<9}  {values}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 from dino_ros.commands.student_options import add_model
 from dino_ros.errors import UserError
@@ -19,6 +20,9 @@ shows. Open within seconds, until Ctrl-C.
 
     dino-ros view drive.mcap --topic /front/image_raw
 """
+
+NOTICED = 0.2
+"""Seconds until Ctrl-C is seen at the latest: threads of ROS may get the signal, which wakes nobody."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +60,9 @@ def run(options: argparse.Namespace) -> int:
     except UserError:
         viewed.close()
         raise
+    # In a thread of its own: Ctrl-C would break off what the server does with a request that comes in.
+    serving = Thread(target=server.serve_forever)
+    serving.start()
     try:
         print(f"Open {server.url} in a browser. Nothing is computed until somebody looks; Ctrl-C ends it.", flush=True)
         if options.host not in ("127.0.0.1", "localhost"):
@@ -63,8 +70,10 @@ def run(options: argparse.Namespace) -> int:
                 "Everybody on the network can open the page and set the mask's parameters; this machine alone teaches.",
                 flush=True,
             )
-        server.serve_forever()
+        while serving.is_alive():
+            serving.join(NOTICED)
     finally:
+        server.shutdown()
         viewed.close()  # first, so that no answer waits for it
         server.server_close()
     return 0

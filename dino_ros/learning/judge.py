@@ -49,10 +49,11 @@ class Scores:
     """Share of masks that are neither empty nor full."""
 
 
-def judge(students: Sequence[Perceiver], folder: Path) -> list[Scores]:
-    """Scores of each student on at most MOST_IMAGES of the images in a folder; the first is the referee.
+def judge(students: Sequence[Perceiver], folder: Path, referee: Perceiver | None = None) -> list[Scores]:
+    """Scores of each student on at most MOST_IMAGES of the images in a folder.
 
-    Raises UserError if there are none, or one cannot be read.
+    The referee, whose features the masks that they are compared with are made of, is the first student unless given.
+    Raises UserError if there are no images, or one cannot be read.
     """
     files = image_files(folder)
     if not files:
@@ -60,8 +61,8 @@ def judge(students: Sequence[Perceiver], folder: Path) -> list[Scores]:
     rows: list[list[tuple[float, float, float]]] = []
     for number in evenly_spaced(len(files), MOST_IMAGES):
         rgb = read_picture(files[number])
-        referee = referee_mask(students[0], rgb)
-        rows.append([_scores(student, rgb, referee, number) for student in students])
+        reference = referee_mask(referee or students[0], rgb)
+        rows.append([_scores(student, rgb, reference, number) for student in students])
     return [_mean(np.array(of_one)) for of_one in zip(*rows, strict=True)]
 
 
@@ -87,17 +88,17 @@ def referee_mask(student: Perceiver, rgb: NDArray[np.uint8]) -> NDArray[np.bool_
 
 
 def _scores(
-    student: Perceiver, rgb: NDArray[np.uint8], referee: NDArray[np.bool_], seed: int
+    student: Perceiver, rgb: NDArray[np.uint8], reference: NDArray[np.bool_], seed: int
 ) -> tuple[float, float, float]:
     step = student.info.patch_size * rgb.shape[1] // student.info.width // 2
     noise = np.random.default_rng(seed).normal(0, NOISE, rgb.shape)
     disturbed = np.clip(np.roll(rgb, step, axis=1) * DARKER + noise, 0, 255).astype(np.uint8)
     masks = student([rgb, disturbed], ("mask",), ALONE)
     mask, moved = (one.mask > 0 for one in masks if one.mask is not None)
-    shares = cv2.resize(mask.astype(np.float32), referee.shape[::-1], interpolation=cv2.INTER_AREA)
+    shares = cv2.resize(mask.astype(np.float32), reference.shape[::-1], interpolation=cv2.INTER_AREA)
     inside = slice(step, None)  # what was moved out on one side came in on the other
     steadiness = jaccard(mask[:, : mask.shape[1] - step], moved[:, inside])
-    return jaccard(shares > 0.5, referee), steadiness, float(EMPTY <= mask.mean() <= FULL)
+    return jaccard(shares > 0.5, reference), steadiness, float(EMPTY <= mask.mean() <= FULL)
 
 
 def why_no_better(running: Scores, candidate: Scores) -> str:

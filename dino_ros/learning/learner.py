@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -26,12 +27,18 @@ from dino_ros.learning.latency import LatencyWatch
 from dino_ros.learning.reservoir import HELD_BACK, TRAINED_ON, Reservoir
 
 COLLECTING, TRAINING, SWAPPING, TRIAL, REVERTING = "collecting", "training", "swapping", "trial", "reverting"
+RUNNING, CANDIDATE = "running", "candidate"
+"""Whose scores a judgment gives, as `dino-ros judge` writes them."""
 HEAD, STUDENT = "head", "student"
 """What can be learnt."""
+WORK = {"distill": "distilling a student", "head": "learning a head", "judge": "judging"}
+"""What the commands of a round do."""
 FEWEST_HELD_BACK = 10
 """Images that a judgment needs, at least."""
 ILL = 5
 """Reports of ill health, or of high latency, that end a trial."""
+SEEN_IN_DISTILLATION = 4000
+"""Images that a student sees while it is distilled, the same ones again and again."""
 PATIENCE = 600
 """Reports after which an unanswered request is made again: building an engine takes minutes."""
 
@@ -138,6 +145,8 @@ class Learner:
         self._start = start
         self._at = 0
         """Which of the round's commands the job is."""
+        self._work = ""
+        """What the job does, of WORK."""
         self._asked = ""
         self._waited = 0
         self._well = self._ill = 0
@@ -152,9 +161,11 @@ class Learner:
         self._clean_up()
 
     @property
-    def pausing(self) -> bool:
-        """Whether the training is paused."""
-        return self.job is not None and self.job.paused
+    def doing(self) -> str:
+        """The step, and what is computed, in words."""
+        if self.job is None:
+            return self.state.step
+        return f"{self.state.step}: {self._work}{' (paused)' if self.job.paused else ''}"
 
     def tick(self, report: Report, pause: bool = False) -> None:
         """Do what is due, given what the robot says; `pause` keeps the training paused.
@@ -192,10 +203,12 @@ class Learner:
             self.reservoir.kept - state.kept >= self.settings.fewest
             and self.reservoir.count(HELD_BACK) >= FEWEST_HELD_BACK
         ):
-            self._change(step=TRAINING, round=state.round + 1, kept=self.reservoir.kept, candidate="", scores={})
+            self._change(step=TRAINING, round=state.round + 1, kept=self.reservoir.kept, candidate="")
 
     def _train(self, report: Report) -> None:
         """Make the round's files one after another, each by a command unless it is there."""
+        if report.model == self.state.given != self.state.good:  # the robot was started again meanwhile
+            self._ask(self.state.good)
         folder = self._round(self.state.round)
         images = folder / "images"
         if not images.exists():
@@ -216,27 +229,37 @@ class Learner:
         # What the latency is without training must be known first, if frames are processed at all.
         elif report.latency is None or self.watch.normal is not None:
             self._at = due[0]
-            self.job = self._start([sys.executable, "-m", *commands[self._at][0]], folder)
+            command, _ = commands[self._at]
+            self._work = WORK[command[1]]
+            self.job = self._start([sys.executable, "-m", *command], folder)
 
     def _commands(self, folder: Path) -> list[tuple[list[str], Path]]:
         """The commands of a round in their order, and the file that each makes."""
         images, candidate, scores = folder / "images", folder / "student.onnx", folder / "scores.json"
-        trained_on, student = str(images / TRAINED_ON), self.state.good
+        trained_on, run = images / TRAINED_ON, folder / "run"
+        student, referee = self.state.good, self.state.good
         commands = []
         if self.settings.learn == STUDENT:
-            run, student = folder / "run", str(folder / "run" / "student.onnx")
-            recipe = ["--config", "robot_bag", "--teacher", self.settings.teacher, "--out", str(run)]
-            again = ["--resume", str(run)]
-            begun = (run / "last.pt").exists()
-            distill = ["dino_train", "distill", *(again if begun else [trained_on, *recipe])]
-            commands.append((distill, Path(student)))
-        head = ["dino_train", "head", student, trained_on, "--replace", "--out", str(candidate)]
-        judge = ["dino_ros.cli", "judge", self.state.good, str(candidate), "--images", str(images / HELD_BACK)]
-        return [*commands, (head, candidate), ([*judge, "--out", str(scores)], scores)]
+            # Where a student fails, so do the methods that look at its features: the teacher's say what is better.
+            student, referee = str(run / "student.onnx"), str(run / "teacher.onnx")
+            distill = ["dino_train", "distill", *self._distillation(run, trained_on)]
+            commands.append((distill, run / "comparison.json"))  # of the two files, so they are whole
+        head = ["dino_train", "head", student, str(trained_on), "--replace", "--out", str(candidate)]
+        judge = ["dino_ros.cli", "judge", self.state.good, str(candidate), "--referee", referee]
+        judge += ["--images", str(images / HELD_BACK), "--out", str(scores)]
+        return [*commands, (head, candidate), (judge, scores)]
+
+    def _distillation(self, run: Path, images: Path) -> list[str]:
+        """What `dino-train distill` is told: to go on with the run, where it has a checkpoint."""
+        if (run / "last.pt").exists():
+            return ["--resume", str(run)]
+        epochs = math.ceil(SEEN_IN_DISTILLATION / len([*images.iterdir()]))
+        recipe = ["--config", "robot_bag", "--teacher", self.settings.teacher, "--epochs", str(epochs)]
+        return [str(images), *recipe, "--out", str(run)]
 
     def _decide(self, folder: Path) -> None:
         scores = json.loads((folder / "scores.json").read_text())
-        reason = why_no_better(Scores(**scores["running"]), Scores(**scores["candidate"]))
+        reason = why_no_better(Scores(**scores[RUNNING]), Scores(**scores[CANDIDATE]))
         if reason:
             self._end_round(f"not better than the running student: {reason}", scores=scores)
         else:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
 from dino_ros.files import remove_leftovers, write_whole
-from dino_ros.images.near_duplicates import NEAR_DUPLICATE_THRESHOLD, difference, thumbnail_of_gray
+from dino_ros.images.near_duplicates import NEAR_DUPLICATE_THRESHOLD, THUMBNAIL, difference, thumbnail_of_gray
 
 LONGEST_SIDE = 640
 """Larger images are scaled down to this many pixels: students look at fewer."""
@@ -33,9 +33,9 @@ TRAINED_ON, HELD_BACK = "train", "held_back"
 class Reservoir:
     """Images in a folder as JPEG, with an index; a kill or a power cut at any moment loses no image that was kept.
 
-    An image that differs from the last kept one by less than NEAR_DUPLICATE_THRESHOLD is left out, as `dino-train`
-    leaves it out of a log. Where the images take more than `budget` bytes, the older of the two that are most alike, by
-    the cosine of their embeddings, is removed, until they do not. Thread-safe.
+    An image that differs from any that is there by less than NEAR_DUPLICATE_THRESHOLD is left out: a parked robot, and
+    one that drives in circles, fill nothing. Where the images take more than `budget` bytes, the older of the two that
+    are most alike, by the cosine of their embeddings, is removed, until they do not. Thread-safe.
 
     The index is an SQLite database, and a transaction of it decides whether an image is kept: a file that it does not
     name is removed at the next opening. Raises UserError if the folder cannot be used.
@@ -59,7 +59,8 @@ class Reservoir:
             with self._index:
                 self._index.execute(
                     "CREATE TABLE IF NOT EXISTS images "
-                    "(number INTEGER PRIMARY KEY AUTOINCREMENT, bytes INTEGER NOT NULL, embedding BLOB NOT NULL)"
+                    "(number INTEGER PRIMARY KEY AUTOINCREMENT, bytes INTEGER NOT NULL, embedding BLOB NOT NULL, "
+                    "thumbnail BLOB NOT NULL)"
                 )
             self._open()
         except (OSError, sqlite3.Error) as error:
@@ -68,7 +69,7 @@ class Reservoir:
     def _open(self) -> None:
         """Read the index, and make it and the files agree."""
         remove_leftovers(self._images)
-        rows = self._index.execute("SELECT number, bytes, embedding FROM images ORDER BY number").fetchall()
+        rows = self._index.execute("SELECT number, bytes, embedding, thumbnail FROM images ORDER BY number").fetchall()
         files = {file.name for file in self._images.iterdir()}
         there = [row for row in rows if self._file(row[0]).name in files]
         self._forget([row[0] for row in rows if row not in there])
@@ -77,12 +78,11 @@ class Reservoir:
         self._numbers = [row[0] for row in there]
         self._bytes = {row[0]: row[1] for row in there}
         self._embeddings = [np.frombuffer(row[2], np.float32) for row in there]
+        self._thumbnails = [np.frombuffer(row[3], np.uint8).reshape(THUMBNAIL[::-1]) for row in there]
         self._nearest = [-1] * len(there)
         self._likeness = [-np.inf] * len(there)
         for position in range(len(there)):
             self._find_nearest(position)
-        last = cv2.imread(str(self._file(self._numbers[-1])), cv2.IMREAD_GRAYSCALE) if there else None
-        self._last = None if last is None else thumbnail_of_gray(last)
 
     def _file(self, number: int) -> Path:
         return self._images / f"{number:08d}.jpg"
@@ -112,23 +112,24 @@ class Reservoir:
         Raises OSError if it cannot be written.
         """
         thumbnail = thumbnail_of_gray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY))
-        if self._last is not None and difference(thumbnail, self._last) < NEAR_DUPLICATE_THRESHOLD:
-            return False
+        with self._lock:  # from the latest on: a robot that stands still is recognized at once
+            if any(difference(thumbnail, other) < NEAR_DUPLICATE_THRESHOLD for other in reversed(self._thumbnails)):
+                return False
         embedding = embed(rgb)
         embedding = (embedding / max(float(np.linalg.norm(embedding)), 1e-12)).astype(np.float32)
         data = jpeg(rgb)
         with self._lock:
-            self._add(data, embedding)
-            self._last = thumbnail
+            self._add(data, embedding, thumbnail)
             while sum(self._bytes.values()) > self.budget and len(self._numbers) > 1:
                 self._remove(self._most_redundant())
         return True
 
-    def _add(self, data: bytes, embedding: NDArray[np.float32]) -> None:
+    def _add(self, data: bytes, embedding: NDArray[np.float32], thumbnail: NDArray[np.uint8]) -> None:
         try:
             with self._index:  # commits, or undoes what a failure left
-                row = (len(data), embedding.tobytes())
-                number = self._index.execute("INSERT INTO images (bytes, embedding) VALUES (?, ?)", row).lastrowid
+                row = (len(data), embedding.tobytes(), thumbnail.tobytes())
+                insert = "INSERT INTO images (bytes, embedding, thumbnail) VALUES (?, ?, ?)"
+                number = self._index.execute(insert, row).lastrowid
                 assert number is not None  # of an INSERT
                 write_whole(self._file(number), data)
         except sqlite3.Error as error:
@@ -140,6 +141,7 @@ class Reservoir:
         self._numbers.append(number)
         self._bytes[number] = len(data)
         self._embeddings.append(embedding)
+        self._thumbnails.append(thumbnail)
         self._likeness.append(-np.inf)
         self._nearest.append(-1)
         self._find_nearest(len(self._numbers) - 1)
@@ -162,7 +164,8 @@ class Reservoir:
         self._forget([number])
         self._file(number).unlink(missing_ok=True)
         position = self._numbers.index(number)
-        del self._numbers[position], self._embeddings[position], self._likeness[position], self._nearest[position]
+        for of_each in (self._numbers, self._embeddings, self._thumbnails, self._likeness, self._nearest):
+            del of_each[position]
         del self._bytes[number]
         for position, nearest in enumerate(self._nearest):
             if nearest == number:

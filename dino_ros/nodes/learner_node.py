@@ -25,9 +25,10 @@ from dino_ros.files import named_path
 from dino_ros.images.encodings import to_rgb
 from dino_ros.learning.jobs import Job, end_left_over
 from dino_ros.learning.learner import STUDENT, Learner, Report, Settings
-from dino_ros.learning.reservoir import HELD_BACK, TRAINED_ON, Reservoir
+from dino_ros.learning.reservoir import Reservoir
 from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.camera_topics import QOS, WARN_EVERY, image_topic
+from dino_ros.nodes.learner_report import MEGABYTE, NODE, learner_values
 from dino_ros.nodes.managed_node import ManagedNode, manage
 from dino_ros.nodes.parameters import LEARNER_PARAMETERS, why_refused
 from dino_ros.nodes.throttle import Throttle
@@ -37,7 +38,6 @@ from dino_ros.student import DEFAULT_STUDENT
 
 EYE = DEFAULT_STUDENT
 """Whose embeddings tell how alike images are: the same for all images, whichever student runs on the robot."""
-MEGABYTE = 1_000_000
 TICK = 1.0
 """Seconds between two looks at what is due; the perception node reports itself as often."""
 SILENT = 5.0
@@ -168,29 +168,11 @@ class LearnerNode(ManagedNode):
         status = DiagnosticStatus(
             name=f"{self.get_fully_qualified_name()}: learner", hardware_id="none", message=self._state
         )
-        values = {"state": self._state}
-        reservoir, learner = self._reservoir, self._learner
-        if reservoir is not None and learner is not None:
-            state = learner.state
-            paused = " (paused)" if learner.pausing else ""
-            status.message = f"{self._state}, {state.step}{paused}"
-            values |= {
-                "folder": str(reservoir.folder),
-                "images to train on": str(reservoir.count(TRAINED_ON)),
-                "images held back": str(reservoir.count(HELD_BACK)),
-                "disk used (MB)": f"{reservoir.size / MEGABYTE:.1f}",
-                "round": str(state.round),
-                "images kept since it began": str(reservoir.kept - state.kept),
-                "outcome of the latest round": state.outcome or "none",
-                "given student": state.given or "unknown",
-                "good student": state.good or "unknown",
-                **{
-                    f"{name} of the {which} student": f"{value:.3f}"
-                    for which, scores in state.scores.items()
-                    for name, value in scores.items()
-                },
-                "latency without training (ms)": f"{learner.watch.normal:.1f}" if learner.watch.normal else "unknown",
-            }
+        values = {"state": self._state, NODE: self.resolve_service_name(self._value("node"))}
+        learner = self._learner
+        if learner is not None:
+            status.message = f"{self._state}, {learner.doing}"
+            values |= learner_values(learner)
         if self._failure or self._problem:
             status.level = DiagnosticStatus.ERROR if self._failure else DiagnosticStatus.WARN
             status.message = self._failure or self._problem

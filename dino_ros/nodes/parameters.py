@@ -247,8 +247,8 @@ LEARNER_PARAMETERS = (
         "learn",
         HEAD,
         Rule(
-            "What is learnt. head: the foreground head of the running student, in minutes. student: a new student, "
-            "distilled from `teacher`, and its head, in hours.",
+            "What is learnt. head: the foreground head of the running student. student: a small new student, distilled "
+            "from `teacher`, and its head, which takes several times as long.",
             choices=(HEAD, STUDENT),
         ),
     ),

@@ -29,6 +29,7 @@ from dino_ros.masks.parameters import RULES
 from dino_ros.messages import to_array
 from dino_ros.nodes.detections import taught_scores, vision
 from dino_ros.nodes.diagnostics import SUPERSEDED, UNUSABLE
+from dino_ros.nodes.learner_report import NODE, learner_rows
 from dino_ros.nodes.taught_topics import FOLDER, TAUGHT_OBJECTS, TEACH, read_looks
 from dino_ros.view.scene import LOOKED_AT, Found, Place, PointedOut, Scene
 
@@ -83,6 +84,8 @@ class RunningNode(Node):
         self._heard = 0.0
         """When the node last reported itself; what it said before is not shown for ever."""
         self._others: list[str] = []
+        self._learner: tuple[str, dict[str, str], float] = "", {}, 0.0
+        """What the node's learner said last, in a message and in values, and when."""
         self._prefix = ""
         self._listening: dict[str, Any] = {}
         """Subscriptions to the camera and to layers."""
@@ -128,6 +131,14 @@ class RunningNode(Node):
             "dropped": ", ".join(f"{facts.get(key, '?')} {word}" for key, word in DROPPED.items()),
             **facts,
         }
+
+    def learner(self) -> dict[str, str]:
+        with self._condition:
+            (message, values, heard), model = self._learner, self._facts.get("model", "")
+        silent = time.monotonic() - heard
+        if not values:
+            return {}
+        return learner_rows(f"not heard for {silent:.0f} s" if silent > PATIENCE else message, values, model)
 
     def waiting_for(self) -> str:
         with self._condition:
@@ -242,8 +253,9 @@ class RunningNode(Node):
         with self._condition:
             self._stopped = True
             self._condition.notify_all()
+        self._executor_of_page.wake()
+        self._thread.join()  # before ROS ends, whose entities it may be making
         rclpy.try_shutdown()
-        self._thread.join()  # Python would end it amid rclpy, which aborts the process
 
     def _wake(self) -> None:
         with self._condition:
@@ -251,7 +263,8 @@ class RunningNode(Node):
 
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
-            self._executor_of_page.spin()
+            while not self._stopped:
+                self._executor_of_page.spin_once()
 
     def _ask_for(self, layers: Collection[str]) -> None:
         self._asked.update(dict.fromkeys((CAMERA, *layers), time.monotonic()))
@@ -265,7 +278,12 @@ class RunningNode(Node):
         return self._scene is not None and self._scene.number > after
 
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
-        """Take the node's status of the camera that is looked at."""
+        """Take the node's status of the camera that is looked at, and that of its learner."""
+        for status in array.status:
+            values = {pair.key: pair.value for pair in status.values}
+            if values.get(NODE) == self.name:
+                with self._condition:
+                    self._learner = status.message, values, time.monotonic()
         start = f"{self.name}: perception"
         mine = [status for status in array.status if status.name == start or status.name.startswith(f"{start} ")]
         facts = [{pair.key: pair.value for pair in status.values} for status in mine]

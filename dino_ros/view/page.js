@@ -75,6 +75,7 @@ function showStatus(told) {
   $("name").textContent = [about.name, told.status.student].filter(Boolean).join(" · ");
   waitingFor(told.camera || frame ? "" : `No camera image yet: ${told.waiting_for}`);
   showValues(told.values);
+  showLearner(Object.entries(told.learner));
   showTaught(new Map(Object.entries(told.looks)));
   paused = told.paused;
   $("pause").textContent = paused ? "Play" : "Pause";
@@ -251,6 +252,17 @@ function taughtRow(name) {
   });
   undo.hidden = forget.hidden = !about.teaches;
   return row;
+}
+
+// Rows that did not change stay, so that their text can be selected.
+function showLearner(rows) {
+  const list = $("learner").querySelector("dl");
+  $("learner").hidden = !rows.length;
+  while (list.children.length > 2 * rows.length) list.lastChild.remove();
+  while (list.children.length < 2 * rows.length) list.append(document.createElement("dt"), document.createElement("dd"));
+  rows.flat().forEach((text, number) => {
+    if (list.children[number].textContent !== text) list.children[number].textContent = text;
+  });
 }
 
 function scored(one) {

@@ -87,6 +87,9 @@ class Player:
             "engine": self._perceiver.chosen,
         }
 
+    def learner(self) -> dict[str, str]:
+        return {}
+
     def waiting_for(self) -> str:
         with self._condition:
             return self._why

@@ -151,6 +151,9 @@ class Viewed(Protocol):
     def status(self) -> dict[str, str]:
         """Rate, latency, what was dropped, and whatever else is known, by name."""
 
+    def learner(self) -> dict[str, str]:
+        """What is known of the node that learns on the robot, by name; empty where there is none."""
+
     def waiting_for(self) -> str:
         """Why there is no image yet, and what to do."""
 

@@ -179,7 +179,15 @@ class Handler(BaseHTTPRequestHandler):
         scene = viewed.scene(after, LONGEST_WAIT, layers)
         frame = scene.encoded(layers, point) if scene else {}
         about = {"status": viewed.status(), "paused": viewed.paused(), "values": viewed.parameters()}
-        self._send_json({**frame, **about, "looks": viewed.taught(), "waiting_for": viewed.waiting_for()})
+        self._send_json(
+            {
+                **frame,
+                **about,
+                "looks": viewed.taught(),
+                "learner": viewed.learner(),
+                "waiting_for": viewed.waiting_for(),
+            }
+        )
 
     def _from_here(self) -> bool:
         """Whether the page was opened by an address; a name might be a stranger's that was made to point here."""
