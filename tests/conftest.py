@@ -47,6 +47,7 @@ if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
     EXPECTED_SKIPS.append(r"\b(tensorrt_rtx|cuda\.bindings)\b")  # has wheels for that platform alone
 
 SLOW = [
+    "test_adapting.py",
     "test_annotate.py",
     "test_backbones.py",
     "test_camera_node.py",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from dino_v1_files import own_checkpoint
 from shapes import render_shape, write_shapes
 from timm.models import VisionTransformer
 from tiny_recipe import RECIPE as TEACHER_RECIPE
+from weight_layouts import write_folder
 
 from dino_ros.errors import UserError
 from dino_ros.perception.perceiver import Perceiver
@@ -22,15 +24,23 @@ from dino_train.cli import run
 from dino_train.config import DataConfig, EvaluationConfig, MachineConfig
 from dino_train.export.input_size import Camera, input_size
 from dino_train.export.teacher_comparison import size_for
-from dino_train.models.backbones import VitOutputs, build_backbone
+from dino_train.models.backbones import VitOutputs, build_backbone, create_vit
 from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint
 from dino_train.models.fewer_blocks import copy_blocks
-from dino_train.models.weights import open_weights
+from dino_train.models.weights import joint_license, open_weights
 from dino_train.objectives.dino import Dino
 from dino_train.objectives.distill import Distill, agree, distill_loss
 from dino_train.objectives.initialize import initialize
 from dino_train.objectives.methods import build_objective
-from dino_train.recipes import BackboneConfig, CropsConfig, DistillConfig, DistillRecipe, OptimizerConfig
+from dino_train.recipes import (
+    BackboneConfig,
+    CropsConfig,
+    Dinov2Config,
+    Dinov2Recipe,
+    DistillConfig,
+    DistillRecipe,
+    OptimizerConfig,
+)
 from dino_train.recipes.files import load_recipe, recipe_from_dict
 from dino_train.runs.log import LAST_NAME, LOG_NAME
 from dino_train.training import trainer
@@ -380,3 +390,30 @@ def test_shipped_recipes_are_valid() -> None:
         shipped.check()
         build_backbone(shipped.backbone, shipped.crops.global_crops_size)
         assert recipe_from_dict(dataclasses.asdict(shipped)) == shipped
+
+
+def test_a_student_has_the_licenses_of_all_that_it_was_made_of(folder: Path, tmp_path: Path) -> None:
+    """From published weights through an adapted encoder, whose run was resumed without them, to a distilled student."""
+    vit = create_vit("vit_small_patch14_dinov2", patch_size=8, embed_dim=64, depth=2, num_heads=1, img_size=32)
+    published = write_folder(tmp_path / "published", vit.state_dict(), {})
+    (published / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# Encoder\n")
+    backbone = BackboneConfig("vit_small_patch14_dinov2", 8, 64, depth=2, num_heads=1, drop_path_rate=0.0)
+    dinov2 = Dinov2Config(12, 10, hidden_dim=24, bottleneck_dim=8)
+    crops = CropsConfig(32, local_crops_number=0)
+    adapting = Dinov2Recipe(backbone, crops, epochs=1, batch_size=64, init=str(published), dinov2=dinov2)
+    adapted = trainer.train(adapting, DataConfig([str(folder / "images")]), tmp_path / "adapted", CPU, QUIET)
+    shutil.rmtree(published)
+    trainer.resume_run(tmp_path / "adapted")
+    assert open_weights(str(adapted)).license == "cc-by-nc-4.0"
+    assert open_weights(str(adapted), "random").license == "not stated"
+
+    vit = create_vit("vit_tiny_patch16_224", patch_size=8, embed_dim=192, depth=2, num_heads=3)
+    torch.save(vit.state_dict(), tmp_path / "dino.pth")
+    wide = BackboneConfig("vit_tiny_patch16_224", 8, 192, depth=2, num_heads=3, drop_path_rate=0.0)
+    distilling = {"backbone": wide, "init": str(tmp_path / "dino.pth"), "epochs": 1, "batch_size": 64}
+    opened = open_weights(str(distilled(folder, tmp_path / "distilled", teacher=str(adapted), **distilling)))
+    assert (opened.license, opened.is_free) == ("cc-by-nc-4.0 AND Apache-2.0", False)
+
+    further = dataclasses.replace(TEACHER_RECIPE, backbone=wide, init=str(tmp_path / "distilled" / LAST_NAME))
+    assert joint_license(build_objective(further, new=True).licenses) == opened.license
+    assert joint_license(build_objective(dataclasses.replace(further, init=None), new=True).licenses) == "not stated"

@@ -52,6 +52,8 @@ class Checkpoint:
     """Training time so far, without pauses."""
     fingerprint: str = ""
     """Of the images' names and sizes, see `data/listing.py`; empty in format 3."""
+    licenses: tuple[str, ...] = ()
+    """See `Objective.licenses`."""
 
     @property
     def network(self) -> str:

@@ -18,6 +18,7 @@ from dino_train.models.backbones import build_backbone, resize_position_embeddin
 from dino_train.models.weight_files import check_finite, read_pickled, strange_contents
 from dino_train.recipes import BackboneConfig
 
+DINO_LICENSE = "Apache-2.0"
 SIZES = {192: "tiny", 384: "small", 768: "base"}
 """Embedding dimensions of the authors' ViTs and their names."""
 LAST_LAYER = "head.last_layer.parametrizations.weight."

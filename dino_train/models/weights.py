@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from timm.models import VisionTransformer
 from dino_ros.errors import UserError
 from dino_train.models.backbones import build_backbone, create_vit, patch_size
 from dino_train.models.checkpoint import checkpoint_backbone, load_checkpoint
-from dino_train.models.dino_v1 import SIZES, first_difference
+from dino_train.models.dino_v1 import DINO_LICENSE, SIZES, first_difference
 from dino_train.models.layouts import TIMM, Encoder, find_encoder, is_dinov3
 from dino_train.models.vit_shape import VitShape, infer_shape
 from dino_train.models.weight_files import (
@@ -32,6 +32,8 @@ from dino_train.models.weight_files import (
 from dino_train.recipes import BackboneConfig, PretrainRecipe
 
 NOT_STATED = "not stated"
+AND = " AND "
+"""Between licenses that all hold, as in SPDX's expressions."""
 FREE = ("apache", "mit", "bsd", "isc", "cc-by-4", "cc-by-sa-4", "cc0", "unlicense", "openrail")
 """How the names begin of licenses that allow any use, that of a robot for sale included."""
 
@@ -53,7 +55,7 @@ class Weights:
     @property
     def is_free(self) -> bool:
         """Whether the license is known to allow any use, or is not known at all."""
-        return self.license == NOT_STATED or self.license.lower().startswith(FREE)
+        return all(part == NOT_STATED or part.lower().startswith(FREE) for part in self.license.split(AND))
 
 
 def open_weights(weights: str, network: str | None = None, architecture: str = "") -> Weights:
@@ -75,13 +77,23 @@ def open_weights(weights: str, network: str | None = None, architecture: str = "
         if architecture:
             raise UserError(f"--architecture is for files, but {weights} is a timm name: leave it out.")
         vit = create_vit(weights, pretrained=True)
-        license = str(vit.pretrained_cfg.get("license") or NOT_STATED)
-        return Weights(vit, weights, {"source": f"timm {weights}"}, license)
+        return Weights(vit, weights, {"source": f"timm {weights}"}, timm_license(vit))
     with strange_contents(path):
         file = read_weights(path)
         encoder = find_encoder(file, network)
         architecture = architecture or _timm_name(file)
         return _of_name(file, encoder, architecture) if architecture else _of_shape(file, encoder)
+
+
+def timm_license(vit: VisionTransformer) -> str:
+    """License that timm states for the pretrained weights of its ViT."""
+    return str(vit.pretrained_cfg.get("license") or NOT_STATED)
+
+
+def joint_license(licenses: Iterable[str]) -> str:
+    """License of what is made of weights under these `licenses`: all of them, each once."""
+    parts = {part.lower(): part for license in licenses for part in license.split(AND)}
+    return AND.join(parts.values()) or NOT_STATED
 
 
 def random_like(origin: Mapping[str, Any]) -> VisionTransformer | None:
@@ -109,7 +121,9 @@ def weights_hash(vit: VisionTransformer) -> str:
 def _of_checkpoint(path: Path, network: str | None) -> Weights:
     checkpoint = load_checkpoint(path)
     backbone, network = checkpoint.recipe.backbone, network or checkpoint.network
+    license = joint_license(checkpoint.licenses)
     if network == "random":
+        license = NOT_STATED
         torch.manual_seed(checkpoint.recipe.seed)
         vit = build_backbone(backbone, checkpoint.recipe.crops.global_crops_size, download=False)
     else:
@@ -123,7 +137,7 @@ def _of_checkpoint(path: Path, network: str | None) -> Weights:
         "recipe": json.dumps({k: _file_name(value) for k, value in dataclasses.asdict(checkpoint.recipe).items()}),
     }
     architecture = f"{backbone.name.split('_patch')[0]}, patch {patch_size(vit)}, {len(vit.blocks)} blocks"
-    return Weights(vit, architecture, origin, NOT_STATED)
+    return Weights(vit, architecture, origin, license)
 
 
 def _of_name(file: WeightFile, encoder: Encoder, architecture: str) -> Weights:
@@ -134,8 +148,8 @@ def _of_name(file: WeightFile, encoder: Encoder, architecture: str) -> Weights:
     options = {name: value for name, value in options.items() if name not in SET_HERE} | _image_size(encoder)
     vit = create_vit(architecture, pretrained_cfg_overlay=overlay, **options)
     _load(vit, encoder, f"timm's {architecture}", file.path)
-    license = str(vit.pretrained_cfg.get("license") or NOT_STATED)
-    return Weights(vit, architecture, {"source": _source(file, encoder), "timm": architecture}, license)
+    origin: Origin = {"source": _source(file, encoder), "timm": architecture}
+    return Weights(vit, architecture, origin, timm_license(vit))
 
 
 def _of_shape(file: WeightFile, encoder: Encoder) -> Weights:
@@ -146,7 +160,7 @@ def _of_shape(file: WeightFile, encoder: Encoder) -> Weights:
         shape = dataclasses.replace(shape, resized_as_dino=True)
         architecture = f"vit_{SIZES[shape.embed_dim]}_patch{shape.patch_size}_224.dino"
         network = "student" if "student" in encoder.prefix else "teacher"
-        source, license = f"official DINO v1 file {file.path.name}, {network}", license or "Apache-2.0"
+        source, license = f"official DINO v1 file {file.path.name}, {network}", license or DINO_LICENSE
     elif is_dinov3(encoder.state):
         license = license or "dinov3-license"
     vit = shape.build()

@@ -73,7 +73,8 @@ class Distill(Objective):
         backbone = build_backbone(
             recipe.backbone, recipe.crops.global_crops_size, drop_path_rate=recipe.backbone.drop_path_rate
         )
-        self.teacher = open_weights(recipe.teacher).vit.requires_grad_(False)
+        teacher = open_weights(recipe.teacher)
+        self.teacher, self.licenses = teacher.vit.requires_grad_(False), (teacher.license,)
         self.teacher_name, self.teacher_sha256 = recipe.teacher, weights_hash(self.teacher)
         self.student = StudentNetwork(backbone, int(self.teacher.embed_dim))
         # A tuple, so that the networks they view are not registered twice.
@@ -86,7 +87,11 @@ class Distill(Objective):
     def start_from(self, init: str) -> None:
         """Copy blocks of the teacher ("teacher"), or of another encoder, to the student; raises UserError, see
         `copy_blocks`."""
-        source = self.teacher if init == FROM_TEACHER else open_weights(init).vit
+        source = self.teacher
+        if init != FROM_TEACHER:
+            opened = open_weights(init)
+            source = opened.vit
+            self.licenses += (opened.license,)
         blocks = copy_blocks(cast(VisionTransformer, self.student.backbone), source)
         log.info("The student starts from the blocks %s of %d.", ", ".join(map(str, blocks)), len(source.blocks))
 

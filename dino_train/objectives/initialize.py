@@ -16,6 +16,7 @@ from dino_ros.errors import UserError
 from dino_train.models.backbones import build_backbone, mean_and_std
 from dino_train.models.checkpoint import load_checkpoint
 from dino_train.models.dino_v1 import (
+    DINO_LICENSE,
     OfficialCheckpoint,
     first_difference,
     fit_position_embedding,
@@ -47,8 +48,10 @@ def initialize(objective: Objective, weights: str | Path) -> None:
     if path is not None and is_checkpoint(path):
         checkpoint = load_checkpoint(path)
         load_networks(objective, checkpoint.recipe.backbone, dict(checkpoint.objective), path)
+        objective.licenses += checkpoint.licenses
     elif official := read_official(path):
         load_networks(objective, official.backbone, dict(official.state), cast(Path, path))
+        objective.licenses += (DINO_LICENSE,)
     else:
         start_from_encoder(objective, str(weights))
 
@@ -72,7 +75,8 @@ def start_from_encoder(objective: Objective, weights: str) -> None:
 
     Raises UserError too for an encoder whose images are normalized in another way than the recipe's.
     """
-    source = open_weights(weights).vit
+    opened = open_weights(weights)
+    source = opened.vit
     network: Any
     for network in objective.children():
         own, there = mean_and_std(network.backbone), mean_and_std(source)
@@ -88,6 +92,7 @@ def start_from_encoder(objective: Objective, weights: str) -> None:
                 f"vit_small_patch14_{part}dinov2."
             )
         blocks = copy_blocks(network.backbone, source)
+    objective.licenses += (opened.license,)
     log.info("The run starts from the blocks %s of %d.", ", ".join(map(str, blocks)), len(source.blocks))
 
 

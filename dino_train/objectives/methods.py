@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from timm.models import VisionTransformer
+
 from dino_train.models.weight_files import strange_contents
+from dino_train.models.weights import timm_license
 from dino_train.objectives.byol import Byol
 from dino_train.objectives.curl import Curl
 from dino_train.objectives.dino import Dino
@@ -32,11 +35,15 @@ OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
 def build_objective(recipe: Recipe, new: bool) -> Objective:
     """Build the objective of a resolved recipe; a `new` run starts from the recipe's `init`, if it has one."""
     objective = OBJECTIVES[recipe.method](recipe)
-    if new and isinstance(recipe, PretrainRecipe) and recipe.init:
-        with strange_contents(Path(recipe.init)):
-            initialize(objective, recipe.init)
-    if new and isinstance(recipe, DistillRecipe) and recipe.init:
-        cast(Distill, objective).start_from(recipe.init)
-    if new:
-        objective.start()
+    if not new:
+        return objective
+    init = cast(PretrainRecipe | DistillRecipe, recipe).init
+    if init and isinstance(objective, Distill):
+        objective.start_from(init)
+    elif init:
+        with strange_contents(Path(init)):
+            initialize(objective, init)
+    elif recipe.backbone.pretrained:
+        objective.licenses += (timm_license(cast(VisionTransformer, objective.student.backbone)),)
+    objective.start()
     return objective

@@ -20,6 +20,8 @@ class Objective(nn.Module, ABC):
     """The network that the optimizer trains; its `backbone` is a ViT."""
     compilable = True
     """Whether the backbones of its networks, which are its children, can be compiled by `torch.compile`."""
+    licenses: tuple[str, ...] = ()
+    """Of the weights that a run started from and of those of its teacher; they hold for the student too."""
 
     def start(self) -> None:
         """Keep what the method needs of the weights that a new run starts from; called when they are loaded."""

@@ -115,6 +115,7 @@ def train(
         first_step, seconds_before = 0, 0.0
         if resume is not None:
             objective.restore(resume.objective)
+            objective.licenses = resume.licenses
             optimizer.load_state_dict(resume.optimizer)
             scaler.load_state_dict(resume.scaler)
             first_step, seconds_before = resume.step, resume.seconds
@@ -150,6 +151,7 @@ def train(
                 scaler=scaler.state_dict(),
                 seconds=seconds_before + time.monotonic() - started,
                 fingerprint=fingerprint,
+                licenses=objective.licenses,
             )
             save_checkpoint(state, out / name)
 
