@@ -190,9 +190,14 @@ class SensorBits:
             return self.bits
         if bits > self.bits:
             self.bits = bits
-            if bits < SENSOR_BITS[-1]:
-                log.warning("%s: of 16-bit images %d bits are used; the upper 8 of these are taken", self._camera, bits)
+            tell_sensor_bits(self._camera, bits)
         return self.bits
+
+
+def tell_sensor_bits(camera: str, bits: int) -> None:
+    """Warn where a camera's 16-bit images use only some of their bits; 0 stands for other images."""
+    if 0 < bits < SENSOR_BITS[-1]:
+        log.warning("%s: of 16-bit images %d bits are used; the upper 8 of these are taken", camera, bits)
 
 
 def pixel_rows(message: ImageLike, row_bytes: int, least_rows: int = 1) -> NDArray[np.uint8]:
