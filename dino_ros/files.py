@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -53,7 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
     several may write one file at once, on a disk that hosts share. It is flushed to disk before it is
     renamed, and removed if the body raises. Makes the folder. Raises OSError, naming the file, if it cannot be written.
     """
-    temporary = path.with_name(f".{path.stem}.{socket.gethostname()}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.uname().nodename}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -103,6 +102,6 @@ def unusable_file(error: OSError) -> str:
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of `replacing` in a folder whose processes were killed, on this host."""
     for file in folder.glob(".*.tmp*"):
-        process = re.search(rf"\.{re.escape(socket.gethostname())}\.(\d+)\.tmp", file.name)
+        process = re.search(rf"\.{re.escape(os.uname().nodename)}\.(\d+)\.tmp", file.name)
         if process and not Path("/proc", process[1]).exists():
             file.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import resource
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -183,7 +182,7 @@ def test_other_errors_of_the_system_get_a_sentence_too(
 
 
 def test_temporary_files_of_killed_processes_go(tmp_path: Path) -> None:
-    host = socket.gethostname()
+    host = os.uname().nodename
     running, gone = f".last.{host}.{os.getpid()}.tmp.pt", f".last.{host}.4194399.tmp.pt"
     elsewhere = ".last.another-host.4194399.tmp.pt"  # on a disk that hosts share
     for name in (running, gone, elsewhere, ".hidden.tmp.pt", "last.pt"):

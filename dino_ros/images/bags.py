@@ -20,6 +20,7 @@ import yaml
 from dino_ros.errors import UserError
 from dino_ros.images.bag_files import MessageReader, count_messages, find_messages
 from dino_ros.images.bag_records import Connection, Message
+from dino_ros.images.cdr import image_types, read_cdr
 from dino_ros.images.folders import is_stray, natural
 from dino_ros.images.sqlite_files import complete_database
 from dino_ros.images.video_messages import DEFINITIONS, VIDEO_TYPES
@@ -221,7 +222,10 @@ def deserializer(connection: Connection) -> Callable[[bytes], Any]:
             f"The topic {connection.topic} is serialized as {connection.serialization!r}, not as cdr or ros1: "
             "record it as a message of ROS."
         )
-    store = _standard_types(connection.serialization) if connection.type in IMAGE_TYPES else _recorded_types(connection)
+    if connection.type not in IMAGE_TYPES:
+        store = _recorded_types(connection)
+    else:
+        store = image_types() if connection.serialization == "cdr" else _standard_types(connection.serialization)
     return functools.partial(_deserialize, store, connection.type, connection.serialization)
 
 
@@ -230,28 +234,6 @@ def _deserialize(store: Typestore, kind: str, serialization: str, raw: bytes) ->
         return store.deserialize_ros1(raw, kind) if serialization == "ros1" else read_cdr(store, kind, raw)
     except Exception as error:  # on damaged bytes it raises whatever it runs into
         raise UserError(f"A message of {len(raw)} bytes is not a {kind} ({error}): it is damaged.") from error
-
-
-def read_cdr(store: Typestore, kind: str, raw: bytes) -> Any:
-    """Deserialize a message of ROS 2; zeros after its end, which some writers pad it with, are passed over.
-
-    Raises whatever rosbags runs into.
-    """
-    try:
-        return store.deserialize_cdr(raw, kind)
-    except Exception:
-        for padding in range(4, PADDING + 1, 4):
-            if raw[-padding:].strip(b"\0"):
-                break
-            try:
-                return store.deserialize_cdr(memoryview(raw)[:-padding], kind)
-            except Exception:
-                continue
-        raise
-
-
-PADDING = 8
-"""Bytes that writers pad messages with at most."""
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import cv2
@@ -43,6 +44,14 @@ class CompressedImageLike(Protocol):
 
     format: str
     data: Any
+
+
+@dataclass
+class EncodedImage:
+    """The bytes of an image file, with the fields of sensor_msgs/CompressedImage."""
+
+    format: str
+    data: NDArray[np.uint8]
 
 
 # Encoding -> channels, bytes per channel, OpenCV conversion to RGB (None: it is RGB already).

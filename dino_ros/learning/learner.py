@@ -24,10 +24,9 @@ from dino_ros.files import remove_leftovers, write_whole
 from dino_ros.learning.judge import Scores, why_no_better
 from dino_ros.learning.latency import LatencyWatch
 from dino_ros.learning.reservoir import HELD_BACK, TRAINED_ON, Reservoir
+from dino_ros.learning.subjects import HEAD, STUDENT
 
 COLLECTING, TRAINING, SWAPPING, TRIAL, REVERTING = "collecting", "training", "swapping", "trial", "reverting"
-HEAD, STUDENT = "head", "student"
-"""What can be learnt."""
 FEWEST_HELD_BACK = 10
 """Images that a judgment needs, at least."""
 ILL = 5
