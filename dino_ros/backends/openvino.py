@@ -19,19 +19,18 @@ class OpenVinoBackend:
     """Runs a student in OpenVINO on the CPU. Implements `Backend`.
 
     The batch stays dynamic: models of fixed shape were not faster (benchmarks/results/runtime.md), and each would hold
-    its own copy of the weights. Two models are compiled, each when it is first needed: one for the attention alone,
-    which skips the end of the last block, and one for all outputs.
+    its own copy of the weights. Where the attention alone is asked for, a second model is compiled, which skips the end
+    of the last block.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], attention_only: bool) -> None:
-        """With `attention_only`, the model for the attention alone is the first one that is needed."""
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         import openvino
 
         self._openvino = openvino
         self._path = path
         self._settings = settings
         self._requests: dict[bool, Any] = {}
-        compiled = self._request(attention_only).get_compiled_model()
+        compiled = self._request(attention_only=False).get_compiled_model()
         precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.description = f"OpenVINO {openvino.__version__.split('-')[0]}, CPU, {precision}"
 
@@ -75,11 +74,10 @@ def open_openvino(path: Path, largest_batch: int, report: Report) -> OpenVinoBac
     except ImportError as error:
         raise UserError("OpenVINO is not installed: pip install openvino.") from error
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-    info = read_student(path)
-    if info.precision == "fp32":
+    if read_student(path).precision == "fp32":
         settings["INFERENCE_PRECISION_HINT"] = "f32"
     try:
-        return OpenVinoBackend(path, settings, attention_only=not info.foreground_head)
+        return OpenVinoBackend(path, settings)
     except RuntimeError as error:
         raise UserError(
             f"OpenVINO cannot load {path} ({str(error).strip().splitlines()[0]}): use another backend."
