@@ -30,7 +30,7 @@ CHUNK = np.dtype([("file", "<u4"), ("offset", "<i8"), ("size", "<i8"), ("compres
 the whole file instead."""
 OPEN_FILES = 256
 """Files of bags that a process keeps open; systems allow 1024 by default, for all that it does."""
-UNPACKED_BYTES = 64 * 2**20
+UNPACKED_BYTES = 128 * 2**20
 """Of chunks that a process keeps decompressed."""
 Chunks = NDArray[np.void] | Sequence[tuple[Any, ...]]
 """The chunks of a bag, of dtype CHUNK or with its fields; they may grow while they are found."""

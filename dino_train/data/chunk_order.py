@@ -15,7 +15,7 @@ from dino_train.data.selection import SelectedFrames
 
 CACHED = 0.5
 """Share of what a process keeps of unpacked chunks that those in use take on average."""
-BATCHES = 16
+BATCHES = 8
 """Batches over which the frames of a chunk are spread at least: frames of one moment are much alike."""
 
 
