@@ -2,10 +2,10 @@
 
     python benchmarks/many_bags.py
 
-Bags of 3,600 frames of 1280x720 each are hard links to one file, so that a terabyte fits on a small disk; all of it is in
-the page cache, so that the machine is measured and not its disk. Indexing takes turns with bare decoding of the same
-frames at an eighth of their size, from memory, by as many processes. The start is measured in a process of its own: from
-the list of bags to the first batch of crops, the index being cached; that of the others is a copy of the first one's.
+Bags of 3,600 frames of 1280x720 each are hard links to one file, so that half a terabyte fits on a small disk; all of
+it is in the page cache, so that the machine is measured and not its disk. Indexing takes turns with bare decoding of the
+same frames at an eighth of their size, from memory, by as many processes. The start is measured in a process of its own,
+from the list of bags to the first batch of crops. The index is cached; that of the first bag is copied for the others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from bag_reading import STORAGES, jpegs
+from bag_reading import STORAGES, jpegs, resident
 from measuring import machine, paired
 from rich.console import Console
 from rich.table import Table
@@ -120,15 +120,15 @@ def starting(folder: Path, images: list[bytes]) -> Table:
     for count in BAGS:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             row = pool.apply(start, (paths[:count],))
-        terabytes = f"{count * size / 1e12:.2f}"
-        table.add_row(str(count), row["frames"], terabytes, *(f"{row[name]:.1f}" for name in ("opened", "listed")),
-                      f"{row['first batch']:.1f}", f"{row['CPU']:.1f}", f"{row['resident']:.0f}", row["files"])  # fmt: skip
+        seconds = [f"{row[name]:.1f}" for name in ("opened", "listed", "first batch", "CPU")]
+        cells = [row["frames"], f"{count * size / 1e12:.2f}", *seconds, f"{row['resident']:.0f}", row["files"]]
+        table.add_row(str(count), *cells)
     return table
 
 
 def start(paths: list[Path]) -> dict[str, Any]:
     """What a start takes, and what a process holds that then draws DRAWS frames of all bags."""
-    resident = memory()
+    before = resident()
     beginning, cpu = clocks()
     frames = open_frames(paths, selection=SelectionParameters())
     opened = time.monotonic()
@@ -146,7 +146,7 @@ def start(paths: list[Path]) -> dict[str, Any]:
         "listed": listed - opened,
         "first batch": first - beginning,
         "CPU": used - cpu,
-        "resident": (memory() - resident) / 1e6,
+        "resident": (resident() - before) / 1e6,
         "files": str(bags),
     }
 
@@ -157,11 +157,6 @@ def link(descriptor: Path) -> str:
         return os.readlink(descriptor)
     except OSError:
         return ""
-
-
-def memory() -> int:
-    """Resident memory of this process in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def linked(folder: Path, storage: str, images: list[bytes], count: int) -> list[Path]:
