@@ -2,10 +2,10 @@
 
     python benchmarks/many_bags.py
 
-Bags of 3,600 frames of 1280x720 each are hard links to one file, so that half a terabyte fits on a small disk; all of
-it is in the page cache, so that the machine is measured and not its disk. Indexing takes turns with bare decoding of the
-same frames at an eighth of their size, from memory, by as many processes. The start is measured in a process of its own,
-from the list of bags to the first batch of crops. The index is cached; that of the first bag is copied for the others.
+Bags of 3,600 frames of 1280x720 are hard links to one file, so that half a terabyte fits on a small disk. All of it is
+in the page cache: the machine is measured and not its disk. Indexing takes turns with bare decoding of the same frames
+at an eighth of their size, from memory, by as many processes. The start, from the list of bags to the first batch of
+crops, is measured in a process of its own. The index is cached; that of the first bag is copied for the others.
 """
 
 from __future__ import annotations
