@@ -39,7 +39,7 @@ FRAMES = 3600
 BAGS = (100, 300, 1000)
 INDEXED = 4
 """Bags that are indexed in a turn."""
-INDEXED_FRAMES = 600
+INDEXED_FRAMES = 300
 DRAWS = 600
 
 

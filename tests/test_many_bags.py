@@ -2,6 +2,7 @@
 
 import collections
 import os
+import shlex
 import signal
 from pathlib import Path
 
@@ -191,15 +192,15 @@ def test_of_bz2_the_command_that_converts_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = {"/camera": [encoded("png", np.full((8, 8, 3), number, np.uint8)) for number in range(3)]}
-    slow = write_topics(tmp_path / "slow.bag", images, "ros1", "bz2")
+    slow = write_topics(tmp_path / "a slow.bag", images, "ros1", "bz2")
     open_frames([write_topics(tmp_path / "quick.bag", images, "ros1", "lz4")])
     assert not caplog.text
     open_frames([slow])
-    command = caplog.text.split("`")[1].split()
+    command = shlex.split(caplog.text.split("`")[1])
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit, match="0"):
         convert.main()
-    ((frames,), _) = open_bag_frames(tmp_path / "slow")
+    ((frames,), _) = open_bag_frames(tmp_path / "a slow")
     assert [int(frames[number][0, 0, 0]) for number in range(3)] == [0, 1, 2]
     assert not frames.chunks["compression"].any()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,8 +31,8 @@ def open_bag_frames(path: Path, topics: Sequence[str] = ()) -> tuple[list[BagFra
             "%s is compressed with bz2, from which frames are read 20 times as slowly: convert it, `rosbags-convert "
             "--src %s --dst %s --dst-storage mcap`.",
             path.name,
-            path,
-            path.with_suffix(""),
+            shlex.quote(str(path)),
+            shlex.quote(str(path.with_suffix(""))),
         )
     types = {name: topic.type for name, topic in index.topics.items()}
     names = choose_image_topics(path, types, topics)
