@@ -170,7 +170,8 @@ class BagFrames:
 def _look(rgb: NDArray[np.uint8]) -> tuple[float, float]:
     """Share of pixels of the LABEL_VALUES commonest colors, and share of pixels like the one to their left, 0 to 1."""
     colors = (rgb.astype(np.uint32) * np.array([65536, 256, 1], np.uint32)).sum(2)
-    counts = np.sort(np.unique(colors, return_counts=True)[1])
+    counts = np.unique(colors, return_counts=True)[1]
+    counts = np.partition(counts, max(len(counts) - LABEL_VALUES, 0))
     return counts[-LABEL_VALUES:].sum() / colors.size, float((colors[:, 1:] == colors[:, :-1]).mean())
 
 
