@@ -98,12 +98,16 @@ class BagFrames:
 
     def thumbnails(self) -> Iterator[NDArray[np.uint8] | None]:
         """Yield the thumbnail of every frame, None where it does not decode."""
+        look = functools.partial(_thumbnail, least_bits=self._bits)
         threads = cores()
+        if threads == 1:
+            yield from map(look, map(self._message_or_none, range(len(self))))
+            return
         with ThreadPool(threads) as pool:  # OpenCV releases the interpreter's lock to decode
             for start in range(0, len(self), 4 * threads):
                 numbers = range(start, min(start + 4 * threads, len(self)))
                 messages = [self._message_or_none(number) for number in numbers]
-                yield from pool.map(functools.partial(_thumbnail, least_bits=self._bits), messages)
+                yield from pool.map(look, messages)
 
     def why_not_images(self) -> str | None:
         """Why this topic holds no images, None if it does: tries the first message, and two more if that is damaged."""
