@@ -100,9 +100,6 @@ class BagFrames:
         """Yield the thumbnail of every frame, None where it does not decode."""
         look = functools.partial(_thumbnail, least_bits=self._bits)
         threads = cores()
-        if threads == 1:
-            yield from map(look, map(self._message_or_none, range(len(self))))
-            return
         with ThreadPool(threads) as pool:  # OpenCV releases the interpreter's lock to decode
             for start in range(0, len(self), 4 * threads):
                 numbers = range(start, min(start + 4 * threads, len(self)))
