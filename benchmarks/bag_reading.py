@@ -1,9 +1,11 @@
-"""Frames per second of random reads from bags, over bare JPEG decoding of the same frames from memory.
+"""CPU time of reading a frame from a bag, over bare JPEG decoding of the same frames from memory.
 
     python benchmarks/bag_reading.py
 
-Prints medians of interleaved repetitions for each storage, and a reader's memory for a bag and one ten times as large.
-It measures the reader, not the disk: the files are in the page cache. $DINO_ROS_TEST_DATA adds a real recording.
+Reader and bare decoding take turns, frame by frame. For each storage the ratio with its interval is printed, for frames
+in any order and, where chunks are compressed, in the order of an epoch; then what a reader's memory grows by with a bag
+and one ten times as large. It measures the reader, not the disk: the files are in the page cache. $DINO_ROS_TEST_DATA
+adds a real recording.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import argparse
 import multiprocessing
 import os
 import pickle
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from measuring import machine, paired
 from rich.console import Console
 from rich.table import Table
 from rosbags.rosbag1 import Writer as Writer1
@@ -28,11 +30,17 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_typestore
 
+from dino_ros.images.bag_files import UNPACKED_BYTES, MessageReader
 from dino_ros.images.sources import open_source
+from dino_train.data import bags
 from dino_train.data.bag_topics import open_bag_frames
 from dino_train.data.bags import BagFrames
+from dino_train.data.chunk_order import ChunkOrder, compressed_chunks
 
-REPETITIONS = 9
+TURNS, DRAWS = 9, 20
+MANY = 1800
+"""Frames of recordings whose chunks are more than a process keeps unpacked."""
+BATCH = 32
 TOPIC = "/camera/image_raw/compressed"
 TYPE = "sensor_msgs/msg/CompressedImage"
 DEMO_BAG = Path(__file__).resolve().parents[1] / "dino_ros" / "demo" / "table_bag"
@@ -42,77 +50,103 @@ def main() -> None:
     """Write the bags, measure, print the tables."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     cv2.setNumThreads(1)
-    console = Console()
+    console = Console(width=120)
+    console.print(machine())
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
-        console.print(speed_table(Path(folder)))
-        console.print(memory_table(Path(folder)))
+        images = jpegs(60)
+        console.print(speed_table(Path(folder), images))
+        console.print(memory_table(Path(folder), images))
 
 
-def speed_table(folder: Path) -> Table:
-    """One row per bag."""
-    images = jpegs(60)
-    bags: dict[str, tuple[Path, str]] = {"demo, 320x240, MCAP": (DEMO_BAG, TOPIC)}
+def speed_table(folder: Path, images: list[bytes]) -> Table:
+    """One row per bag and order."""
+    small = jpegs(60, (320, 240))
+    recordings: dict[str, tuple[Path, str]] = {"demo, 320x240, MCAP": (DEMO_BAG, TOPIC)}
     if data := os.environ.get("DINO_ROS_TEST_DATA"):
-        bags["EuRoC, 752x480 mono, MCAP"] = (Path(data) / "bags" / "euroc_micro", "/cam0/image_raw/compressed")
+        recordings["EuRoC, 752x480 mono, MCAP"] = (Path(data) / "bags" / "euroc_micro", "/cam0/image_raw/compressed")
     for name, write in STORAGES.items():
         path = folder / (f"{name}.bag" if name.startswith("ROS 1") else name)
-        write(path, images)
-        bags[f"1280x720, {name}"] = (path, TOPIC)
-    table = Table("bag", "imdecode, frames/s", "reader, frames/s", "ratio", title="frames drawn at random")
-    for name, (path, topic) in bags.items():
-        decode, read = rates(open_bag_frames(path, [topic])[0][0])
-        table.add_row(name, f"{decode:.0f}", f"{read:.0f}", f"{read / decode:.3f}")
+        write(path, images * (MANY // 60 if name == "MCAP, chunks zstd" else 1))
+        recordings[f"1280x720, {name}"] = (path, TOPIC)
+    STORAGES["MCAP, chunks zstd"](folder / "small", small * (10 * MANY // 60))
+    recordings["320x240, MCAP, chunks zstd"] = (folder / "small", TOPIC)
+    table = Table(
+        "bag", "order", "imdecode, ms", "reader, ms", "ratio", title="reading a frame, CPU time of one thread"
+    )
+    for name, (path, topic) in recordings.items():
+        frames = open_bag_frames(path, [topic])[0][0]
+        orders = {"any": None}
+        if frames.chunks["unpacked"].sum() > 1.5 * UNPACKED_BYTES:
+            orders["of an epoch"] = ChunkOrder(*compressed_chunks([frames]), BATCH)
+        for order, chunks in orders.items():
+            table.add_row(name, order, *compared(frames, chunks))
     return table
 
 
-def rates(frames: BagFrames) -> tuple[float, float]:
-    """Frames per second of bare decoding and of the reader, one thread; medians of interleaved repetitions."""
-    encoded = [frames.message(number).data for number in range(len(frames))]
-    order = np.random.default_rng(0).permutation(len(frames)).tolist()
+def compared(frames: BagFrames, chunks: ChunkOrder | None) -> tuple[str, str, str]:
+    """Mean CPU ms of bare decoding and of the reader, and the speed of the reader over that of decoding.
+
+    In the order of an epoch unpacked chunks are kept as in training; in any other only the last one is, as good as in a
+    recording that is much larger than what is kept.
+    """
+    rng, numbers = np.random.default_rng(0), np.arange(len(frames))
+    order = (chunks.shuffle(numbers, rng) if chunks else rng.permutation(numbers)).tolist()
+    before = round(chunks.stretch * len(order)) if chunks else 0
+    drawn = [order[number % len(order)] for number in range(before + TURNS * DRAWS)]
+    encoded = {number: bytes(frames.message(number).data) for number in drawn[before:]}
+    bags._READER = MessageReader() if chunks else MessageReader(unpacked_bytes=0)
+    for number in drawn[:before]:
+        frames.message(number)
     decodes, reads = [], []
-    for _ in range(REPETITIONS):
+    for turn in np.array_split(drawn[before:], TURNS):
         decode = read = 0.0
-        for number in order:  # frame by frame in turn, so that what else the machine does meets both alike
-            start = time.perf_counter()
-            cv2.imdecode(encoded[number], cv2.IMREAD_COLOR)
-            middle = time.perf_counter()
+        for number in turn.tolist():  # frame by frame in turn: what else the machine does meets both alike
+            start = time.thread_time()
+            cv2.imdecode(np.frombuffer(encoded[number], np.uint8), cv2.IMREAD_COLOR)
+            middle = time.thread_time()
             frames[number]
-            decode, read = decode + middle - start, read + time.perf_counter() - middle
-        decodes.append(len(order) / decode)
-        reads.append(len(order) / read)
-    return statistics.median(decodes), statistics.median(reads)
+            decode, read = decode + middle - start, read + time.thread_time() - middle
+        decodes.append(1e3 * decode / DRAWS)
+        reads.append(1e3 * read / DRAWS)
+    return f"{np.median(decodes):.2f}", f"{np.median(reads):.2f}", str(paired(decodes, reads))
 
 
-def memory_table(folder: Path) -> Table:
+def memory_table(folder: Path, images: list[bytes]) -> Table:
     """One row per storage: resident memory of a reader in a process of its own."""
-    table = Table("storage", "frames", "bag, MB", "index, kB", "resident, MB", title="memory of a reader")
+    table = Table("storage", "frames", "bag, MB", "index, kB", "grows by, MB", title="memory of a reader")
     for name in ("MCAP", "MCAP, chunks zstd", "SQLite3", "ROS 1"):
         for count in (100, 1000):
             path = folder / f"{name} {count}{'.bag' if name == 'ROS 1' else ''}"
-            STORAGES[name](path, jpegs(20) * (count // 20))
+            STORAGES[name](path, images[:20] * (count // 20))
             size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()))
             frames = open_bag_frames(path)[0][0]
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                resident = pool.apply(resident_after_reading, (frames,))
+                grown = pool.apply(growth_by_reading, (frames,))
             index = len(pickle.dumps(frames))
-            table.add_row(name, str(count), f"{size / 1e6:.0f}", f"{index / 1e3:.1f}", f"{resident / 1e6:.1f}")
+            table.add_row(name, str(count), f"{size / 1e6:.0f}", f"{index / 1e3:.1f}", f"{grown / 1e6:.0f}")
     return table
 
 
-def resident_after_reading(frames: BagFrames) -> int:
-    """Resident memory in bytes of this process after 200 frames drawn at random."""
+def growth_by_reading(frames: BagFrames) -> int:
+    """What the resident memory of this process grows by, in bytes, with 200 frames drawn at random."""
+    before = resident()
     for number in np.random.default_rng(0).integers(0, len(frames), 200).tolist():
         frames[number]
+    return resident() - before
+
+
+def resident() -> int:
+    """Resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def jpegs(count: int) -> list[bytes]:
-    """JPEGs of the demo's frames at 1280x720, with the noise of a sensor."""
+def jpegs(count: int, size: tuple[int, int] = (1280, 720)) -> list[bytes]:
+    """JPEGs of the demo's frames at a width and height, with the noise of a sensor."""
     rng = np.random.default_rng(0)
     images = []
     for _, frame in zip(range(count), open_source(DEMO_BAG, TOPIC), strict=False):
-        large = cv2.resize(frame.rgb(), (1280, 720), interpolation=cv2.INTER_CUBIC)
+        large = cv2.resize(frame.rgb(), size, interpolation=cv2.INTER_CUBIC)
         noisy = np.clip(large + rng.normal(0, 4, large.shape), 0, 255).astype(np.uint8)
         images.append(cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
     return images

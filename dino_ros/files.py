@@ -48,10 +48,11 @@ def file_sha256(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file whole or not at all: yields a temporary path next to it, which replaces it at the end.
 
-    The temporary file has the same suffix, for writers that choose the format by it. It is flushed to disk before it is
+    The temporary file has the same suffix, for writers that choose the format by it, and the names of host and process:
+    several may write one file at once, on a disk that hosts share. It is flushed to disk before it is
     renamed, and removed if the body raises. Makes the folder. Raises OSError, naming the file, if it cannot be written.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.uname().nodename}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -99,8 +100,8 @@ def unusable_file(error: OSError) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of `replacing` in a folder whose processes were killed."""
+    """Remove the temporary files of `replacing` in a folder whose processes were killed, on this host."""
     for file in folder.glob(".*.tmp*"):
-        process = re.search(r"\.(\d+)\.tmp", file.name)
+        process = re.search(rf"\.{re.escape(os.uname().nodename)}\.(\d+)\.tmp", file.name)
         if process and not Path("/proc", process[1]).exists():
             file.unlink(missing_ok=True)

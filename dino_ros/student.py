@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 
 from dino_ros.errors import UserError
 from dino_ros.external_weights import has_external_weights
-from dino_ros.files import named_path
+from dino_ros.files import cache_folder, file_sha256, named_path, write_whole
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 FORMAT_VERSION = 1
 METADATA_KEY = "dino_ros"
@@ -95,7 +98,26 @@ def read_student(path: Path) -> StudentInfo:
 
 @lru_cache(maxsize=8)
 def _read(path: Path, state: tuple[int, int, int]) -> StudentInfo:
-    """Read a file in this state; cached, because engine, gate and node all read it, and each time loads the graph."""
+    """Read a file in this state; cached, because engine, gate and node all read it.
+
+    To check a file takes ONNX Runtime a third of a second. The description of one that passed is kept in the user's
+    cache, by the file's SHA-256, with the memory that it passed with.
+    """
+    cache, memory = cache_folder("students") / f"{file_sha256(path)}.json", _memory()
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, UserError):  # none yet, or damaged: check again
+        passed = json.loads(cache.read_text())
+        if passed["memory"] <= memory:
+            return _parse(path, passed["description"])
+    description = _check(path)
+    with contextlib.suppress(OSError):  # without a cache the file is checked again at the next start
+        write_whole(cache, json.dumps({"memory": memory, "description": description}).encode())
+    return _parse(path, description)
+
+
+def _check(path: Path) -> str:
+    """Load and run a student file; returns its description. Raises UserError as `read_student` does."""
+    import onnxruntime  # takes its time, and other engines do without it
+
     _check_weights(path)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -119,7 +141,7 @@ def _read(path: Path, state: tuple[int, int, int]) -> StudentInfo:
     info = _parse(path, description)
     _check_contract(path, info, session)
     _check_memory(path, info, session)
-    return info
+    return str(description)
 
 
 def find_student(name_or_path: str) -> Path:
@@ -196,20 +218,27 @@ def _is_count(value: object, least: int = 1) -> bool:
     return type(value) is int and value >= least
 
 
+def _memory() -> int:
+    """Bytes that a student may take for one image."""
+    return min(MOST_MEMORY, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+
+
 @lru_cache(maxsize=1)
-def _limit_memory() -> int:
-    """Limit the memory of sessions with the allocator of the environment to this many bytes, all of them together."""
-    limit = min(MOST_MEMORY, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+def _limit_memory() -> None:
+    """Limit the memory of sessions with the allocator of the environment to `_memory`, all of them together."""
+    import onnxruntime
+
     cpu = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
-    arena = onnxruntime.OrtArenaCfg({"max_mem": limit, "arena_extend_strategy": AS_REQUESTED})
+    arena = onnxruntime.OrtArenaCfg({"max_mem": _memory(), "arena_extend_strategy": AS_REQUESTED})
     onnxruntime.create_and_register_allocator(cpu, arena)
-    return limit
 
 
 def _check_memory(path: Path, info: StudentInfo, session: onnxruntime.InferenceSession) -> None:
     """Raise UserError if the graph needs more memory than there is, which would end the process: runs it once."""
+    import onnxruntime
+
     once = onnxruntime.RunOptions()
     once.log_severity_level = FATAL
     once.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")  # give the memory back
@@ -218,8 +247,7 @@ def _check_memory(path: Path, info: StudentInfo, session: onnxruntime.InferenceS
     except Exception as error:  # onnxruntime raises classes private to its binding
         reason = str(error).splitlines()[0].rpartition(") ")[2]
         raise UserError(
-            f"{path} cannot see an image with {_limit_memory() / 1e9:.1f} GB of memory ({reason}): export the student "
-            "again."
+            f"{path} cannot see an image with {_memory() / 1e9:.1f} GB of memory ({reason}): export the student again."
         ) from error
 
 

@@ -24,8 +24,8 @@ from rclpy.parameter import Parameter
 from test_pipeline import MemoryCamera
 
 from dino_ros.errors import UserError
-from dino_ros.images.encodings import to_resized_rgb, to_rgb
-from dino_ros.images.sources import EncodedImage, open_source
+from dino_ros.images.encodings import EncodedImage, to_resized_rgb, to_rgb
+from dino_ros.images.sources import open_source
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.messages import to_array
 from dino_ros.nodes.parameters import PERCEPTION_PARAMETERS, why_refused

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import MAX_IMAGE_PIXELS, to_resized_rgb, to_rgb
-from dino_ros.images.image_header import image_size
+from dino_ros.images.image_header import image_size, jpeg_scans
 
 ENCODED = [
     (".jpg", []),
@@ -134,6 +134,16 @@ def test_of_two_entries_of_a_tiff_the_first_counts() -> None:
 def test_the_tiles_of_a_tiff_count() -> None:
     assert image_size(tiff(16, 16, (322, 8000), (323, 4000))) == (8000, 4000)
     assert image_size(tiff(1600, 1600, (322, 256), (323, 256))) == (1600, 1600)
+
+
+def test_a_sequential_jpeg_whose_first_scan_is_whole_has_no_other() -> None:
+    """libjpeg stops after it, so markers of scans in what follows, or in metadata, cost nothing."""
+    first, second = (cv2.imencode(".jpg", scene(64, 48) // n)[1].tobytes() for n in (1, 2))
+    more = first[:-2] + 30 * second[second.rindex(b"\xff\xda") : -2] + first[-2:]
+    np.testing.assert_array_equal(to_rgb(Compressed(more)), to_rgb(Compressed(first)))
+    assert jpeg_scans(more) == 1
+    start = more.index(b"\xff\xda") + 4
+    assert jpeg_scans(more[:start] + b"\1" + more[start + 1 :]) == 31, "the first has one component of three"
 
 
 def test_the_scans_of_a_progressive_jpeg_count() -> None:

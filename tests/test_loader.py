@@ -12,7 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from dino_ros.errors import UserError
-from dino_train.data.loader import CropDataset, EpochSampler, Worker, crop_loader, finish_crops, split
+from dino_train.data.loader import CropDataset, EpochSampler, crop_loader, finish_crops, split
+from dino_train.machine.workers import Worker
 from dino_train.recipes import CropsConfig, DinoRecipe
 
 RECIPE = DinoRecipe(crops=CropsConfig(32, 16, local_crops_number=2), epochs=3, batch_size=6, seed=5)

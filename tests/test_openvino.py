@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dino_ros.backends import Backend, open_backend
 from dino_ros.backends.parity import input_batch, shipped_images
 from dino_ros.errors import UserError
+from dino_ros.perception.perceiver import Perceiver
 from dino_ros.student import find_student, read_student
 
 pytest.importorskip("openvino")
@@ -52,6 +53,15 @@ def test_results_are_the_callers(engines: tuple[Backend, Backend], images: NDArr
 
 def test_an_fp32_student_runs_in_fp32(engines: tuple[Backend, Backend]) -> None:
     assert engines[0].description.endswith("CPU, f32")
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_one_model_is_compiled_for_the_masks_that_a_student_makes(student: Path, head: bool) -> None:
+    """To compile a second one takes as long as the rest of a start."""
+    perceiver = Perceiver.load("table_vit_micro_8" if head else student, "openvino")
+    assert bool(perceiver.info.foreground_head) == head
+    perceiver.warm_up()
+    assert len(perceiver.backend._requests) == 1  # type: ignore[attr-defined]
 
 
 def test_a_signal_after_the_last_engine_is_handled() -> None:

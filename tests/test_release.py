@@ -14,6 +14,7 @@ pytest.importorskip("rclpy")
 
 from rclpy.parameter import Parameter
 
+from dino_ros.masks.parameters import MaskParameters
 from dino_ros.nodes.perception_node import PerceptionNode
 from dino_ros.perception.bench import resident_mb
 from dino_ros.perception.perceiver import Perceiver
@@ -102,7 +103,7 @@ def test_a_student_that_is_still_being_loaded_does_not_outlive_a_cleanup(
     node.trigger_configure()
     warming, cleaned_up = threading.Event(), threading.Event()
 
-    def warm_up(self: Perceiver, largest_batch: int) -> None:
+    def warm_up(self: Perceiver, largest_batch: int, mask: MaskParameters) -> None:
         warming.set()
         assert cleaned_up.wait(timeout=20)
 

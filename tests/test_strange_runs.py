@@ -182,11 +182,13 @@ def test_other_errors_of_the_system_get_a_sentence_too(
 
 
 def test_temporary_files_of_killed_processes_go(tmp_path: Path) -> None:
-    running, gone = f".last.{os.getpid()}.tmp.pt", ".last.4194399.tmp.pt"
-    for name in (running, gone, ".hidden.tmp.pt", "last.pt"):
+    host = os.uname().nodename
+    running, gone = f".last.{host}.{os.getpid()}.tmp.pt", f".last.{host}.4194399.tmp.pt"
+    elsewhere = ".last.another-host.4194399.tmp.pt"  # on a disk that hosts share
+    for name in (running, gone, elsewhere, ".hidden.tmp.pt", "last.pt"):
         (tmp_path / name).write_bytes(b"")
     remove_leftovers(tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == {running, ".hidden.tmp.pt", "last.pt"}
+    assert {file.name for file in tmp_path.iterdir()} == {running, elsewhere, ".hidden.tmp.pt", "last.pt"}
 
 
 # ---- it is stopped, and goes on ----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from onnx import GraphProto, TensorProto
 from onnx.helper import make_node, make_tensor, make_tensor_value_info
 from students import INFO, changed, write_student
 
+from dino_ros import student as student_file
 from dino_ros.errors import UserError
 from dino_ros.external_weights import has_external_weights
 from dino_ros.student import DEFAULT_STUDENT, MODELS, find_student, read_student
@@ -141,6 +142,48 @@ def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     text.write_text("not a model")
     with pytest.raises(UserError, match="not an ONNX file"):
         read_student(text)
+
+
+def test_a_file_that_passed_is_not_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "a.onnx"
+    write_student(path)
+    checked: list[Path] = []
+    check, memory = student_file._check, student_file._memory()
+    monkeypatch.setattr(student_file, "_check", lambda path: checked.append(path) or check(path))
+
+    def read_anew() -> int:
+        """As the next process would; returns how often files were checked so far."""
+        student_file._read.cache_clear()
+        assert read_student(path) == INFO
+        return len(checked)
+
+    assert [read_anew(), read_anew()] == [1, 1]
+    path = path.rename(tmp_path / "b.onnx")
+    assert read_anew() == 1, "it is the content that counts"
+    monkeypatch.setattr(student_file, "_memory", lambda: memory // 2)
+    assert [read_anew(), read_anew()] == [2, 2], "it passed with more memory than there is"
+    (kept,) = (tmp_path / "cache" / "dino_ros" / "students").iterdir()
+    for damaged in ("", "[]", '{"memory": 1, "description": "{}"}'):
+        kept.write_text(damaged)
+        assert read_anew() == len(checked)
+    assert len(checked) == 5
+    path.write_bytes(path.read_bytes()[:-200])
+    for _ in range(2):
+        student_file._read.cache_clear()
+        with pytest.raises(UserError):
+            read_student(path)
+    assert len(checked) == 7, "what is refused is not kept"
+
+
+def test_the_node_imports_no_engine_and_no_reader_of_recordings() -> None:
+    """Its start would take as much longer."""
+    pytest.importorskip("rclpy")
+    code = "import sys, dino_ros.nodes.perception_node; print(*sys.modules)"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert not loaded & {"onnxruntime", "openvino", "dino_ros.images.bags", "dino_ros.learning.learner", "scipy"}
 
 
 def test_the_runtime_never_imports_torch() -> None:

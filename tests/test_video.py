@@ -20,9 +20,9 @@ from dino_ros.errors import UserError
 from dino_ros.images.near_duplicates import thumbnail_of_gray
 from dino_ros.images.sources import open_source
 from dino_train.data.frames import open_frames
-from dino_train.data.loader import WorkerContext
 from dino_train.data.selection import SelectedFrames, SelectionParameters
 from dino_train.data.video import VideoFrames
+from dino_train.machine.workers import WorkerContext
 
 EVEN = range(0, 3000, 50)
 UNEVEN = np.cumsum([0, *np.random.default_rng(0).choice([20, 50, 130, 400], 59)]).tolist()

@@ -21,9 +21,9 @@ from dino_ros.images.stamps import SECOND
 from dino_train.data.bag_topics import open_bag_frames
 from dino_train.data.bags import BagFrames
 from dino_train.data.frames import open_frames
-from dino_train.data.loader import WorkerContext
 from dino_train.data.selection import SelectedFrames, SelectionParameters
 from dino_train.data.survey import survey
+from dino_train.machine.workers import WorkerContext
 
 COUNT = 35
 H264 = encode(COUNT)

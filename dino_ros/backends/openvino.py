@@ -19,8 +19,8 @@ class OpenVinoBackend:
     """Runs a student in OpenVINO on the CPU. Implements `Backend`.
 
     The batch stays dynamic: models of fixed shape were not faster (benchmarks/results/runtime.md), and each would hold
-    its own copy of the weights. Two models are compiled, each when it is first needed: one for the attention alone,
-    which skips the end of the last block, and one for all outputs.
+    its own copy of the weights. Where the attention alone is asked for, a second model is compiled, which skips the end
+    of the last block.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
@@ -30,7 +30,7 @@ class OpenVinoBackend:
         self._path = path
         self._settings = settings
         self._requests: dict[bool, Any] = {}
-        compiled = self._request(attention_only=True).get_compiled_model()
+        compiled = self._request(attention_only=False).get_compiled_model()
         precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.description = f"OpenVINO {openvino.__version__.split('-')[0]}, CPU, {precision}"
 

@@ -11,6 +11,7 @@ import bz2
 import io
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,9 +25,15 @@ from dino_ros.images.bag_records import Connection, Message, RecordedMessage, Re
 MESSAGE = np.dtype([("time", "<i8"), ("offset", "<i8"), ("size", "<u4"), ("chunk", "<u4")])
 """A message: the time it was recorded at in ns; offset and size of its data within the chunk, in bytes. In an SQLite3
 file the offset is the row's id."""
-CHUNK = np.dtype([("file", "<u4"), ("offset", "<i8"), ("size", "<i8"), ("compression", "S4")])
-"""A compressed part of a file, with its offset and compressed size in bytes; where `compression` is empty, the whole
-file instead."""
+CHUNK = np.dtype([("file", "<u4"), ("offset", "<i8"), ("size", "<i8"), ("compression", "S4"), ("unpacked", "<i8")])
+"""A compressed part of a file, with its offset, compressed and unpacked size in bytes; where `compression` is empty,
+the whole file instead."""
+OPEN_FILES = 256
+"""Files of bags that a process keeps open; systems allow 1024 by default, for all that it does."""
+UNPACKED_BYTES = 128 * 2**20
+"""Of chunks that a process keeps decompressed."""
+Chunks = NDArray[np.void] | Sequence[tuple[Any, ...]]
+"""The chunks of a bag, of dtype CHUNK or with its fields; they may grow while they are found."""
 ZSTD = b"\x28\xb5\x2f\xfd"
 """How a compressed message begins; serialized ones of ROS 2 begin with a zero."""
 
@@ -41,7 +48,7 @@ def count_messages(files: Sequence[Path]) -> dict[Connection, int]:
         summary = _SUMMARIES[file.suffix](file)
         if summary is None:  # recorders that are killed leave none behind
             summary = {}
-            for item in _walk_file(file, 0, [(0, 0, 0, b"")]):
+            for item in _walk_file(file, 0, [(0, 0, 0, b"", 0)]):
                 connection = item.connection if isinstance(item, Message) else item
                 summary[connection] = summary.get(connection, 0) + isinstance(item, Message)
         for connection, count in summary.items():
@@ -55,67 +62,75 @@ def find_messages(files: Sequence[Path], chunks: list[tuple[Any, ...]]) -> Itera
     `chunks` must be empty; one entry with the fields of CHUNK is appended for each file, then one for each compressed
     chunk. Message data is only read where a chunk is compressed. Raises as `count_messages` does.
     """
-    chunks.extend((number, 0, 0, b"") for number in range(len(files)))
+    chunks.extend((number, 0, 0, b"", 0) for number in range(len(files)))
     for number, file in enumerate(files):
         yield from (item for item in _walk_file(file, number, chunks) if isinstance(item, Message))
 
 
-class MessageReader:
-    """Reads messages at known offsets.
+class MessageReader(threading.local):
+    """Reads messages at known offsets, of any number of bags.
 
-    Every process that uses it opens the files for itself. The chunk that was decompressed last is kept. `chunks` may
-    grow while they are found.
+    At most `open_files` files are open, and of chunks that were decompressed `unpacked_bytes` are kept, but always the
+    last one; those used least recently go first. Every process and thread that uses it opens files for itself.
     """
 
-    _chunk: tuple[int, bytes]
-    """Number and content of that chunk."""
-
-    def __init__(self, files: Sequence[Path], chunks: NDArray[np.void] | list[tuple[Any, ...]]) -> None:
-        self._files = tuple(files)
-        self._chunks = chunks
+    def __init__(self, open_files: int = OPEN_FILES, unpacked_bytes: int = UNPACKED_BYTES) -> None:
+        self._open_files = open_files
+        self._unpacked_bytes = unpacked_bytes
         self._reset()
 
-    def read(self, offset: int, size: int, chunk: int) -> bytes:
-        """Return the data of a message. Raises whatever the operating system or a decompressor raises."""
-        data = self._stored(offset, size, chunk)
+    def read(self, files: Sequence[Path], chunks: Chunks, offset: int, size: int, chunk: int) -> bytes:
+        """Return the data of a message, which lies in that one of the bag's chunks.
+
+        Raises whatever the operating system or a decompressor raises.
+        """
+        data = self._stored(files, chunks, offset, size, chunk)
         return decompress("zstd", data) if data[:4] == ZSTD else data
 
-    def _stored(self, offset: int, size: int, chunk: int) -> bytes:
+    def forget(self, files: Sequence[Path]) -> None:
+        """Close these files, and drop what was unpacked of them: others may stand under their names by now."""
+        for file in files:
+            if file in self._files:
+                self._files.pop(file).close()
+        for key in [key for key in self._unpacked if key[0] in files]:
+            self._unpacked_size -= len(self._unpacked.pop(key))
+
+    def _stored(self, files: Sequence[Path], chunks: Chunks, offset: int, size: int, chunk: int) -> bytes:
         if self._process != os.getpid():  # neither a database nor a position in a file survives a fork
             self._reset()
-        file, start, compressed_size, compression = tuple(self._chunks[chunk])
-        if self._files[file].suffix == ".db3":
-            row: tuple[bytes] = self._database(file).execute(sqlite_files.SELECT_DATA, (offset,)).fetchone()
+        number, start, compressed_size, compression, _ = tuple(chunks[chunk])
+        file = files[number]
+        if file.suffix == ".db3":
+            row: tuple[bytes] = self._opened(file).execute(sqlite_files.SELECT_DATA, (offset,)).fetchone()
             return row[0]
         if not compression:
-            return os.pread(self._stream(file), size, offset)
-        if self._chunk[0] != chunk:
-            data = os.pread(self._stream(file), int(compressed_size), int(start))
-            self._chunk = (chunk, decompress(compression.decode(), data))
-        return self._chunk[1][offset : offset + size]
+            return os.pread(self._opened(file).fileno(), size, offset)
+        content = self._unpacked.pop((file, int(start)), None)
+        if content is None:
+            data = os.pread(self._opened(file).fileno(), int(compressed_size), int(start))
+            content = decompress(compression.decode(), data)
+            self._unpacked_size += len(content)
+        self._unpacked[file, int(start)] = content
+        while self._unpacked_size > self._unpacked_bytes and len(self._unpacked) > 1:
+            self._unpacked_size -= len(self._unpacked.pop(next(iter(self._unpacked))))
+        return content[offset : offset + size]
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"_files": self._files, "_chunks": self._chunks}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._reset()
+    def _opened(self, file: Path) -> Any:
+        """The open file, a stream or a database."""
+        opened = self._files.pop(file, None)
+        if opened is None:
+            opened = sqlite_files.open_database(file) if file.suffix == ".db3" else file.open("rb", buffering=0)
+        self._files[file] = opened
+        while len(self._files) > self._open_files:
+            self._files.pop(next(iter(self._files))).close()
+        return opened
 
     def _reset(self) -> None:
         self._process = os.getpid()
-        self._chunk = (-1, b"")
-        self._streams: dict[int, BinaryIO] = {}
-        self._databases: dict[int, sqlite3.Connection] = {}
-
-    def _stream(self, file: int) -> int:
-        if file not in self._streams:
-            self._streams[file] = self._files[file].open("rb", buffering=0)
-        return self._streams[file].fileno()
-
-    def _database(self, file: int) -> sqlite3.Connection:
-        if file not in self._databases:
-            self._databases[file] = sqlite_files.open_database(self._files[file])
-        return self._databases[file]
+        self._files: dict[Path, BinaryIO | sqlite3.Connection] = {}
+        self._unpacked: dict[tuple[Path, int], bytes] = {}
+        """Contents of chunks by their file and place; like the files, those used last come last."""
+        self._unpacked_size = 0
 
 
 def decompress(compression: str, data: bytes) -> bytes:
@@ -160,7 +175,7 @@ def _walk(
             stream.seek(record.offset)
             content = decompress(record.compression, stream.read(record.size))
             file = chunks[chunk][0]
-            chunks.append((file, record.offset, record.size, record.compression.encode()))
+            chunks.append((file, record.offset, record.size, record.compression.encode(), len(content)))
             inner = io.BytesIO(content)
             yield from _walk(records, inner, 0, len(content), len(chunks) - 1, chunks, connections)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import cv2
@@ -43,6 +44,14 @@ class CompressedImageLike(Protocol):
 
     format: str
     data: Any
+
+
+@dataclass
+class EncodedImage:
+    """The bytes of an image file, with the fields of sensor_msgs/CompressedImage."""
+
+    format: str
+    data: NDArray[np.uint8]
 
 
 # Encoding -> channels, bytes per channel, OpenCV conversion to RGB (None: it is RGB already).
@@ -190,9 +199,14 @@ class SensorBits:
             return self.bits
         if bits > self.bits:
             self.bits = bits
-            if bits < SENSOR_BITS[-1]:
-                log.warning("%s: of 16-bit images %d bits are used; the upper 8 of these are taken", self._camera, bits)
+            tell_sensor_bits(self._camera, bits)
         return self.bits
+
+
+def tell_sensor_bits(camera: str, bits: int) -> None:
+    """Warn where a camera's 16-bit images use only some of their bits; 0 stands for other images."""
+    if 0 < bits < SENSOR_BITS[-1]:
+        log.warning("%s: of 16-bit images %d bits are used; the upper 8 of these are taken", camera, bits)
 
 
 def pixel_rows(message: ImageLike, row_bytes: int, least_rows: int = 1) -> NDArray[np.uint8]:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 JPEG, PNG, BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM"
 JPEG_SCAN = b"\xff\xda"
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Markers of a JPEG's frame header: SOF, but not DHT, JPG, DAC."""
+JPEG_SEQUENTIAL = frozenset({0xC0, 0xC1, 0xC9})
+"""Those of images that may stand in one scan."""
 TIFF = {b"II*\0": "<", b"MM\0*": ">"}
 """First bytes of TIFF, and the byte order that each stands for."""
 TIFF_NUMBERS = {3: "H", 4: "I"}
@@ -40,27 +45,55 @@ def image_size(data: bytes) -> tuple[int, int] | None:
 
 
 def jpeg_scans(data: bytes) -> int:
-    """How often the decoder has to go over an image: the scans of a progressive JPEG; 1 for other formats.
+    """How often the decoder has to go over an image: the scans of a JPEG; 1 for other formats.
 
-    Within a scan the marker cannot occur; one in metadata, such as that of a thumbnail, is counted, too.
+    A sequential JPEG whose first scan has all of its components has no other that libjpeg would decode; most cameras'
+    are such ones, and are not searched. Within a scan the marker cannot occur; one in metadata, such as that of a
+    thumbnail, is counted, too.
     """
-    return max(data.count(JPEG_SCAN), 1) if data.startswith(JPEG) else 1
+    if not data.startswith(JPEG) or _in_one_scan(data):
+        return 1
+    return max(data.count(JPEG_SCAN), 1)
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """From the first frame header; whatever stands between segments is skipped, as libjpeg does."""
-    at = 2
-    while True:
+    """From the first frame header."""
+    for marker, at in _jpeg_segments(data):
+        if marker in JPEG_FRAMES:
+            height, width = struct.unpack_from(">HH", data, at + 3)
+            return width, height
+    return None
+
+
+def _in_one_scan(data: bytes) -> bool:
+    """Whether the first scan has all components of a sequential JPEG."""
+    components = None
+    try:
+        for marker, at in _jpeg_segments(data):
+            if marker in JPEG_SEQUENTIAL:
+                components = data[at + 7]
+            elif marker in JPEG_FRAMES:
+                return False
+            elif marker == JPEG_SCAN[1]:
+                return data[at + 2] == components
+    except (struct.error, IndexError, ValueError):  # the data ends within the header
+        pass
+    return False
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Marker of each segment up to the first scan, and where its length stands.
+
+    Whatever stands between segments is skipped, as libjpeg does.
+    """
+    at, marker = 2, 0
+    while marker not in (0xD9, JPEG_SCAN[1]):  # the end, a scan
         at = data.index(b"\xff", at)
         while data[at] == 0xFF:
             at += 1
         marker = data[at]
         at += 1
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # SOF, but not DHT, JPG, DAC
-            height, width = struct.unpack_from(">HH", data, at + 3)
-            return width, height
-        if marker in (0xD9, 0xDA):  # the end, or a scan without a frame
-            return None
+        yield marker, at
         if marker not in (0x00, 0x01, *range(0xD0, 0xD9)):  # those have no length
             at += max(struct.unpack_from(">H", data, at)[0], 2)
 

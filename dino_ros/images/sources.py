@@ -24,7 +24,7 @@ from dino_ros.images.bags import (
     label_word,
     open_bag,
 )
-from dino_ros.images.encodings import CompressedImageLike, ImageLike, SensorBits, to_rgb
+from dino_ros.images.encodings import CompressedImageLike, EncodedImage, ImageLike, SensorBits, to_rgb
 from dino_ros.images.folders import IMAGE_SUFFIXES, check_no_pipe, image_files, natural
 from dino_ros.images.stamps import SECOND, stamp_ns
 from dino_ros.images.video_messages import VIDEO_TYPES, decode_messages, load_av
@@ -47,14 +47,6 @@ class RgbImage:
     step: int
     encoding: str = "rgb8"
     is_bigendian: int = 0
-
-
-@dataclass
-class EncodedImage:
-    """The bytes of an image file, with the fields of sensor_msgs/CompressedImage."""
-
-    format: str
-    data: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

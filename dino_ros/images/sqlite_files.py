@@ -80,5 +80,8 @@ def open_database(file: Path) -> sqlite3.Connection:
     """Open a file for reading; bytes of texts that are not UTF-8 are replaced."""
     # Immutable: otherwise SQLite locks the file and writes next to it.
     database = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+    # Images are read once, and hundreds of files may be open: not 2 MB of pages for each. Mapping files into memory
+    # would save 35 us a frame of 1280x720, but a file that is cut short while it is read would end the process.
+    database.execute("PRAGMA cache_size = -64")
     database.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
     return database

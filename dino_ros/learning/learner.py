@@ -25,12 +25,11 @@ from dino_ros.files import remove_leftovers, write_whole
 from dino_ros.learning.judge import Scores, why_no_better
 from dino_ros.learning.latency import LatencyWatch
 from dino_ros.learning.reservoir import HELD_BACK, TRAINED_ON, Reservoir
+from dino_ros.learning.subjects import HEAD, STUDENT
 
 COLLECTING, TRAINING, SWAPPING, TRIAL, REVERTING = "collecting", "training", "swapping", "trial", "reverting"
 RUNNING, CANDIDATE = "running", "candidate"
 """Whose scores a judgment gives, as `dino-ros judge` writes them."""
-HEAD, STUDENT = "head", "student"
-"""What can be learnt."""
 WORK = {"distill": "distilling a student", "head": "learning a head", "judge": "judging"}
 """What the commands of a round do."""
 FEWEST_HELD_BACK = 10

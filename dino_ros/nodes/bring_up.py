@@ -127,11 +127,14 @@ class BringUp:
     async def _configure(self, context: LaunchContext) -> None:
         """Request the transition when the node answers.
 
-        That its services exist says nothing: those of a process that was killed do, for another 20 seconds.
+        A request before its services exist is lost. That they exist says nothing: those of a process that was killed
+        do, for another 20 seconds.
         """
         client = get_ros_node(context).create_client(GetState, f"{self._node.node_name}/get_state")
         answered = asyncio.Event()
         while not answered.is_set():
+            while not client.service_is_ready() and not context.is_shutdown:
+                await asyncio.sleep(0.02)
             answer = client.call_async(GetState.Request())
             answer.add_done_callback(lambda _: context.asyncio_loop.call_soon_threadsafe(answered.set))
             with contextlib.suppress(asyncio.TimeoutError):

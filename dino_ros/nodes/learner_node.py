@@ -24,8 +24,9 @@ from dino_ros.errors import UserError
 from dino_ros.files import named_path
 from dino_ros.images.encodings import to_rgb
 from dino_ros.learning.jobs import Job, end_left_over
-from dino_ros.learning.learner import STUDENT, Learner, Report, Settings
+from dino_ros.learning.learner import Learner, Report, Settings
 from dino_ros.learning.reservoir import Reservoir
+from dino_ros.learning.subjects import STUDENT
 from dino_ros.nodes.callback_thread import CallbackThread
 from dino_ros.nodes.camera_topics import QOS, WARN_EVERY, image_topic
 from dino_ros.nodes.learner_report import MEGABYTE, NODE, learner_values

@@ -20,7 +20,7 @@ from rclpy.validate_full_topic_name import validate_full_topic_name
 from dino_ros.backends import BACKENDS
 from dino_ros.errors import UserError
 from dino_ros.images.encodings import MAX_IMAGE_PIXELS
-from dino_ros.learning.learner import HEAD, STUDENT
+from dino_ros.learning.subjects import HEAD, STUDENT
 from dino_ros.masks.parameters import RULES, MaskParameters, Rule
 from dino_ros.nodes.topics import RESERVED
 from dino_ros.taught.object_files import check_object_name

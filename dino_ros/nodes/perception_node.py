@@ -58,8 +58,7 @@ class PerceptionNode(ManagedNode):
 
     def _configure(self) -> None:
         with self._loading:
-            perceiver = self._load(self._value("model"))
-            self._mask_parameters([], perceiver)
+            perceiver = self._load(self._value("model"), [])
             compressed = self._value("image_transport") == "compressed"
             reliability, intensity = self._value("reliability"), self._value("intensity_16uc1")
             for name in self._value("cameras"):
@@ -86,8 +85,11 @@ class PerceptionNode(ManagedNode):
         topics = ", ".join(camera.image_topic for camera in self._cameras)
         self.get_logger().info(f"Waiting for images on {topics}.")
 
-    def _load(self, model: str) -> Perceiver:
-        """Load a student for the current backend and number of cameras, and warm it up. Raises UserError."""
+    def _load(self, model: str, changes: list[Parameter]) -> Perceiver:
+        """Load a student for the current backend and number of cameras, and warm it up for the masks after `changes`.
+
+        Raises UserError, also where these do not suit the student.
+        """
         self._state, before = "loading the student", self._state
         try:
             largest_batch = len(self._value("cameras"))
@@ -95,7 +97,7 @@ class PerceptionNode(ManagedNode):
             for engine, reason in perceiver.passed_over.items():
                 self.get_logger().debug(f"Not on {engine}: {reason}")
             self._state = "warming up"
-            perceiver.warm_up(largest_batch)
+            perceiver.warm_up(largest_batch, self._mask_parameters(changes, perceiver))
             return perceiver
         finally:
             self._state = before
@@ -132,7 +134,7 @@ class PerceptionNode(ManagedNode):
             reason = why_refused(parameters, kept, configured=self._perceiver is not None)
             if not reason:
                 try:
-                    following = self._load(models[0]) if models and self._perceiver is not None else None
+                    following = self._load(models[0], parameters) if models and self._perceiver is not None else None
                     self._mask_parameters(parameters, following or self._perceiver)
                     self._next = following
                 except Exception as error:  # raised from here it would end the node

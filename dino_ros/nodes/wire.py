@@ -9,13 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from builtin_interfaces.msg import Time
-from rosbags.typesys import Stores, get_typestore
 from std_msgs.msg import Header
 
 from dino_ros.errors import UserError
-from dino_ros.images.bags import read_cdr
+from dino_ros.images.cdr import image_types, read_cdr
 
-_TYPES = get_typestore(Stores.ROS2_JAZZY)  # Image and CompressedImage are the same in all ROS 2 releases
+_TYPES = image_types()
 
 
 def read_image(data: bytes, compressed: bool) -> Any:

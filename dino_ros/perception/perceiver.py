@@ -148,10 +148,13 @@ class Perceiver:
         """The student's colors of features. The first access runs the engine: make it where `infer` is called."""
         return FeatureColors.of(self.backend, self.info)
 
-    def warm_up(self, largest_batch: int = 1) -> None:
-        """Run every batch size up to `largest_batch` once: an engine's first run is slower than the rest."""
+    def warm_up(self, largest_batch: int = 1, mask: MaskParameters = MaskParameters()) -> None:  # noqa: B008 - frozen
+        """Run every batch size up to `largest_batch` once: an engine's first run is slower than the rest.
+
+        It is run for the outputs that such a mask needs.
+        """
         blank = np.zeros((self.info.height, self.info.width, 3), dtype=np.uint8)
-        outputs = sorted(self.request(["mask"]).student_outputs)
+        outputs = sorted(self.request(["mask"], mask).student_outputs)
         for size in range(1, largest_batch + 1):
             self.infer([blank] * size, outputs)
 

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
 from dino_ros.files import write_whole
-from dino_ros.images.encodings import check_header, to_rgb
+from dino_ros.images.encodings import EncodedImage, check_header, to_rgb
 from dino_ros.images.overlay import OUTLINE
-from dino_ros.images.sources import EncodedImage
 from dino_ros.taught.finder import Found
 from dino_ros.taught.looks import Look
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def open_bag_frames(path: Path, topics: Sequence[str] = ()) -> tuple[list[BagFra
     topic holds any.
     """
     index = index_bag(path)
+    if (index.chunks["compression"] == b"bz2").any():
+        log.warning(
+            "%s is compressed with bz2, from which frames are read 20 times as slowly: convert it, `rosbags-convert "
+            "--src %s --dst %s --dst-storage mcap`.",
+            path.name,
+            shlex.quote(str(path)),
+            shlex.quote(str(path.with_suffix(""))),
+        )
     types = {name: topic.type for name, topic in index.topics.items()}
     names = choose_image_topics(path, types, topics)
     chosen = [

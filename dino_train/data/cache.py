@@ -17,7 +17,7 @@ from dino_ros.files import cache_folder, replacing
 
 log = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 """Of the cached arrays' format: raising it discards everything cached before."""
 
 

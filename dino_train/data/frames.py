@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import math
 import os
@@ -23,6 +24,7 @@ from dino_train.data.bags import BagFrames
 from dino_train.data.images import FolderFrames, TarFrames
 from dino_train.data.selection import SelectedFrames, SelectionParameters
 from dino_train.data.video import VideoFrames
+from dino_train.machine.workers import in_parallel
 
 BAD_SHARE = 0.5
 """Share of the images that training may do without."""
@@ -94,19 +96,33 @@ def open_frames(
     opened: list[Frames] = []
     keys: list[set[str]] = []
     left_out: list[tuple[str, str, str]] = []
-    for path in paths:
-        for source in _open_one(Path(path), topics, left_out):
-            keys.append({str(path), Path(path).name, *_keys(source)})
-            opened.append(source)
+    by_path = list(in_parallel(functools.partial(_open_path, topics=topics), paths, "opening recordings"))
+    for path, (sources, left_out_here) in zip(paths, by_path, strict=True):
+        keys += [{str(path), Path(path).name, *_keys(source)} for source in sources]
+        opened += sources
+        left_out += left_out_here
     if topics and not any(isinstance(source, BagFrames) for source in opened):
         raise UserError(f"--topic {' '.join(topics)} was given, but none of the paths is a bag: leave it out.")
     factors = _weights(weights, keys)
     if selection and selection.near_duplicate_threshold:
-        opened = [
-            SelectedFrames(source, selection) if isinstance(source, BagFrames | VideoFrames) else source
-            for source in opened
-        ]
+        select = functools.partial(_select, selection=selection)
+        selected = in_parallel(select, [sources for sources, _ in by_path], "looking for near-duplicates")
+        opened = [source for sources in selected for source in sources]
     return MixedFrames(opened, factors, left_out)
+
+
+def _open_path(path: str | Path, topics: Sequence[str]) -> tuple[list[Frames], list[tuple[str, str, str]]]:
+    """The sources of a path, and what of it was left out; see `MixedFrames`."""
+    left_out: list[tuple[str, str, str]] = []
+    return _open_one(Path(path), topics, left_out), left_out
+
+
+def _select(sources: Sequence[Frames], selection: SelectionParameters) -> list[Frames]:
+    """The sources of a path, recordings without near-duplicates. They share a cache, so one process takes them all."""
+    return [
+        SelectedFrames(source, selection) if isinstance(source, BagFrames | VideoFrames) else source
+        for source in sources
+    ]
 
 
 def _open_one(path: Path, topics: Sequence[str], left_out: list[tuple[str, str, str]]) -> list[Frames]:

@@ -55,10 +55,7 @@ def entries(source: Frames) -> list[Entry]:
 
 def entries_hash(images: list[Entry]) -> str:
     """SHA-256 of names and sizes, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name, size in images:
-        digest.update(b"%s\0%d\0" % (os.fsencode(name), size))
-    return digest.hexdigest()
+    return hashlib.sha256(os.fsencode("".join(f"{name}\0{size}\0" for name, size in images))).hexdigest()
 
 
 def fingerprint(listing: Listing) -> str:

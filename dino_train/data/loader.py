@@ -5,10 +5,9 @@ The order and all random numbers depend on the seed and the step alone, so that 
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Iterator, Sequence
-from multiprocessing.context import ForkContext, ForkProcess
+from multiprocessing.context import ForkContext
 from typing import NamedTuple, Protocol
 
 import cv2
@@ -19,9 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dino_ros.errors import UserError
+from dino_train.data.chunk_order import ChunkOrder, compressed_chunks
 from dino_train.data.film import Films
 from dino_train.data.frames import BAD_SHARE, Frames, too_many_bad
 from dino_train.data.multicrop import Draws, MultiCrop, Views, color, color_batch
+from dino_train.machine.workers import WorkerContext
 from dino_train.recipes import Recipe
 
 log = logging.getLogger(__name__)
@@ -46,32 +47,6 @@ class WeightedFrames(Frames, Protocol):
 
     sources: Sequence[Frames]
     weights: Sequence[float]
-
-
-class Worker(ForkProcess):
-    """A forked process that never garbage-collects what it inherits.
-
-    ONNX Runtime's and OpenVINO's engines may be among that. Their threads do not exist in the worker, and their
-    destructors would wait for them forever.
-    """
-
-    def start(self) -> None:
-        """Fork; the objects that exist at that moment are exempt from collection in the worker."""
-        gc.freeze()
-        try:
-            super().start()
-        finally:
-            gc.unfreeze()
-
-
-class WorkerContext(ForkContext):
-    """Starts the loader's workers by fork, whatever the Python version's default is.
-
-    A fork server would inherit nothing, but has to import torch first. Measured on two busy cores with one worker: 3 s
-    of CPU time, and 4 to 21 s until the first batch instead of 0.1 to 0.3 s, at about the same images/s.
-    """
-
-    Process = Worker
 
 
 class CropDataset(Dataset[CropBatch]):
@@ -128,7 +103,8 @@ class CropDataset(Dataset[CropBatch]):
 
 
 class EpochSampler(Sampler[list[Draw]]):
-    """Batches of draws from `first_step` on. Each epoch is a new permutation without its incomplete last batch.
+    """Batches of draws from `first_step` on. Each epoch is a new permutation without its incomplete last batch; see
+    `ChunkOrder`.
 
     A source of weight w contributes w times its images to an epoch: each image floor(w) times, and a random subset of
     them once more for the remainder. Process `rank` of `processes` gets its own part of each batch.
@@ -139,6 +115,7 @@ class EpochSampler(Sampler[list[Draw]]):
     ) -> None:
         self.lengths = [len(source) for source in frames.sources]
         self.shares = [round(n * weight) for n, weight in zip(self.lengths, frames.weights, strict=True)]
+        self.order = ChunkOrder(*compressed_chunks(frames.sources), recipe.batch_size)
         self.recipe = recipe
         self.first_step = first_step
         self.rank = rank
@@ -168,7 +145,7 @@ class EpochSampler(Sampler[list[Draw]]):
         for start, length, share in zip(starts, self.lengths, self.shares, strict=True):
             whole, rest = divmod(share, length)
             chosen += [np.arange(start, start + length)] * whole + [start + rng.permutation(length)[:rest]]
-        return rng.permutation(np.concatenate(chosen))
+        return self.order.shuffle(np.concatenate(chosen), rng)
 
 
 def check_steps(frames: WeightedFrames, sampler: EpochSampler) -> None:

@@ -119,8 +119,20 @@ class SelectedFrames:
         return examples
 
 
-def last_kept_frames(recording: Recording, parameters: SelectionParameters) -> NDArray[np.int64]:
-    """Number of the last kept frame at each frame [N]: its own number if it is kept, -1 if it does not decode."""
+def last_kept_frames(recording: Recording, parameters: SelectionParameters) -> NDArray[np.int32]:
+    """Number of the last kept frame at each frame [N]: its own number if it is kept, -1 if it does not decode.
+
+    From the cache if it has it.
+    """
+    name = f"kept {parameters.near_duplicate_threshold:g} {recording.name}"
+    arrays = recording.cache.load([name])
+    if not arrays:
+        arrays = {name: _last_kept_frames(recording, parameters).astype(np.int32)}
+        recording.cache.add(arrays)
+    return arrays[name]
+
+
+def _last_kept_frames(recording: Recording, parameters: SelectionParameters) -> NDArray[np.int64]:
     thumbnails, decoded = all_thumbnails(recording)
     kept = np.full(len(thumbnails), -1)
     last = -1
@@ -145,7 +157,7 @@ def thumbnail_of_message(message: ImageLike | CompressedImageLike, least_bits: i
         return None
 
 
-def _near_duplicates(kept: NDArray[np.int64]) -> NDArray[np.int64]:
+def _near_duplicates(kept: NDArray[np.int32]) -> NDArray[np.int64]:
     """Numbers of the near-duplicates among frames, given the last kept frame at each of them."""
     return np.flatnonzero((kept >= 0) & (kept != np.arange(len(kept))))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -26,14 +27,14 @@ SECONDS_BETWEEN_LINES = 60.0
 def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     """Show how far a loop of `total` steps is, which does `what`; yields a function to call after each step.
 
-    A process that logs no more than warnings, such as the evaluator beside a run, shows nothing.
+    A process that logs no more than warnings, such as the evaluator beside a run, shows nothing, and a worker of
+    another one neither.
     """
+    shown = log.isEnabledFor(logging.INFO) and multiprocessing.parent_process() is None
     console = Console(stderr=True)
     done, first = 0, 0.0
     due = time.monotonic() + SECONDS_TO_FIRST_LINE
-    with Progress(
-        console=console, transient=True, disable=not (console.is_terminal and log.isEnabledFor(logging.INFO))
-    ) as bar:
+    with Progress(console=console, transient=True, disable=not (console.is_terminal and shown)) as bar:
         task = bar.add_task(escape(what), total=total)
 
         def advance() -> None:
@@ -41,7 +42,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
             bar.advance(task)
             done, now = done + 1, time.monotonic()
             first = first or now  # the first step is slower than others
-            if now > due and 1 < done < total and not console.is_terminal:
+            if shown and now > due and 1 < done < total and not console.is_terminal:
                 left = (now - first) / (done - 1) * (total - done)
                 log.info("%s: %d of %d, %s left", what, done, total, duration(left))
                 due = now + SECONDS_BETWEEN_LINES
