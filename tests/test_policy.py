@@ -17,7 +17,7 @@ from students import write_student
 from dino_ros.errors import UserError
 from dino_train import cli
 from dino_train.evaluation.policy import cloning
-from dino_train.evaluation.policy.arm import CLOSED, OPEN, Arm, State, simulated_arm
+from dino_train.evaluation.policy.arm import CLOSED, OPEN, STRIDE, Arm, State, simulated_arm
 from dino_train.evaluation.policy.cloning import Components, EncoderEye, Moment, Pixels, Policy, blind, true_place
 from dino_train.evaluation.policy.expert import TASKS
 from dino_train.evaluation.policy.trials import attempt, demonstrate
@@ -67,6 +67,25 @@ def test_a_policy_that_sees_the_cube_learns_to_reach_it(arm: Arm, monkeypatch: p
     seeing, seeing_nothing = Policy(true_place, shown, seed=0), Policy(blind, shown, seed=0)
     assert sum(attempt(arm, "reach", seeing, rng(number)) for number in range(6)) >= 5
     assert sum(attempt(arm, "reach", seeing_nothing, rng(number)) for number in range(6)) <= 3
+
+
+def test_what_was_seen_in_some_places_is_found_in_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On backgrounds that no demonstration has: scenes are not learned by heart."""
+    monkeypatch.setattr(cloning, "ITERATIONS", 200)
+    numbers = np.random.default_rng(0)
+
+    def moment() -> Moment:
+        """The action leads to a patch, white above, which lies anywhere on a grayish table."""
+        image = np.tile(numbers.integers(0, 160, 3, np.uint8), (96, 128, 1))
+        row, column = numbers.integers(0, (6, 8)) * 16
+        image[row : row + 8, column : column + 16] = 255
+        way = np.array([row / 80 - 0.5, column / 112 - 0.5, 0, 1]) * STRIDE
+        return Moment(State(np.zeros(7), np.zeros(3), 0.08, np.zeros(3)), image, way)
+
+    shown, others = [[moment() for _ in range(count)] for count in (40, 20)]
+    policy = Policy(EncoderEye(Pixels(), [one.image for one in shown]), shown, seed=0)
+    off = [policy(one.state, lambda one=one: one.image)[:2] - one.action[:2] for one in others]
+    assert np.abs(off).max() < 0.1 * STRIDE
 
 
 def test_the_same_seed_clones_the_same_policy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,9 +21,9 @@ def parser() -> ArgumentParser:
         description="""\
 Are the features of use to an arm? A simulated Franka Panda is shown by a
 scripted expert how to reach for a cube, to push it onto a mark and to pick it
-up; a small network learns from these demonstrations what to do, from the
-frozen embedding, the patch tokens and the joints; it is tried in scenes that
-no demonstration has. Prints the share of trials that succeed and its standard
+up; a small network learns from these demonstrations what to do, from its
+joints and from where in the image the frozen patch tokens are what it looks
+for; it is tried in scenes that no demonstration has. Prints the share of trials that succeed and its standard
 error, beside those of the expert, of policies that see the true place of the
 cube, plain pixels, or nothing. Needs pip install 'dino_ros[simulation]'.
 

@@ -20,6 +20,7 @@ _LOW = 0.022  # height at which it pushes and grasps
 _CONTACT = SIDE / 2 + 0.01  # distance from the cube's middle at which the fingers touch it
 _ADVANCE = 0.03  # how far the cube is pushed in a step
 _BEHIND = SIDE / 2 + 0.04  # distance from the cube's middle where a push begins
+_ALIGNED = 0.03  # how far from its way the hand does not push at all
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,19 @@ def _reach(state: State) -> Vector:
 
 
 def _push(state: State) -> Vector:
-    """Go behind the cube, down, and push it towards the mark; start again where the cube has slipped aside."""
+    """Go behind the cube, down, and push it towards the mark; the less straight behind it the hand is, the less far.
+
+    What to do changes little where the state does, so that it can be cloned.
+    """
     ahead = np.array(GOAL) - state.cube[:2]
     left = float(np.linalg.norm(ahead))
     ahead /= max(left, 1e-9)
-    behind = state.cube[:2] - _BEHIND * ahead
     seen = state.hand[:2] - state.cube[:2]
     along, aside = float(seen @ ahead), abs(float(seen[0] * ahead[1] - seen[1] * ahead[0]))
-    if state.hand[2] < _LOW + 0.02 and along < 0 and aside < 0.02:
-        advance = min(_ADVANCE, left) - _CONTACT
-        return _action(state, np.array([*state.cube[:2] + advance * ahead, _LOW]), CLOSED)
-    return _action(state, np.array([*behind, _LOW + _funnel(state.hand[:2] - behind)]), CLOSED)
+    not_behind = float(np.hypot(aside, max(0.0, along + SIDE / 2)))
+    ready = 1 - np.clip((not_behind + state.hand[2] - _LOW - 0.005) / _ALIGNED, 0, 1)
+    way = ready * (min(_ADVANCE, left) - _CONTACT) - (1 - ready) * _BEHIND
+    return _action(state, np.array([*state.cube[:2] + way * ahead, _LOW + _funnel(not_behind)]), CLOSED)
 
 
 def _pick(state: State) -> Vector:
@@ -61,12 +64,12 @@ def _pick(state: State) -> Vector:
         if state.opening > SIDE + 0.012:
             return _action(state, state.cube, CLOSED)
         return _action(state, state.hand + np.array([0, 0, _HOVER]), CLOSED)
-    return _action(state, state.cube + np.array([0, 0, _funnel(state.hand[:2] - state.cube[:2])]), OPEN)
+    return _action(state, state.cube + np.array([0, 0, _funnel(off)]), OPEN)
 
 
-def _funnel(off: Vector) -> float:
-    """How far above a place to stay, at a distance [2] from it: down to it as in a funnel."""
-    return min(4 * max(0.0, float(np.linalg.norm(off)) - 0.005), _HOVER)
+def _funnel(off: float) -> float:
+    """How far above a place to stay, at a distance from it: down to it as in a funnel."""
+    return min(4 * max(0.0, off - 0.005), _HOVER)
 
 
 def _action(state: State, hand: Vector, opening: float) -> Vector:
