@@ -16,15 +16,13 @@ import os
 import pickle
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from measuring import machine, paired
-from rich.console import Console
-from rich.table import Table
+from measuring import Results, machine, paired
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
@@ -48,18 +46,21 @@ DEMO_BAG = Path(__file__).resolve().parents[1] / "dino_ros" / "demo" / "table_ba
 
 def main() -> None:
     """Write the bags, measure, print the tables."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/bag_reading"))
+    options = parser.parse_args()
     cv2.setNumThreads(1)
-    console = Console(width=120)
-    console.print(machine())
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = Results(options.out / "bag_reading.json")
+    results.add("machine", "machine", [machine()])
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         images = jpegs(60)
-        console.print(speed_table(Path(folder), images))
-        console.print(memory_table(Path(folder), images))
+        results.add("speed", "reading a frame, CPU time of one thread", speed(Path(folder), images))
+        results.add("memory", "memory of a reader", memory(Path(folder), images))
 
 
-def speed_table(folder: Path, images: list[bytes]) -> Table:
+def speed(folder: Path, images: list[bytes]) -> Iterator[dict[str, Any]]:
     """One row per bag and order."""
     small = jpegs(60, (320, 240))
     recordings: dict[str, tuple[Path, str]] = {"demo, 320x240, MCAP": (DEMO_BAG, TOPIC)}
@@ -71,20 +72,16 @@ def speed_table(folder: Path, images: list[bytes]) -> Table:
         recordings[f"1280x720, {name}"] = (path, TOPIC)
     STORAGES["MCAP, chunks zstd"](folder / "small", small * (10 * MANY // 60))
     recordings["320x240, MCAP, chunks zstd"] = (folder / "small", TOPIC)
-    table = Table(
-        "bag", "order", "imdecode, ms", "reader, ms", "ratio", title="reading a frame, CPU time of one thread"
-    )
     for name, (path, topic) in recordings.items():
         frames = open_bag_frames(path, [topic])[0][0]
         orders = {"any": None}
         if frames.chunks["unpacked"].sum() > 1.5 * UNPACKED_BYTES:
             orders["of an epoch"] = ChunkOrder(*compressed_chunks([frames]), BATCH)
         for order, chunks in orders.items():
-            table.add_row(name, order, *compared(frames, chunks))
-    return table
+            yield {"bag": name, "order": order, **compared(frames, chunks), "load": machine()["load"]}
 
 
-def compared(frames: BagFrames, chunks: ChunkOrder | None) -> tuple[str, str, str]:
+def compared(frames: BagFrames, chunks: ChunkOrder | None) -> dict[str, Any]:
     """Mean CPU ms of bare decoding and of the reader, and the speed of the reader over that of decoding.
 
     In the order of an epoch unpacked chunks are kept as in training; in any other only the last one is, as good as in a
@@ -109,12 +106,12 @@ def compared(frames: BagFrames, chunks: ChunkOrder | None) -> tuple[str, str, st
             decode, read = decode + middle - start, read + time.thread_time() - middle
         decodes.append(1e3 * decode / DRAWS)
         reads.append(1e3 * read / DRAWS)
-    return f"{np.median(decodes):.2f}", f"{np.median(reads):.2f}", str(paired(decodes, reads))
+    milliseconds = {"imdecode, ms": float(np.median(decodes)), "reader, ms": float(np.median(reads))}
+    return {**milliseconds, "ratio": paired(decodes, reads)}
 
 
-def memory_table(folder: Path, images: list[bytes]) -> Table:
+def memory(folder: Path, images: list[bytes]) -> Iterator[dict[str, Any]]:
     """One row per storage: resident memory of a reader in a process of its own."""
-    table = Table("storage", "frames", "bag, MB", "index, kB", "grows by, MB", title="memory of a reader")
     for name in ("MCAP", "MCAP, chunks zstd", "SQLite3", "ROS 1"):
         for count in (100, 1000):
             path = folder / f"{name} {count}{'.bag' if name == 'ROS 1' else ''}"
@@ -124,8 +121,8 @@ def memory_table(folder: Path, images: list[bytes]) -> Table:
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 grown = pool.apply(growth_by_reading, (frames,))
             index = len(pickle.dumps(frames))
-            table.add_row(name, str(count), f"{size / 1e6:.0f}", f"{index / 1e3:.1f}", f"{grown / 1e6:.0f}")
-    return table
+            megabytes = {"bag, MB": size / 1e6, "index, kB": index / 1e3, "grows by, MB": grown / 1e6}
+            yield {"storage": name, "frames": count, **megabytes}
 
 
 def growth_by_reading(frames: BagFrames) -> int:

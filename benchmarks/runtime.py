@@ -34,7 +34,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
-from students import random_student
+from students import quantized_student, random_student
 
 from dino_ros.demo.domain import free_domain
 from dino_ros.demo.lifecycle import bring_up
@@ -320,7 +320,6 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200, help="frames per latency row")
     parser.add_argument("--seconds", type=float, default=2.0, help="per turn of a node, for its frames per second")
     parser.add_argument("--quick", action="store_true", help="headline rows alone, and fewer turns")
-    parser.add_argument("--int8", type=Path, help="the quantized ViT-S/16, for its rows")
     options = parser.parse_args()
     os.environ.update(dict.fromkeys(variables_to_set(), str(loopback_profile())))
     with free_domain() as domain:
@@ -333,6 +332,8 @@ def measure(options: argparse.Namespace) -> None:
     students = {name: options.out / f"{name}.onnx" for name in ("vit_s_16", "vit_ti_16")}
     for name, path in students.items():
         random_student(path, name)
+    int8 = options.out / "vit_s_16_int8.onnx"
+    quantized_student(int8, students["vit_s_16"], images(*SIZES["VGA"]))
     rclpy.init()
     results = Results(options.out / "runtime.json")
     results.add("machine", "machine", [machine()])
@@ -342,14 +343,13 @@ def measure(options: argparse.Namespace) -> None:
         rows = (row for path in students.values() for mask in masks for row in latency(path, runs, mask, sizes))
         results.add("latency", "camera to mask, over the engine at the same rate (ms)", rows)
     if "throughput" in options.parts:
-        asked = [("fp32", students["vit_s_16"], 30.0), *([("int8", options.int8, 60.0)] if options.int8 else [])]
+        asked = [("fp32", students["vit_s_16"], 30.0), ("int8", int8, 60.0)]
         rows = (
             row for name, path, hz in asked for row in throughput(name, path, "vit_s_16", hz, options.seconds, turns)
         )
         results.add("throughput", "ViT-S/16, VGA, frames per second", rows)
     if "cameras" in options.parts:
-        with_int8 = {**students, "vit_s_16 int8": options.int8} if options.int8 else students
-        for name, student in with_int8.items():
+        for name, student in {**students, "vit_s_16 int8": int8}.items():
             rows = iter(several_cameras(student, 4, options.seconds, turns))
             results.add(f"cameras {name}", f"four VGA cameras, {name}", rows)
     if "idle" in options.parts:

@@ -1,6 +1,6 @@
 """Every speed that has a goal, beside its goal: runs the quick benchmarks and writes the table of results/speed.md.
 
-    python benchmarks/speed.py --runs 5 --int8 vit_s_16_int8.onnx    # a quarter of an hour a run
+    python benchmarks/speed.py --runs 5    # twenty minutes a run
 
 A goal counts as met in a run if the ratio that was measured reaches it; the table says in how many runs it did. What
 was measured before stays in OUT, so that a run that is broken off goes on where it was. Leave the machine alone.
@@ -101,18 +101,29 @@ GOALS = [
         "smoke on two threads over one thread, every core busy", 1.0, False,
         "training", "busy", {"what": "smoke, every core busy, 2 thread(s)"}, "times one thread",
     ),
+    *(
+        Goal(
+            f"reading 1280x720 frames, over decoding them, {storage}", limit, False,
+            "bag_reading", "speed", {"bag": f"1280x720, {storage}", "order": order}, "ratio",
+        )
+        for storage, limit, order in (
+            ("MCAP", 0.95, "any"), ("SQLite3", 0.95, "any"), ("MCAP, chunks zstd", 0.9, "of an epoch")
+        )
+    ),
+    Goal(
+        "from the start of the node to its first mask, seconds", 2.0, True,
+        "starting", "starting", {"of": "node", "step": "first mask"}, "seconds",
+    ),
 ]  # fmt: skip
 
 
-def run(out: Path, int8: Path | None) -> dict[str, dict[str, Any]]:
+def run(out: Path) -> dict[str, dict[str, Any]]:
     """Run what has not been run into `out`; returns the results of each benchmark."""
     results = {}
     for name, (script, *options) in BENCHMARKS.items():
         done = out / f"{name}.done"
         if not done.exists():
             command = [sys.executable, str(HERE / script), *options, "--out", str(out)]
-            if name == "runtime" and int8:
-                command += ["--int8", str(int8)]
             subprocess.run(command, check=True)
             done.touch()
         results[name] = json.loads((out / f"{name}.json").read_text())
@@ -142,14 +153,13 @@ def main() -> None:
     """Run, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--int8", type=Path, help="the quantized ViT-S/16, for its rows")
     parser.add_argument("--out", type=Path, default=Path("runs/speed"))
     options = parser.parse_args()
     runs = []
     for number in range(options.runs):
         out = options.out / f"run{number}"
         out.mkdir(parents=True, exist_ok=True)
-        runs.append(run(out, options.int8))
+        runs.append(run(out))
     where = ", ".join(f"{name} {value}" for name, value in machine().items())
     loads = [row["load"] for results in runs for rows in results["runtime"].values() for row in rows if "load" in row]
     text = (

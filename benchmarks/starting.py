@@ -24,11 +24,9 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
-from measuring import machine
+from measuring import Results, machine
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
-from rich.console import Console
-from rich.table import Table
 from sensor_msgs.msg import Image
 
 from dino_ros.demo.domain import free_domain
@@ -108,6 +106,7 @@ def main() -> None:
     """Start each in turn, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--out", type=Path, default=Path("runs/starting"))
     options = parser.parse_args()
     os.environ.update(dict.fromkeys(variables_to_set(), str(loopback_profile())))
     with free_domain() as domain:
@@ -127,11 +126,15 @@ def main() -> None:
             for name, run in starts.items():
                 took[name].append(run())
         rclpy.shutdown()
-    table = Table("", "step", "seconds", title=", ".join(f"{key} {value}" for key, value in machine().items()))
-    for name, turns in took.items():
-        for step in turns[0]:
-            table.add_row(name, step, f"{statistics.median(turn[step] for turn in turns):.2f}")
-    Console().print(table)
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = Results(options.out / "starting.json")
+    results.add("machine", "machine", [machine()])
+    rows = (
+        {"of": name, "step": step, "seconds": statistics.median(turn[step] for turn in turns)}
+        for name, turns in took.items()
+        for step in turns[0]
+    )
+    results.add("starting", "from the start", rows)
 
 
 if __name__ == "__main__":

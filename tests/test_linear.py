@@ -42,7 +42,7 @@ def block_by_block(vit: torch.nn.Module, images: torch.Tensor) -> list[torch.Ten
     seen: list[torch.Tensor] = []
     handles = [block.register_forward_hook(lambda *call: seen.append(call[-1])) for block in vit.double().blocks]
     with torch.no_grad():
-        vit((images.double() / 255 - mean) / std)
+        vit.forward_features((images.double() / 255 - mean) / std)  # of which CLS alone leaves out some
         normed = [vit.norm(tokens) for tokens in seen]
     for handle in handles:
         handle.remove()

@@ -19,9 +19,12 @@ from dino_train.recipes.files import parts
 ROOT = Path(__file__).resolve().parents[1]
 ANOTHER_PROGRAMS = {
     "--clock",  # ros2 bag play
+    "--dst",  # rosbags-convert
+    "--dst-storage",
     "--nproc-per-node",  # torchrun
     "--ros-args",
     "--shm-size",  # docker
+    "--src",  # rosbags-convert
 }
 
 

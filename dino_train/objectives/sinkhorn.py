@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,8 +19,9 @@ def sinkhorn(scores: Tensor, temperature: float, iterations: int = 3) -> Tensor:
     equal (Caron et al. 2020, section 3.1 and the listing in its appendix). No gradient.
     """
     exponents = scores.double() / temperature
-    # The common factor cancels; it keeps exp from overflowing.
-    q = (exponents - max_over_processes(exponents.max())).exp()
+    # The common factor cancels; it keeps exp from overflowing. A process may have no scores: where no patch is masked.
+    largest = exponents.max() if len(exponents) else exponents.new_tensor(-math.inf)
+    q = (exponents - max_over_processes(largest)).exp()
     images = sum_over_processes(torch.tensor(len(q), dtype=q.dtype, device=q.device))
     for _ in range(iterations):
         q *= images / q.shape[1] / sum_over_processes(q.sum(dim=0)).clamp(min=1e-300)

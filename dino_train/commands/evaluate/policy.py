@@ -23,9 +23,10 @@ Are the features of use to an arm? A simulated Franka Panda is shown by a
 scripted expert how to reach for a cube, to push it onto a mark and to pick it
 up; a small network learns from these demonstrations what to do, from its
 joints and from where in the image the frozen patch tokens are what it looks
-for; it is tried in scenes that no demonstration has. Prints the share of trials that succeed and its standard
-error, beside those of the expert, of policies that see the true place of the
-cube, plain pixels, or nothing. Needs pip install 'dino_ros[simulation]'.
+for; it is tried in scenes that no demonstration has. Prints the share of trials
+that succeed and its standard error, beside those of the expert, of policies
+that see the true place of the cube, plain pixels, or nothing. Needs
+pip install 'dino_ros[simulation]'.
 
     dino-train evaluate policy student.onnx random --task reach --trials 20
 """
