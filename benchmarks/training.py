@@ -43,7 +43,7 @@ from dino_train.data.loader import EpochSampler, crop_loader, finish_crops
 from dino_train.data.multicrop import normalize
 from dino_train.machine.distributed import Processes
 from dino_train.machine.precision import choose_precision
-from dino_train.machine.threads import sleep_while_waiting
+from dino_train.machine.threads import sleep_soon
 from dino_train.models.backbones import mean_and_std
 from dino_train.objectives.dino import Dino, TeacherOutput
 from dino_train.objectives.distill import Distill
@@ -235,9 +235,7 @@ def turn(options: argparse.Namespace, what: str, recipe: str = "", batch: int = 
     ]
     command += ["--data", *options.data, "--out", str(options.out), *(["--compile"] if options.compile else [])]
     command += [word for name, value in more.items() for word in (f"--{name}", str(value))]
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    if what != "plain":
-        environment["OMP_WAIT_POLICY"] = os.environ["OMP_WAIT_POLICY"]
+    environment = {name: value for name, value in os.environ.items() if what != "plain" or name != "GOMP_SPINCOUNT"}
     done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"{what} {recipe} failed:\n{done.stderr}")
@@ -336,7 +334,7 @@ def main() -> None:
     if options.turn:
         (options.out / "turn.json").write_text(json.dumps(take_turn(options)))
     else:
-        sleep_while_waiting()
+        sleep_soon()
         measure(options, QUICK_TURNS if options.quick else TURNS)
 
 

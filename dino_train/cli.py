@@ -16,7 +16,7 @@ from dino_train.commands import compare, data, distill, evaluate, export, head, 
 from dino_train.commands.parser import CommandParser
 from dino_train.commands.training_run import arrange
 from dino_train.machine.rank import is_main
-from dino_train.machine.threads import leave_busy_cores, sleep_while_waiting
+from dino_train.machine.threads import leave_busy_cores, sleep_soon
 from dino_train.recipes.files import BASES
 
 DESCRIPTION = """\
@@ -65,7 +65,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger().handlers[0].addFilter(Once())
     logging.getLogger("dino_train").setLevel(logging.INFO)
-    sleep_while_waiting()
+    sleep_soon()
     try:
         run(sys.argv[1:])
     except UserError as error:

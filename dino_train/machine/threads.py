@@ -11,6 +11,8 @@ from dino_train.machine.rank import is_main
 log = logging.getLogger(__name__)
 
 LOADAVG = Path("/proc/loadavg")
+SPINS = 3000
+"""Turns of the loop in which a thread waits before it sleeps: some tens of microseconds."""
 
 
 def choose_threads(threads: int | None) -> int:
@@ -22,13 +24,15 @@ def choose_threads(threads: int | None) -> int:
     return threads
 
 
-def sleep_while_waiting() -> None:
-    """Let the threads of torch, which is not imported yet, sleep while they wait for one another; child processes too.
+def sleep_soon() -> None:
+    """Let threads of torch, which is not imported yet, soon sleep when they wait for one another; child processes too.
 
-    By default they wait in a loop, which keeps a core from the very thread that is waited for once other programs run:
-    the steps of `smoke` on two threads took 10 to 30 times as long (benchmarks/results/training.md).
+    By default they wait in a loop for milliseconds, which keeps a core from the very thread that is waited for once
+    other programs run. At SPINS the steps of a run take as long on an idle machine, and a third of the time beside
+    others (benchmarks/results/training.md).
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
 def leave_busy_cores() -> None:
