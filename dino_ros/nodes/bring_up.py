@@ -19,6 +19,7 @@ from launch_ros.events.lifecycle import ChangeState
 from launch_ros.ros_adapters import get_ros_node
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import GetState
+from rclpy._rclpy_pybind11 import InvalidHandle
 from rclpy.exceptions import InvalidNamespaceException
 from rclpy.validate_namespace import validate_namespace
 
@@ -125,25 +126,30 @@ class BringUp:
         context.add_completion_future(context.asyncio_loop.create_task(self._configure(context)))
 
     async def _configure(self, context: LaunchContext) -> None:
-        """Request the transition when the node answers.
+        """Request the transition when the node answers."""
+        if await self._answers(context):
+            self._step = "configuring"
+            await context.emit_event(self._change(Transition.TRANSITION_CONFIGURE))
+
+    async def _answers(self, context: LaunchContext) -> bool:
+        """Wait until the node answers requests; returns whether it does, or the launch ends before.
 
         A request before its services exist is lost. That they exist says nothing: those of a process that was killed
         do, for another 20 seconds.
         """
         client = get_ros_node(context).create_client(GetState, f"{self._node.node_name}/get_state")
         answered = asyncio.Event()
-        while not answered.is_set():
-            while not client.service_is_ready() and not context.is_shutdown:
-                await asyncio.sleep(0.02)
-            answer = client.call_async(GetState.Request())
-            answer.add_done_callback(lambda _: context.asyncio_loop.call_soon_threadsafe(answered.set))
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(answered.wait(), timeout=1.0)
-            if context.is_shutdown:
-                return
-        get_ros_node(context).destroy_client(client)
-        self._step = "configuring"
-        await context.emit_event(self._change(Transition.TRANSITION_CONFIGURE))
+        with contextlib.suppress(InvalidHandle):  # a launch that ends destroys its node, and the client with it
+            while not context.is_shutdown and not answered.is_set():
+                if not client.service_is_ready():
+                    await asyncio.sleep(0.02)
+                    continue
+                answer = client.call_async(GetState.Request())
+                answer.add_done_callback(lambda _: context.asyncio_loop.call_soon_threadsafe(answered.set))
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(answered.wait(), timeout=1.0)
+            get_ros_node(context).destroy_client(client)
+        return answered.is_set() and not context.is_shutdown
 
     def _follow(self, context: LaunchContext) -> list[EmitEvent]:
         event = context.locals.event
