@@ -85,7 +85,8 @@ class MachineConfig:
     fit."""
     threads: int | None = None
     """Threads of a process that trains on a CPU (default: $OMP_NUM_THREADS, else the cores that are free when the run
-    starts). Threads that wait for a busy core take longer than one: lower it where other programs run beside."""
+    starts, or fewer for a small model). Threads that wait for a busy core take longer than one: lower it where other
+    programs run beside."""
     workers: int | None = None
     """Processes per GPU that decode and crop (default: one per core, at most 8; on a CPU one per 8 cores). Raise it
     where the GPU waits for images, lower it where memory is short."""

@@ -25,7 +25,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -319,23 +319,19 @@ def messages(
         yield stamp, frame
 
 
-def render_bag(
-    out: Path, seconds: float, rate: float, seed: int, width: int, height: int, with_depth: bool = False
-) -> None:
-    """Render and write the bag, which appears under its name only when complete."""
+def write_bag(out: Path, frames: Iterable[tuple[int, dict[str, Any]]]) -> None:
+    """Write each frame's stamp in nanoseconds and messages by topic; the bag appears under its name when complete."""
     store = get_typestore(Stores.ROS2_JAZZY)
     temporary = out.with_name(out.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    scene = Scene(seconds, seed, width, height)
     with Writer(temporary, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connections: dict[str, Any] = {}
-        for stamp, by_topic in messages(scene, seconds, rate, with_depth):
+        for stamp, by_topic in frames:
             for topic, message in by_topic.items():
                 if topic not in connections:
                     connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=store)
                 raw = store.serialize_cdr(message, message.__msgtype__)
                 writer.write(connections[topic], stamp, raw)
-    scene.close()
     # rosbag2 names the storage file after the folder, and metadata.yaml names the storage file.
     metadata = temporary / "metadata.yaml"
     metadata.write_text(metadata.read_text().replace(f"{temporary.name}.mcap", f"{out.name}.mcap"))
@@ -360,7 +356,9 @@ def main() -> None:
         sys.exit(f"--size {options.size} is not WxH: write for example 320x240.")
     if options.seconds * options.rate < 1 or options.seed < 0:
         sys.exit("--seconds and --rate must give at least one frame, and --seed must not be negative.")
-    render_bag(options.out, options.seconds, options.rate, options.seed, int(width), int(height), options.depth)
+    scene = Scene(options.seconds, options.seed, int(width), int(height))
+    write_bag(options.out, messages(scene, options.seconds, options.rate, options.depth))
+    scene.close()
 
 
 if __name__ == "__main__":

@@ -86,6 +86,7 @@ SLOW = [
     "test_processes.py",
     "test_quantize.py",
     "test_release.py",
+    "test_record_arm.py",
     "test_render_table.py",
     "test_report.py",
     "test_strange_data.py",

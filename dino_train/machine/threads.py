@@ -13,13 +13,20 @@ log = logging.getLogger(__name__)
 LOADAVG = Path("/proc/loadavg")
 SPINS = 3000
 """Turns of the loop in which a thread waits before it sleeps: some tens of microseconds."""
+WORTH_A_THREAD = 1e9
+"""Floating-point operations of a step; with fewer, a second thread is waited for longer than it helps."""
 
 
-def choose_threads(threads: int | None) -> int:
-    """Let torch use this many threads, by default as many as cores are free; returns how many."""
+def choose_threads(threads: int | None, operations: float) -> int:
+    """Let torch use this many threads, by default as many as cores are free and a step is worth; returns how many.
+
+    A step takes about so many floating-point `operations`.
+    """
     import torch
 
-    threads = threads or threads_to_take("--machine.threads takes") or torch.get_num_threads()
+    if not threads and (free := threads_to_take("--machine.threads takes")):
+        threads = min(free, max(1, round(operations / WORTH_A_THREAD)))
+    threads = threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     return threads
 

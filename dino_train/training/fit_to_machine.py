@@ -11,7 +11,9 @@ from dino_ros.errors import UserError
 from dino_train.config import MachineConfig
 from dino_train.machine.distributed import Processes
 from dino_train.machine.precision import choose_precision
+from dino_train.models.backbones import patch_size
 from dino_train.objectives.objective import Objective
+from dino_train.recipes import Recipe
 
 
 def fit_to_machine(objective: Objective, machine: MachineConfig, processes: Processes) -> Objective:
@@ -46,3 +48,13 @@ def fit_to_machine(objective: Objective, machine: MachineConfig, processes: Proc
             if hasattr(attention, "fused_attn"):
                 attention.fused_attn = False  # torch's fused attention is slow in bf16 on a CPU
     return objective
+
+
+def step_operations(objective: Objective, recipe: Recipe) -> float:
+    """About how many floating-point operations a step takes: six for each parameter of the ViT and patch token."""
+    student: Any = objective.student
+    crops, patch = recipe.crops, patch_size(student.backbone)
+    tokens = 2 * (crops.global_crops_size // patch) ** 2
+    tokens += crops.local_crops_number * (crops.local_crops_size // patch) ** 2
+    parameters: int = sum(weights.numel() for weights in student.backbone.parameters())
+    return 6.0 * parameters * tokens * recipe.batch_size

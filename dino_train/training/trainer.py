@@ -50,7 +50,7 @@ from dino_train.training.checks import (
     same_data,
     too_short,
 )
-from dino_train.training.fit_to_machine import fit_to_machine
+from dino_train.training.fit_to_machine import fit_to_machine, step_operations
 from dino_train.training.optimizers import build_optimizer, clip_each_gradient, set_rates
 
 log = logging.getLogger(__name__)
@@ -84,8 +84,6 @@ def train(
     check_evaluation(evaluation)
     check_batch_size(recipe, machine, process_count())
     with join(machine.device) as processes:
-        if processes.device.type == "cpu":  # kept, since sums depend on it: a run that is resumed takes as many
-            machine = dataclasses.replace(machine, threads=choose_threads(machine.threads))
         with main_first(processes):  # it writes the index of a bag, which the others then read
             frames = open_frames(
                 data.paths, data.topics, data.weights, SelectionParameters(data.near_duplicate_threshold)
@@ -104,6 +102,9 @@ def train(
         vit: Any = objective.student.backbone
         check_crop_sizes(recipe, patch_size(vit))
         check_exportable(vit)
+        if processes.device.type == "cpu":  # kept, since sums depend on it: a run that is resumed takes as many
+            threads = choose_threads(machine.threads, step_operations(objective, recipe) / processes.count)
+            machine = dataclasses.replace(machine, threads=threads)
         mean, std = mean_and_std(vit)
         objective = fit_to_machine(objective.to(processes.device).train(), machine, processes)
         model: nn.Module = objective
