@@ -6,7 +6,7 @@
 `pretrain`: `plain` is the paper's recipe in `plain_dino.py`, `dino-train` the trainer as users start it, without
 evaluations; `step` trains on the same batch over and over, `loader` only draws and crops. `of peak` is the rate of a
 step's floating-point operations as a share of the machine's rate in large matrix products of the same precision.
-`busy`: the recipe `smoke` on two threads and on one, while every core has another program.
+`busy`: the recipe `smoke` on one thread, on two, and on as many as it takes, while every core has another program.
 `distill`: a step, and what of it are teacher and student alone.
 
 Each turn is a process of its own, and all take turns; in brackets is the interval that holds a ratio 95 times in 100.
@@ -43,7 +43,7 @@ from dino_train.data.loader import EpochSampler, crop_loader, finish_crops
 from dino_train.data.multicrop import normalize
 from dino_train.machine.distributed import Processes
 from dino_train.machine.precision import choose_precision
-from dino_train.machine.threads import sleep_soon
+from dino_train.machine.threads import choose_threads, sleep_soon
 from dino_train.models.backbones import mean_and_std
 from dino_train.objectives.dino import Dino, TeacherOutput
 from dino_train.objectives.distill import Distill
@@ -51,7 +51,7 @@ from dino_train.objectives.objective import Objective
 from dino_train.recipes import DinoRecipe, DistillRecipe, Recipe
 from dino_train.recipes.files import load_recipe
 from dino_train.training import trainer
-from dino_train.training.fit_to_machine import fit_to_machine
+from dino_train.training.fit_to_machine import fit_to_machine, step_operations
 from dino_train.training.optimizers import build_optimizer, clip_each_gradient
 
 TOPIC = "/camera/image_raw/compressed"
@@ -282,18 +282,21 @@ def busy_cores() -> Iterator[None]:
 
 
 def beside_others(options: argparse.Namespace, steps: int, turns: int) -> Iterator[dict[str, Any]]:
-    """The recipe `smoke` on one thread and on two."""
-    found: dict[int, list[Seconds]] = {1: [], 2: []}
+    """The recipe `smoke` on one thread, on as many as a run takes that starts on an idle machine, and on two."""
+    recipe = load("smoke", 8, 1000)
+    taken = choose_threads(None, step_operations(Dino(recipe), recipe))
+    threads = {"one thread": 1, "as many threads as it takes": taken, "two threads": 2}
+    found: dict[int, list[Seconds]] = {number: [] for number in threads.values()}
     with busy_cores():
         for _ in range(turns):
-            for threads, ones in found.items():
-                ones.append(turn(options, "dino-train", "smoke", 8, steps, threads=threads)["seconds"])
-    for threads, ones in found.items():
-        median = statistics.median(np.concatenate(ones))
+            for number, ones in found.items():
+                ones.append(turn(options, "dino-train", "smoke", 8, steps, threads=number)["seconds"])
+    for name, number in threads.items():
         yield {
-            "what": f"smoke, every core busy, {threads} thread(s)",
-            "images/s": 8 / median,
-            "times one thread": paired(found[1], ones),
+            "what": f"smoke, every core busy, {name}",
+            "threads": number,
+            "images/s": 8 / statistics.median(np.concatenate(found[number])),
+            "times one thread": paired(found[1], found[number]),
         }
 
 
