@@ -16,15 +16,14 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from bag_reading import STORAGES, jpegs, resident
-from measuring import machine, paired
-from rich.console import Console
-from rich.table import Table
+from measuring import Results, machine, paired
 
 from dino_ros.files import cache_folder
 from dino_train.data.cache import Cache
@@ -44,24 +43,25 @@ DRAWS = 600
 
 
 def main() -> None:
-    """Write the bags, measure, print the tables."""
+    """Write the bags, and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--folder", type=Path, help="where there is half a gigabyte to write the bags to")
+    parser.add_argument("--out", type=Path, default=Path("runs/many_bags"))
     options = parser.parse_args()
-    console = Console(width=120)
-    console.print(machine())
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = Results(options.out.absolute() / "many_bags.json")
+    results.add("machine", "machine", [machine()])
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
         images = jpegs(60)
-        console.print(indexing(folder, images, options.turns))
-        console.print(starting(folder, images))
+        results.add("indexing", "indexing, over bare decoding", indexing(folder, images, options.turns))
+        results.add("starting", "from a cached index to the first batch", starting(folder, images))
 
 
-def indexing(folder: Path, images: list[bytes], turns: int) -> Table:
-    """Indexing bags of two storages, over bare decoding: by the clock and by CPU time."""
-    table = Table("bags", "frames/s", "over bare decoding, wall", "over bare decoding, CPU", title="indexing")
+def indexing(folder: Path, images: list[bytes], turns: int) -> Iterator[dict[str, Any]]:
+    """Indexing bags of some storages, over bare decoding: by the clock and by CPU time."""
     for storage in ("MCAP", "SQLite3", "MCAP, chunks zstd"):
         paths = linked(folder / storage, storage, images * (INDEXED_FRAMES // len(images)), INDEXED)
         took: list[tuple[float, float]] = []
@@ -78,8 +78,7 @@ def indexing(folder: Path, images: list[bytes], turns: int) -> Table:
             bare.append((after[0] - between[0], after[1] - between[1]))
         wall, cpu = (paired([b[i] for b in bare], [t[i] for t in took]) for i in (0, 1))
         rate = INDEXED * INDEXED_FRAMES / float(np.median([wall for wall, _ in took]))
-        table.add_row(storage, f"{rate:.0f}", str(wall), str(cpu))
-    return table
+        yield {"bags": storage, "frames/s": rate, "by the clock": wall, "CPU time": cpu, "load": machine()["load"]}
 
 
 def clocks() -> tuple[float, float]:
@@ -95,7 +94,7 @@ def decode(images: list[bytes], frames: int) -> None:
         cv2.imdecode(np.frombuffer(images[number % len(images)], np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
 
 
-def starting(folder: Path, images: list[bytes]) -> Table:
+def starting(folder: Path, images: list[bytes]) -> Iterator[dict[str, Any]]:
     """The start with a cached index, by the number of bags."""
     paths = linked(folder / "fleet", "MCAP", images * (FRAMES // len(images)), max(BAGS))
     open_frames(paths[:1], selection=SelectionParameters())
@@ -103,26 +102,9 @@ def starting(folder: Path, images: list[bytes]) -> Table:
     del arrays["state"]
     for path in paths[1:]:
         cache_of(path).add({name.replace(paths[0].name, path.name): array for name, array in arrays.items()})
-    table = Table(title="from a cached index to the first batch")
-    for column in (
-        "bags",
-        "frames",
-        "TB",
-        "opened, s",
-        "listed, s",
-        "first batch, s",
-        "CPU, s",
-        "resident, MB",
-        "files",
-    ):
-        table.add_column(column, justify="right")
     size = sum(file.stat().st_size for file in paths[0].iterdir())
     for count in BAGS:
-        row = start(paths[:count])
-        seconds = [f"{row[name]:.1f}" for name in ("opened", "listed", "first batch", "CPU")]
-        cells = [row["frames"], f"{count * size / 1e12:.2f}", *seconds, f"{row['resident']:.0f}", row["files"]]
-        table.add_row(str(count), *cells)
-    return table
+        yield {"bags": str(count), "TB": count * size / 1e12, **start(paths[:count]), "load": machine()["load"]}
 
 
 def start(paths: list[Path]) -> dict[str, Any]:
@@ -139,13 +121,13 @@ def start(paths: list[Path]) -> dict[str, Any]:
         frames[number]
     bags = sum(name.endswith(".mcap") for name in map(link, Path("/proc/self/fd").iterdir()))
     return {
-        "frames": str(len(frames)),
-        "opened": opened - beginning,
-        "listed": listed - opened,
-        "first batch": first - beginning,
-        "CPU": used - cpu,
-        "resident": resident() / 1e6,
-        "files": str(bags),
+        "frames": len(frames),
+        "opened, s": opened - beginning,
+        "listed, s": listed - opened,
+        "first batch, s": first - beginning,
+        "CPU, s": used - cpu,
+        "resident, MB": resident() / 1e6,
+        "open files": bags,
     }
 
 

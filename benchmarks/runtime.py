@@ -35,6 +35,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from students import quantized_student, random_student
+from threadpoolctl import threadpool_limits
 
 from dino_ros.demo.domain import free_domain
 from dino_ros.demo.lifecycle import bring_up
@@ -42,10 +43,13 @@ from dino_ros.demo.run import running
 from dino_ros.demo.table import TABLE, TOPIC
 from dino_ros.images.sources import open_source
 from dino_ros.images.stamps import stamp_fields, stamp_ns
+from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import ATTENTION, MaskParameters
 from dino_ros.nodes.messages import jpeg_message, rgb_message
 from dino_ros.nodes.transport import loopback_profile, variables_to_set
+from dino_ros.perception.bench import STAGES, stage_times
 from dino_ros.perception.perceiver import Perceiver
+from dino_ros.student import DEFAULT_STUDENT
 
 SIZES = {"VGA": (480, 640), "720p": (720, 1280)}
 MASKS = {"attention": ATTENTION, "default": MaskParameters()}
@@ -184,6 +188,23 @@ def latency(student: Path, runs: int, masks: str, sizes: Iterable[str] = SIZES) 
             )
 
 
+def default_mask(student: str | Path, runs: int) -> dict[str, Any]:
+    """Milliseconds of the node's default mask at VGA, and over those of the engine before it."""
+    perceiver, maker = Perceiver.load(student), MaskMaker()
+    frames = images(*SIZES["VGA"])
+    with threadpool_limits(1, "blas"):  # as in the node
+        times = np.array([stage_times(perceiver, maker, frames[run % len(frames)]) for run in range(WARM_UP + runs)])
+    infer, mask = (times[WARM_UP:, STAGES.index(stage)].reshape(-1, TURN) for stage in ("infer", "mask"))
+    return {
+        "student": Path(student).stem,
+        "engine p50": float(np.median(infer)),
+        "mask p50": float(np.median(mask)),
+        "mask p99": float(np.percentile(mask, 99)),
+        "mask over engine": paired(list(mask), list(infer)),
+        "load": machine()["load"],
+    }
+
+
 @contextlib.contextmanager
 def plain(shape: str, name: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run the plain node in the namespace of a camera of Bench."""
@@ -313,7 +334,7 @@ def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
 
 def main() -> None:
     """Measure everything, or only what is named."""
-    parts = ("latency", "throughput", "cameras", "idle")
+    parts = ("latency", "mask", "throughput", "cameras", "idle")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=list(parts), help=f"of {', '.join(parts)} (default: all)")
     parser.add_argument("--out", type=Path, default=Path("runs/runtime"))
@@ -342,6 +363,10 @@ def measure(options: argparse.Namespace) -> None:
         runs = TURN * QUICK_TURNS if options.quick else options.runs
         rows = (row for path in students.values() for mask in masks for row in latency(path, runs, mask, sizes))
         results.add("latency", "camera to mask, over the engine at the same rate (ms)", rows)
+    if "mask" in options.parts:
+        runs = TURN * (QUICK_TURNS if options.quick else TURNS)
+        rows = (default_mask(student, runs) for student in (DEFAULT_STUDENT, students["vit_s_16"]))
+        results.add("mask", "the default mask, beside the engine (ms)", rows)
     if "throughput" in options.parts:
         asked = [("fp32", students["vit_s_16"], 30.0), ("int8", int8, 60.0)]
         rows = (

@@ -1,7 +1,7 @@
 """Every speed that has a goal, beside its goal: runs the quick benchmarks and writes the table of results/speed.md.
 
-    python benchmarks/speed.py --runs 5            # twenty minutes a run
-    python benchmarks/speed.py runtime --runs 5    # six of them: camera to mask, the plain node, four cameras
+    python benchmarks/speed.py --runs 5            # half an hour a run
+    python benchmarks/speed.py runtime --runs 5    # ten minutes of it: camera to mask, the plain node, four cameras
 
 A goal counts as met in a run if the ratio that was measured reaches it; the table says in how many runs it did. What
 was measured before stays in OUT, so that a run that is broken off goes on where it was. Leave the machine alone.
@@ -22,12 +22,14 @@ from typing import Any, NamedTuple
 from measuring import machine
 
 from dino_ros.files import write_whole
+from dino_ros.student import DEFAULT_STUDENT
 
 HERE = Path(__file__).parent
 BENCHMARKS = {
     "runtime": ["runtime.py", "--quick"],
     "training": ["training.py", "--quick"],
     "bag_reading": ["bag_reading.py"],
+    "many_bags": ["many_bags.py", "--turns", "3"],
     "starting": ["starting.py", "--turns", "5"],
 }
 """Each writes OUT/NAME.json."""
@@ -73,6 +75,11 @@ GOALS = [
     latency("ViT-Ti/16, raw, p50", 1.15, "vit_ti_16", "raw", "p50 ratio"),
     latency("ViT-Ti/16, compressed, p50", 1.15, "vit_ti_16", "compressed", "p50 ratio"),
     *(
+        Goal(f"default mask at VGA, {what}, {student}", limit, True, "runtime", "mask", {"student": student}, column)
+        for student in (DEFAULT_STUDENT, "vit_s_16")
+        for what, limit, column in (("ms", 2.0, "mask p50"), ("over inference", 0.05, "mask over engine"))
+    ),
+    *(
         Goal(
             f"frames per second over the plain node's, {precision}, {mask} mask", limit, False,
             "runtime", "throughput", {"node": f"dino_ros, {precision}, {mask}"}, "ratio",
@@ -112,8 +119,19 @@ GOALS = [
         )
     ),
     Goal(
-        "from the start of the node to its first mask, seconds", 2.0, True,
-        "starting", "starting", {"of": "node", "step": "first mask"}, "seconds",
+        "indexing bags over decoding them, MCAP, CPU time", 0.9, False,
+        "many_bags", "indexing", {"bags": "MCAP"}, "CPU time",
+    ),
+    Goal(
+        "first batch of 1,000 cached bags, seconds", 10.0, True,
+        "many_bags", "starting", {"bags": "1000"}, "first batch, s",
+    ),
+    *(
+        Goal(
+            f"from the start of {of} to its {step}, seconds", limit, True,
+            "starting", "starting", {"of": of, "step": step}, "seconds",
+        )
+        for of, step, limit in (("node", "first mask", 2.0), ("dino-train --help", "end", 0.5))
     ),
 ]  # fmt: skip
 

@@ -1,11 +1,12 @@
-"""From the start of the perception node to its first mask: seconds, and the CPU seconds that each part takes.
+"""From the start of the perception node to its first mask, and of commands: seconds, and how many of CPU time.
 
     python benchmarks/starting.py
 
 The bundled student on a VGA camera at 30 Hz that runs already; the verdict of the parity gate is in the user's cache.
 Starts of the node, brought up as the launch file does it, take turns with a process that only imports rclpy, OpenCV and
-NumPy, which every node in Python on images does, and, where launch is installed and the package built, with starts by
-`ros2 launch`. On a busy machine compare CPU seconds. Prints medians, and the steps of the node's start.
+NumPy, which every node in Python on images does, with one that imports dino_ros, with `dino-train --help`, and, where
+launch is installed and the package built, with starts by `ros2 launch`. On a busy machine compare CPU seconds. Prints
+medians, and the steps of the node's start.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from dino_ros.demo.lifecycle import change_state
 from dino_ros.nodes.transport import loopback_profile, variables_to_set
 
 IMPORTS = [sys.executable, "-c", "import cv2, numpy, rclpy.executors, rclpy.lifecycle, sensor_msgs.msg"]
+LIBRARY = [sys.executable, "-c", "import dino_ros"]
+HELP = [sys.executable, "-m", "dino_train", "--help"]
 NODE = [sys.executable, "-m", "dino_ros.nodes.perception_node"]
 LAUNCH = ["ros2", "launch", "dino_ros", "perception.launch.py"]
 LAUNCH_IMPORTS = ["ros2", "launch", "--help"]
@@ -99,7 +102,7 @@ def to_the_end(command: list[str]) -> Seconds:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"the whole": time.monotonic() - start, "CPU": cpu}
+    return {"end": time.monotonic() - start, "CPU": cpu}
 
 
 def main() -> None:
@@ -115,6 +118,8 @@ def main() -> None:
         camera = Camera()
         starts: dict[str, Callable[[], Seconds]] = {
             "imports of any node": lambda: to_the_end(IMPORTS),
+            "import dino_ros": lambda: to_the_end(LIBRARY),
+            "dino-train --help": lambda: to_the_end(HELP),
             "node": lambda: camera.first_mask(NODE, bring_up=True),
         }
         if shutil.which("ros2") and not subprocess.run([*LAUNCH, "--show-args"], capture_output=True).returncode:

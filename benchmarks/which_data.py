@@ -11,20 +11,19 @@ OUT/which_data.json.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from measuring import Results, machine
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from dino_ros.files import write_whole
 from dino_ros.images.encodings import to_rgb
 from dino_ros.images.sampling import evenly_spaced
 from dino_ros.images.sources import open_source
@@ -76,7 +75,7 @@ def measured(command: Sequence[str], log: Path, cache: Path) -> dict[str, Any]:
         "seconds": round(time.monotonic() - began, 1),
         "cpu seconds": round(usage.ru_utime + usage.ru_stime, 1),
         "peak MB": round(usage.ru_maxrss / 1024),
-        "load": round(os.getloadavg()[0], 1),
+        "load": machine()["load"],
     }
 
 
@@ -92,8 +91,14 @@ def main() -> None:
     images = encoded(options.recordings)
     if len(images) < max(options.frames):
         sys.exit(f"The recordings have {len(images)} frames: give more, or --frames below that.")
-    rows = []
-    for count in options.frames:
+    results = Results(out / "which_data.json")
+    results.add("machine", "machine", [machine()])
+    results.add("commands", "commands", commands(images, options.frames, out))
+
+
+def commands(images: Sequence[bytes], frames: Sequence[int], out: Path) -> Iterator[dict[str, Any]]:
+    """Run each command on a bag of each length."""
+    for count in frames:
         chosen = [images[number] for number in evenly_spaced(len(images), count)]
         bag, crop = out / f"bag_{count}", out / f"crop_{count}.png"
         write_bag(chosen, bag)
@@ -107,9 +112,7 @@ def main() -> None:
             ["dino_ros.cli", "search", str(bag), "--like", str(crop), "--out", str(out / f"found_{count}")],
             ["dino_ros.cli", "novelty", str(bag), "--known", str(bag), "--out", str(out / f"novel_{count}")],
         ):
-            rows.append({"frames": count, **measured(command, out / "commands.log", out / "cache")})
-            print(rows[-1], flush=True)
-    write_whole(out / "which_data.json", json.dumps(rows, indent=1).encode())
+            yield {"frames": count, **measured(command, out / "commands.log", out / "cache")}
 
 
 if __name__ == "__main__":
