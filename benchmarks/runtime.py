@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import json
 import math
 import os
 import subprocess
@@ -35,7 +36,6 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from students import quantized_student, random_student
-from threadpoolctl import threadpool_limits
 
 from dino_ros.demo.domain import free_domain
 from dino_ros.demo.lifecycle import bring_up
@@ -43,11 +43,9 @@ from dino_ros.demo.run import running
 from dino_ros.demo.table import TABLE, TOPIC
 from dino_ros.images.sources import open_source
 from dino_ros.images.stamps import stamp_fields, stamp_ns
-from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import ATTENTION, MaskParameters
 from dino_ros.nodes.messages import jpeg_message, rgb_message
 from dino_ros.nodes.transport import loopback_profile, variables_to_set
-from dino_ros.perception.bench import STAGES, stage_times
 from dino_ros.perception.perceiver import Perceiver
 from dino_ros.student import DEFAULT_STUDENT
 
@@ -188,19 +186,18 @@ def latency(student: Path, runs: int, masks: str, sizes: Iterable[str] = SIZES) 
             )
 
 
-def default_mask(student: str | Path, runs: int) -> dict[str, Any]:
-    """Milliseconds of the node's default mask at VGA, and over those of the engine before it."""
-    perceiver, maker = Perceiver.load(student), MaskMaker()
-    frames = images(*SIZES["VGA"])
-    with threadpool_limits(1, "blas"):  # as in the node
-        times = np.array([stage_times(perceiver, maker, frames[run % len(frames)]) for run in range(WARM_UP + runs)])
-    infer, mask = (times[WARM_UP:, STAGES.index(stage)].reshape(-1, TURN) for stage in ("infer", "mask"))
+def default_mask(student: str | Path, out: Path) -> dict[str, Any]:
+    """Milliseconds of the node's default mask at VGA, and over those of the engine before it, by `dino-ros bench`."""
+    command = [sys.executable, "-m", "dino_ros.cli", "bench", str(student), "--size", "640x480", "--out", str(out)]
+    # NumPy has one thread, as in the node.
+    subprocess.run(command, check=True, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    stages = json.loads((out / "bench.json").read_text())["stages"]
     return {
         "student": Path(student).stem,
-        "engine p50": float(np.median(infer)),
-        "mask p50": float(np.median(mask)),
-        "mask p99": float(np.percentile(mask, 99)),
-        "mask over engine": paired(list(mask), list(infer)),
+        "engine p50": stages["infer"]["p50"],
+        "mask p50": stages["mask"]["p50"],
+        "mask p99": stages["mask"]["p99"],
+        "mask over engine": stages["mask"]["p50"] / stages["infer"]["p50"],
         "load": machine()["load"],
     }
 
@@ -364,8 +361,7 @@ def measure(options: argparse.Namespace) -> None:
         rows = (row for path in students.values() for mask in masks for row in latency(path, runs, mask, sizes))
         results.add("latency", "camera to mask, over the engine at the same rate (ms)", rows)
     if "mask" in options.parts:
-        runs = TURN * (QUICK_TURNS if options.quick else TURNS)
-        rows = (default_mask(student, runs) for student in (DEFAULT_STUDENT, students["vit_s_16"]))
+        rows = (default_mask(student, options.out / "bench") for student in (DEFAULT_STUDENT, students["vit_s_16"]))
         results.add("mask", "the default mask, beside the engine (ms)", rows)
     if "throughput" in options.parts:
         asked = [("fp32", students["vit_s_16"], 30.0), ("int8", int8, 60.0)]
