@@ -124,23 +124,26 @@ def test_the_command_scores_encoders_between_the_expert_and_no_image(
 ) -> None:
     monkeypatch.setattr(cloning, "ITERATIONS", 2)
     monkeypatch.setattr(Arm, "image", lambda self: IMAGE)  # faster than to render
-    student = tmp_path / "small.onnx"
+    student, other = tmp_path / "small.onnx", tmp_path / "other" / "small.onnx"  # their strips must not be one file
+    other.parent.mkdir()
     write_student(student)
+    write_student(other)
     out, pictures = tmp_path / "scores.json", tmp_path / "pictures"
     few = ["--task", "reach", "--demonstrations", "1", "--trials", "1"]
     files = ["--out", str(out), "--pictures", str(pictures)]
-    monkeypatch.setattr("sys.argv", ["dino-train", "evaluate", "policy", str(student), *few, *files])
+    monkeypatch.setattr("sys.argv", ["dino-train", "evaluate", "policy", str(student), str(other), *few, *files])
     cli.main()
     rows = {row["encoder"]: row for row in json.loads(out.read_text())["rows"]}
-    assert list(rows) == ["expert", "true place of the cube", str(student), "pixels' PCA", "no image"]
+    assert list(rows) == ["expert", "true place of the cube", str(student), str(other), "pixels' PCA", "no image"]
     assert (rows["expert"]["success"], rows["expert"]["standard error"]) == (1, 0)
     assert {row["success"] for row in rows.values()} <= {0, 1}
     assert sorted(file.name for file in pictures.iterdir()) == [
-        "reach_expert.png",
-        "reach_no_image.png",
-        "reach_pixels_pca.png",
-        "reach_small.png",
-        "reach_true_place_of_the_cube.png",
+        "reach_01_expert.png",
+        "reach_02_true_place_of_the_cube.png",
+        "reach_03_small.png",
+        "reach_04_small.png",
+        "reach_05_pixels_pca.png",
+        "reach_06_no_image.png",
     ]
 
 

@@ -70,11 +70,11 @@ def evaluate_policies(
         for name in tasks:
             shown = demonstrate(arm, name, demonstrations, seed)
             start = time.monotonic()
-            for label, driver in drivers(TASKS[name], encoders, shown, seed):
-                scenes = [np.random.default_rng([seed, 1, number]) for number in range(trials)]
+            for number, (label, driver) in enumerate(drivers(TASKS[name], encoders, shown, seed), start=1):
+                scenes = [np.random.default_rng([seed, 1, trial]) for trial in range(trials)]
                 done = [attempt(arm, name, driver, scene) for scene in watched(scenes, f"{name}, {label}", trials)]
                 if pictures:
-                    file = f"{name}_{re.sub(r'[^a-z0-9]+', '_', Path(label).stem.lower())}.png"
+                    file = f"{name}_{number:02}_{re.sub(r'[^a-z0-9]+', '_', Path(label).stem.lower())}.png"
                     write_picture(pictures / file, film_strip(arm, name, driver, np.random.default_rng([seed, 1, 0])))
                 score = PolicyScore(name, label, sum(done), trials, time.monotonic() - start)
                 log.info("%s, %s: %d of %d succeeded", name, label, score.succeeded, trials)
