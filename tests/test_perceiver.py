@@ -16,7 +16,8 @@ from dino_ros.errors import UserError
 from dino_ros.images.encodings import resize
 from dino_ros.masks.attention import attention_mask
 from dino_ros.masks.parameters import ATTENTION, MaskParameters
-from dino_ros.perception.perceiver import OUTPUTS, Perceiver
+from dino_ros.masks.track import FINE, shrink
+from dino_ros.perception.perceiver import OUTPUTS, Perceiver, PreparedImage
 
 
 def enlarged(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -132,3 +133,16 @@ def test_unknown_names_are_refused(student: Path) -> None:
         Perceiver.load(student)(image(32, 48), ["depth"])
     with pytest.raises(UserError, match="no backend 'abacus': choose one of auto, tensorrt, tensorrt_rtx, "):
         Perceiver.load(student, backend="abacus")
+
+
+@pytest.mark.parametrize(
+    "size", [(480, 640), (481, 639), (720, 1280), (1080, 1920), (2160, 3840), (100, 80), (300, 1000)]
+)
+@pytest.mark.parametrize("student", [(224, 224), (240, 320), (280, 280), (448, 448), (64, 480)])
+def test_what_masks_are_made_from_leads_to_the_same_input(size: tuple[int, int], student: tuple[int, int]) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    prepared = PreparedImage.of(rgb, *student, 7)
+    np.testing.assert_array_equal(prepared.input, resize(rgb, *student))
+    assert prepared.reduced is not None
+    np.testing.assert_array_equal(prepared.reduced, shrink(rgb, FINE))
+    assert (prepared.size, prepared.stamp) == (size, 7)

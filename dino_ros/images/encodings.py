@@ -105,15 +105,15 @@ _PER_PIXEL = frozenset({"mono8", "8UC1", "rgb8", "bgr8", "8UC3", "rgba8", "bgra8
 """8-bit encodings in which each pixel converts to RGB on its own."""
 
 
-def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def resize(image: NDArray[np.uint8], height: int, width: int, halved: bool = False) -> NDArray[np.uint8]:
     """Stretch an image [H, W] or [H, W, C] uint8 to another size, averaging where it shrinks.
 
     A side of at least twice the target is halved, by averaging pairs of pixels, until it is less than that; the rest is
     interpolated. That is seven times as fast as averaging to the target at once, and differs from it about as much as
-    torchvision's antialiased resize does (benchmarks/results/runtime.md).
+    torchvision's antialiased resize does (benchmarks/results/runtime.md). An image that was `halved` so before becomes
+    what the one becomes that it was made of.
     """
     rows, columns = image.shape[:2]
-    halved = False
     while rows >= 2 * height or columns >= 2 * width:
         rows, columns = rows // 2 if rows >= 2 * height else rows, columns // 2 if columns >= 2 * width else columns
         image = _to(image, rows, columns, cv2.INTER_LINEAR)  # at exactly half the size this averages pairs

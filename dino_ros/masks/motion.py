@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -71,19 +72,26 @@ def find_origin(gray: NDArray[np.uint8], before: NDArray[np.uint8], preset: int)
     """
     height, width = gray.shape
     wide, wide_before = _widen(gray), _widen(before)
-    search = cv2.DISOpticalFlow.create(preset)
-    flow = search.calc(wide, wide_before, np.zeros((*wide.shape, 2), np.float32))[:height, :width]
-    here = np.dstack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)))
-    return (here + flow).astype(np.float32, copy=False)
+    flow = np.zeros((*wide.shape, 2), np.float32)
+    flow = cv2.DISOpticalFlow.create(preset).calc(wide, wide_before, flow)[:height, :width]
+    return (_pixels(height, width) + flow).astype(np.float32, copy=False)
+
+
+@lru_cache(maxsize=4)
+def _pixels(height: int, width: int) -> NDArray[np.float32]:
+    """Each pixel's own x and y, [h, w, 2]."""
+    return np.dstack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)))
 
 
 def move(values: NDArray[Any], origin: NDArray[np.float32], interpolation: int = cv2.INTER_LINEAR) -> NDArray[Any]:
     """Values [h, w] of the previous frame, moved to where they are now; the edge is repeated beyond the edge."""
-    x, y = cv2.split(origin)
-    return cv2.remap(values, x, y, interpolation, borderMode=cv2.BORDER_REPLICATE)
+    no_second_map: Any = None
+    return cv2.remap(values, origin, no_second_map, interpolation, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _widen(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The image with its last row and column repeated until each side has LEAST pixels."""
     below, right = (max(LEAST - side, 0) for side in gray.shape)
+    if not below and not right:
+        return gray
     return cv2.copyMakeBorder(gray, 0, below, 0, right, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)

@@ -24,6 +24,8 @@ ENOUGH = 0.5
 FLAT = 1e-4
 """Variance of a soft mask below which there is nothing to explain."""
 
+_PER_GRAY_LEVEL = np.array([1 / 255, 1 / 255, 1 / 255, 1], np.float32)
+
 
 def guided_coefficients(
     soft: NDArray[np.float32], guide: NDArray[np.uint8], radii: tuple[int, int], epsilon: float = EPSILON
@@ -81,12 +83,16 @@ def refine(
         radii = [radius / 2 for radius in radii]
     coefficients, trust = guided_coefficients(soft, small, (max(round(radii[0]), 1), max(round(radii[1]), 1)))
     coefficients[..., 3] += (1 - trust) * (soft - _apply(coefficients, small))
-    slopes = cv2.resize(coefficients, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    return _apply(slopes.astype(np.float32, copy=False), image)
+    return _apply(coefficients, image)
 
 
 def _apply(coefficients: NDArray[np.float32], image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The filter's output [H, W] for coefficients [H, W, 4] and an image, RGB [H, W, 3]."""
-    with_one = cv2.merge([image, np.full(image.shape[:2], 255, np.uint8)])
-    weighted = cv2.multiply(coefficients, with_one, scale=1 / 255, dtype=cv2.CV_32F)
-    return cv2.transform(weighted, np.ones((1, 4), np.float32)).astype(np.float32, copy=False)
+    """The filter's output [H, W] for coefficients [h, w, 4], which are interpolated, and an image, RGB [H, W, 3]."""
+    *slopes, filtered = (
+        cv2.resize(plane, image.shape[1::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
+        for plane in cv2.split(coefficients * _PER_GRAY_LEVEL)
+    )
+    for slope, color in zip(slopes, cv2.split(image), strict=True):
+        slope *= color.astype(np.float32)
+        filtered += slope
+    return filtered

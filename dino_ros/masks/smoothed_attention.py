@@ -27,10 +27,11 @@ def smoothed_attention_mask(features: NDArray[np.float32], attention: NDArray[np
     """
     grid = features.shape[:2]
     side = square_side(*grid)
-    tokens = unit(features)
+    tokens = unit(features).reshape(grid[0] * grid[1], -1)
+    squares = tokens if side == 1 else unit(pooled(tokens.reshape(features.shape), side))
     looked_at = attention.mean(axis=0)
     clipped = np.minimum(looked_at, np.percentile(looked_at, CLIP)).astype(np.float32, copy=False)
-    weights = tokens.reshape(grid[0] * grid[1], -1) @ unit(pooled(tokens, side)).T
+    weights = tokens @ squares.T
     weights -= np.float32(APART)
     np.maximum(weights, 0, out=weights)
     weights *= weights

@@ -74,8 +74,8 @@ class Track:
         small = view.small
         soft = cv2.resize(grid, small.shape[1::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
         if parameters.steady and view.motion is not None and self.soft is not None:
-            share = parameters.steady * view.motion.explained
-            soft = ((1 - share) * soft + share * view.motion.carry(self.soft)).astype(np.float32)
+            share = np.float32(parameters.steady) * view.motion.explained
+            soft = soft + share * (view.motion.carry(self.soft) - soft)
         self.soft = soft if parameters.steady else None
         if parameters.refine:
             soft = refine(soft, small, view.fine, (small.shape[0] / grid.shape[0], small.shape[1] / grid.shape[1]))

@@ -18,6 +18,7 @@ from dino_ros.errors import UserError
 from dino_ros.images.encodings import resize
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import METHODS, MaskParameters
+from dino_ros.masks.track import FINE, shrink
 from dino_ros.perception.feature_colors import FeatureColors
 from dino_ros.student import StudentInfo, find_student, read_student
 from dino_ros.taught.finder import Finder
@@ -70,8 +71,18 @@ class PreparedImage:
     """Height and width of the original, in pixels."""
     rgb: NDArray[np.uint8] | None
     """The original, RGB [H, W, 3]; may be None where `Request.needs_image` is False."""
+    reduced: NDArray[np.uint8] | None
+    """The original, halved to at most FINE pixels: what masks are made from. None where `rgb` is."""
     stamp: int = 0
     """When it was taken, in nanoseconds: how a MaskMaker tells consecutive frames of a camera."""
+
+    @classmethod
+    def of(cls, rgb: NDArray[np.uint8], height: int, width: int, stamp: int) -> PreparedImage:
+        """An RGB image [H, W, 3] resized to the student's input size, from the reduced one where that is larger."""
+        reduced = shrink(rgb, FINE)
+        large = reduced if reduced.shape[0] >= height and reduced.shape[1] >= width else rgb
+        resized = resize(large, height, width, halved=large is not rgb)
+        return cls(resized, (rgb.shape[0], rgb.shape[1]), rgb, reduced, stamp)
 
 
 @dataclass(frozen=True)
@@ -214,8 +225,7 @@ class Perceiver:
         if not is_array or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
             kind = f"{rgb.dtype} {list(rgb.shape)}" if is_array else type(rgb).__name__
             raise UserError(f"An image must be a uint8 RGB array [H, W, 3], not {kind}.")
-        resized = resize(rgb, self.info.height, self.info.width)
-        return PreparedImage(resized, (rgb.shape[0], rgb.shape[1]), rgb, stamp)
+        return PreparedImage.of(rgb, self.info.height, self.info.width, stamp)
 
     def infer(
         self, inputs: Sequence[NDArray[np.uint8]], outputs: Sequence[str]
@@ -248,7 +258,7 @@ class Perceiver:
         if not masked and finder is None:
             return Perception(features, attention, embedding, None)
         numbered = objects or finder is not None
-        view = maker.see(image.size, image.rgb, image.stamp, request.mask, numbered, result.get("features"))
+        view = maker.see(image.size, image.reduced, image.stamp, request.mask, numbered, result.get("features"))
         sightings = {}
         if finder is not None:
             found = finder(result["features"])

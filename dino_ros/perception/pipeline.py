@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dino_ros.errors import UserError
-from dino_ros.images.encodings import MAX_IMAGE_PIXELS, SensorBits, resize, to_resized_rgb, to_rgb
+from dino_ros.images.encodings import MAX_IMAGE_PIXELS, SensorBits, to_resized_rgb, to_rgb
 from dino_ros.masks.maker import MaskMaker
 from dino_ros.masks.parameters import MaskParameters
 from dino_ros.perception.latest import LatestItemsWorker
@@ -226,9 +226,8 @@ def _decode(frame: ArrivedFrame, perceiver: Perceiver, max_pixels: int, bits: in
     height, width = perceiver.info.height, perceiver.info.width
     if not keep_rgb:
         resized, size = to_resized_rgb(frame.message, height, width, max_pixels, bits)
-        return PreparedImage(resized, size, None, frame.stamp)
-    rgb = to_rgb(frame.message, max_pixels, bits)
-    return PreparedImage(resize(rgb, height, width), (rgb.shape[0], rgb.shape[1]), rgb, frame.stamp)
+        return PreparedImage(resized, size, None, None, frame.stamp)
+    return PreparedImage.of(to_rgb(frame.message, max_pixels, bits), height, width, frame.stamp)
 
 
 def _count_superseded(replaced: ArrivedFrame | PreparedFrame | InferredFrame | None) -> None:
