@@ -6,7 +6,7 @@ Camera and listener are one process, the node another, with real Fast DDS and th
 between them. The students have random weights; the images are the demo's, scaled. Every number has its baseline from
 the same run, with which it takes turns; in brackets is the interval that holds a ratio 95 times in 100. Prints each row
 when it is measured and writes it to OUT/runtime.json, with the machine and its load. Leave the machine alone while it
-runs. `--quick` takes five minutes for a row of each kind.
+runs. `--quick` takes eight minutes for a row of each kind.
 """
 
 from __future__ import annotations

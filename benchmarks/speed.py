@@ -1,7 +1,7 @@
 """Every speed that has a goal, beside its goal: runs the quick benchmarks and writes the table of results/speed.md.
 
-    python benchmarks/speed.py --runs 5            # half an hour a run
-    python benchmarks/speed.py runtime --runs 5    # ten minutes of it: camera to mask, the plain node, four cameras
+    python benchmarks/speed.py --runs 5            # twenty minutes a run
+    python benchmarks/speed.py runtime --runs 5    # eight of them: camera to mask, the plain node, four cameras
 
 A goal counts as met in a run if the ratio that was measured reaches it; the table says in how many runs it did. What
 was measured before stays in OUT, so that a run that is broken off goes on where it was. Leave the machine alone.

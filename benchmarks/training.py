@@ -11,7 +11,7 @@ step's floating-point operations as a share of the machine's rate in large matri
 
 Each turn is a process of its own, and all take turns; in brackets is the interval that holds a ratio 95 times in 100.
 Prints each row when it is measured and writes it to OUT/training.json. Leave the machine alone while it runs; `--quick`
-takes five minutes.
+takes nine minutes.
 """
 
 from __future__ import annotations
