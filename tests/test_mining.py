@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +293,13 @@ def test_commands_write_a_list_and_a_sheet(
     assert red[:, : 2 * sheet.shape[1] // 6].any()
     assert not red[:, 2 * sheet.shape[1] // 6 :].any()
     assert str(out) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("package", ["commands", "nodes"])
+def test_numpy_is_told_to_take_one_thread_before_it_is_imported(package: str) -> None:
+    """Its second thread would wait in a loop, on a core that the engine or another program wants."""
+    say = "import os, sys; assert 'numpy' not in sys.modules; print(os.environ['OPENBLAS_NUM_THREADS'])"
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    command = [sys.executable, "-c", f"import dino_ros.{package}; {say}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "1\n", done.stderr
